@@ -1,0 +1,64 @@
+# make report                       set-up and the default run; ends in results/report.html
+# make report COUNTS=my.h5ad        the analysis of config/analysis.yaml on your own counts
+# make report CONFIG=my.yaml        any other configuration
+# make test | lint | bench          tests, style and workflow checks, speed and memory
+#
+# PYTHON=python3.12 chooses the interpreter of the environment, CORES=8 the number of jobs at a time.
+
+SHELL := /bin/bash
+PYTHON ?= python3
+CORES ?= 2
+COUNTS ?=
+CONFIG ?= $(if $(COUNTS),config/analysis.yaml,config/config.yaml)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+SMK := workflow/Snakefile Snakefile workflow/rules
+
+# Handed to the recipes through the environment, so that a path may hold spaces and quotes.
+export COUNTS CONFIG
+# One BLAS thread per process: jobs and tests run side by side.
+export OMP_NUM_THREADS = 1
+export OPENBLAS_NUM_THREADS = 1
+export MKL_NUM_THREADS = 1
+
+.PHONY: help report test lint bench clean
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n '/^# make/s/^# //p' Makefile
+
+report: $(VENV)/.installed
+	@$(BIN)/snakemake --cores $(CORES) --configfile "$$CONFIG" $${COUNTS:+--config "counts='$${COUNTS//\'/\'\'}'"}
+	@echo "Report: $(CURDIR)/results/report.html"
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n $(CORES)
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check $(SMK)
+	$(BIN)/snakemake --lint
+
+bench: $(VENV)/.installed-dev
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+
+clean:
+	rm -rf results logs .snakemake
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "flashmm needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1)." \
+	    "Say which one to use: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@echo "Setting up $(VENV) (once; a few minutes)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	@$(PIP) --editable '.[workflow]'
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
+	@$(PIP) --editable '.[workflow,dev]'
+	@touch $@ $(VENV)/.installed

@@ -1,0 +1,1 @@
+"""Shells that let scripts written for the original programs run on flashmm's engines."""

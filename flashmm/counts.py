@@ -1,0 +1,556 @@
+"""Counts in blocks: one pass over cells x genes, from a file or memory, in bounded memory.
+
+Every layout (CSR, CSC, dense; in an `.h5ad` or in memory) is read as a stream of `Block`s: lists of
+(cell, gene, value) of the nonzero values, each gene's cells in ascending order. Whoever adds them
+up one after another gets the same sums, to the last bit, from every layout and every block size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import h5py
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from flashmm.groups import listed
+from flashmm.io import PathLike, reading
+from flashmm.options import InputError
+
+CHUNK_NNZ = 2**21  # nonzero values of a block; the pass needs about 100 bytes for each
+
+_COMPRESSED = (sparse.csr_array, sparse.csc_array, sparse.csr_matrix, sparse.csc_matrix)
+
+
+@dataclass(frozen=True)
+class Transform:
+    """A transform of counts that keeps zero at zero, so that it needs the nonzero values only.
+
+    Attributes
+    ----------
+    apply : callable
+        Values and the library sizes of their cells, both (values,), to transformed values.
+    needs_counts, needs_libsize : bool
+        Whether it is meant for counts (integers from 0) only; whether it uses the library size.
+    """
+
+    apply: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    needs_counts: bool = True
+    needs_libsize: bool = False
+
+
+TRANSFORMS = {
+    "log2p1": Transform(lambda y, _: np.log2(1.0 + y)),
+    "log1p": Transform(lambda y, _: np.log1p(y)),
+    "log1p_cp10k": Transform(lambda y, size: np.log1p(1e4 * y / size), needs_libsize=True),
+    "none": Transform(lambda y, _: y, needs_counts=False),
+}
+
+
+def find_transform(name: str) -> Transform:
+    """Look a transform up by name; an InputError lists the names there are."""
+    if name not in TRANSFORMS:
+        raise InputError(f"transform={name!r} is not known; use one of {listed(TRANSFORMS)}.")
+    return TRANSFORMS[name]
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Some of the nonzero values of a matrix of cells x genes.
+
+    Attributes
+    ----------
+    cells, genes : numpy.ndarray
+        (values,) Positions of the cell and of the gene of each value.
+    values : numpy.ndarray
+        (values,) float64; may hold zeros that the matrix stores.
+    rows : slice
+        The cells to which the block belongs; where blocks go by cells, all their values are in it.
+    n_read : int
+        Stored values that were read for it, to show the progress.
+    """
+
+    cells: np.ndarray
+    genes: np.ndarray
+    values: np.ndarray
+    rows: slice
+    n_read: int
+
+    def totals(self) -> np.ndarray:
+        """Sum of the values of each cell of `rows`."""
+        n_rows = self.rows.stop - self.rows.start
+        return np.bincount(self.cells - self.rows.start, weights=self.values, minlength=n_rows)
+
+
+@dataclass(frozen=True, eq=False)
+class CompressedMatrix:
+    """A CSR or CSC matrix; `data` and `indices` are arrays or HDF5 datasets, read by slices.
+
+    Attributes
+    ----------
+    data, indices : array_like
+        (nonzero,) Values; positions along the other axis than the compressed one.
+    indptr : numpy.ndarray
+        (cells + 1,) for CSR and (genes + 1,) for CSC.
+    shape : tuple of int
+        Cells, genes.
+    by_cells : bool
+        True for CSR.
+    name : str
+        What messages call it.
+    """
+
+    data: Any
+    indices: Any
+    indptr: np.ndarray
+    shape: tuple[int, int]
+    by_cells: bool
+    name: str
+
+    def __post_init__(self) -> None:
+        """Check that the three arrays belong together."""
+        steps = np.diff(self.indptr)
+        stored = min(len(self.data), len(self.indices))
+        fits = len(steps) == self.shape[0 if self.by_cells else 1] and stored >= self.indptr[-1]
+        if not fits or self.indptr[0] != 0 or (steps < 0).any():
+            raise InputError(f"{self.name} is damaged: its index arrays do not fit each other.")
+
+    @property
+    def size(self) -> int:
+        """Number of stored values."""
+        return int(self.indptr[-1])
+
+    def blocks(self, chunk_nnz: int) -> Iterator[Block]:
+        """Yield whole cells (CSR), or runs of genes that may end within a gene (CSC)."""
+        last_key = -1
+        for start, stop in self._cuts(chunk_nnz):
+            major, minor = self._positions(start, stop)
+            values = np.asarray(self.data[start:stop], dtype=np.float64)
+            width = self.shape[1 if self.by_cells else 0]
+            if len(minor) and not 0 <= minor.min() <= minor.max() < width:
+                raise InputError(f"{self.name} is damaged: it has positions outside its shape.")
+            key = major * width + minor
+            if not (np.diff(key, prepend=last_key) > 0).all():
+                key, values = self._sorted(key, values, start, stop)
+                major, minor = np.divmod(key, width)
+            last_key = key[-1] if len(key) else last_key
+            cells, genes = (major, minor) if self.by_cells else (minor, major)
+            yield Block(cells, genes, values, self._rows(start, stop), stop - start)
+
+    def _cuts(self, chunk_nnz: int) -> Iterator[tuple[int, int]]:
+        """Yield ranges of stored values: whole cells or genes, `chunk_nnz` or one of them.
+
+        A gene that is longer than `chunk_nnz` is cut, so that memory does not grow with the number
+        of cells; a cell is at most as long as the list of genes, and never cut.
+        """
+        if self.size == 0:
+            yield 0, 0
+        start = 0
+        while start < self.size:
+            limit = min(start + chunk_nnz, self.size)
+            stop = int(self.indptr[np.searchsorted(self.indptr, limit, side="right") - 1])
+            if stop <= start and self.by_cells:
+                stop = int(self.indptr[np.searchsorted(self.indptr, start, side="right")])
+            elif stop <= start:
+                stop = limit
+            yield start, stop
+            start = stop
+
+    def _rows(self, start: int, stop: int) -> slice:
+        if not self.by_cells:
+            return slice(0, self.shape[0])
+        first, last = np.searchsorted(self.indptr, [start, stop], side="left")
+        return slice(int(first), self.shape[0] if stop == self.size else int(last))
+
+    def _positions(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Positions along the compressed and the other axis of the values from start to stop."""
+        first = np.searchsorted(self.indptr, start, side="right") - 1
+        last = np.searchsorted(self.indptr, stop, side="left")
+        lengths = np.diff(np.clip(self.indptr[first : last + 1], start, stop))
+        minor = np.asarray(self.indices[start:stop], dtype=np.int64)
+        return np.repeat(np.arange(first, last), lengths), minor
+
+    def _sorted(
+        self, key: np.ndarray, values: np.ndarray, start: int, stop: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Sort values by position and add those of the same cell and gene."""
+        if not np.isin([start, stop], self.indptr).all():
+            raise InputError(
+                f"{self.name}: the cells of a gene's values are not in ascending order, and the "
+                "gene is too long for one block: sort the indices, or use a larger chunk_nnz."
+            )
+        key, inverse = np.unique(key, return_inverse=True)
+        return key, np.bincount(inverse, weights=values)
+
+
+@dataclass(frozen=True, eq=False)
+class DenseMatrix:
+    """A dense matrix of cells x genes: an array or an HDF5 dataset, read by slices of cells."""
+
+    data: Any
+    by_cells: bool = True
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Cells, genes."""
+        return self.data.shape
+
+    @property
+    def size(self) -> int:
+        """Number of stored values."""
+        return self.shape[0] * self.shape[1]
+
+    def blocks(self, chunk_nnz: int) -> Iterator[Block]:
+        """Yield the nonzero values of runs of whole cells."""
+        n_cells, n_genes = self.shape
+        step = self._step(max(1, chunk_nnz // n_genes))
+        for start in range(0, n_cells, step):
+            values = np.asarray(self.data[start : start + step], dtype=np.float64)
+            cells, genes = np.nonzero(values)
+            rows = slice(start, start + len(values))
+            yield Block(cells + start, genes, values[cells, genes], rows, values.size)
+
+    def _step(self, step: int) -> int:
+        """Cells per block: whole chunks of the file, so that none is decompressed twice."""
+        height = (getattr(self.data, "chunks", None) or (1,))[0]
+        return step - step % height if step > height else step
+
+
+@dataclass(frozen=True, eq=False)
+class CellMatrix:
+    """Cells x genes that can be streamed, with what is known of the cells.
+
+    Attributes
+    ----------
+    name : str
+        What messages call it.
+    path : pathlib.Path or None
+        The file; None for an AnnData in memory.
+    obs : pandas.DataFrame or h5py.Group
+        The table of cells; columns are read when they are asked for.
+    cell_names, genes : sequence of str
+        (cells,), (genes,) names.
+    matrix : CompressedMatrix or DenseMatrix
+        The values.
+    """
+
+    name: str
+    path: Path | None
+    obs: pd.DataFrame | h5py.Group
+    cell_names: Sequence[str] | h5py.Dataset
+    genes: pd.Index
+    matrix: CompressedMatrix | DenseMatrix
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells."""
+        return self.matrix.shape[0]
+
+    def check_names(self) -> None:
+        """Raise an InputError where two cells or two genes have the same name."""
+        with self._reading():
+            cells = pd.Index(np.asarray(self.cell_names[:]))
+        for what, names in (("cells", cells), ("genes", self.genes)):
+            if not names.is_unique:
+                twice = names[names.duplicated()].unique()
+                raise InputError(
+                    f"{self.name}: {len(twice)} names are given to more than one of the {what}: "
+                    f"{listed(map(_text, twice), 3)}. Make them unique."
+                )
+
+    def column_names(self) -> list[str]:
+        """Names of the columns of the table of cells."""
+        if isinstance(self.obs, pd.DataFrame):
+            return list(map(str, self.obs.columns))
+        return [_text(name) for name in self.obs.attrs["column-order"]]
+
+    def columns(self, names: Sequence[str]) -> pd.DataFrame:
+        """Read some columns of the table of cells: (cells, names)."""
+        there = self.column_names()
+        lacking = [name for name in names if name not in there]
+        if lacking:
+            raise InputError(
+                f"{self.name} has no column {listed(lacking)} in obs; it has {listed(there, 40)}."
+            )
+        if isinstance(self.obs, pd.DataFrame):
+            return self.obs[list(names)].reset_index(drop=True)
+        with self._reading():
+            return pd.DataFrame(_read_columns(self.obs, names), index=range(self.n_cells))
+
+    def table(self) -> pd.DataFrame:
+        """Read all columns of the table of cells: (cells, columns), indexed by cell name."""
+        with self._reading():
+            index = pd.Index([_text(name) for name in self.cell_names[:]])
+        return self.columns(self.column_names()).set_axis(index, axis=0)
+
+    def totals(self, chunk_nnz: int = CHUNK_NNZ) -> np.ndarray:
+        """Sum of all values of each cell: (cells,); a pass over the values."""
+        total = np.zeros(self.n_cells)
+        for block in self.blocks(chunk_nnz):
+            np.add.at(total, block.cells, block.values)
+        return total
+
+    def cell_name(self, position: int) -> str:
+        """Name of one cell, for a message."""
+        return _text(self.cell_names[int(position)])
+
+    def blocks(self, chunk_nnz: int = CHUNK_NNZ) -> Iterator[Block]:
+        """Yield all nonzero values, about `chunk_nnz` at a time.
+
+        Each gene's cells come in ascending order. Values are finite; see `require_counts`.
+        """
+        if chunk_nnz < 1:
+            raise InputError(f"chunk_nnz={chunk_nnz} must be at least 1.")
+        with self._reading():
+            for block in self.matrix.blocks(chunk_nnz):
+                self._refuse(block, np.isnan(block.values), "not a number")
+                self._refuse(block, np.isinf(block.values), "infinite")
+                yield block
+
+    def require_counts(self, block: Block, transform: str) -> None:
+        """Raise an InputError unless the values are integers from 0, as `transform` needs."""
+        advice = (
+            f" The transform '{transform}' needs raw counts: name the layer that holds them, "
+            "or use transform='none' for values that are transformed already."
+        )
+        self._refuse(block, block.values < 0, "negative", advice)
+        self._refuse(block, block.values != np.floor(block.values), "not an integer", advice)
+
+    def _refuse(self, block: Block, bad: np.ndarray, fault: str, advice: str = "") -> None:
+        if not bad.any():
+            return
+        first = np.argmax(bad)
+        raise InputError(
+            f"{self.name}: the value of cell '{self.cell_name(block.cells[first])}' and gene "
+            f"'{self.genes[block.genes[first]]}' is {fault} ({block.values[first]}); "
+            f"{np.count_nonzero(bad)} such values in this block of {len(bad)}.{advice}"
+        )
+
+    def _reading(self) -> Any:
+        return nullcontext() if self.path is None else reading(self.path)
+
+
+def read_genes(
+    data: ad.AnnData | PathLike,
+    genes: Sequence[str],
+    *,
+    transform: str = "log2p1",
+    layer: str | None = None,
+    libsize: str = "libsize",
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Read a few genes of all cells, transformed, with the table of cells.
+
+    Parameters
+    ----------
+    data : anndata.AnnData or path
+        As for `open_counts`.
+    genes : sequence of str
+        Names of genes.
+    transform, layer, libsize : str
+        As for `flashmm.summary.summarise`.
+
+    Returns
+    -------
+    obs : pandas.DataFrame
+        (cells, columns) All columns of the table of cells; the column `libsize` is added where
+        there is none.
+    values : numpy.ndarray
+        (cells, genes) Transformed values in the order of `genes`.
+    """
+    rule = find_transform(transform)
+    with open_counts(data, layer) as source:
+        source.check_names()
+        wanted = pd.Index(genes)
+        if not wanted.isin(source.genes).all():
+            lacking = wanted[~wanted.isin(source.genes)]
+            raise InputError(f"{source.name} has no gene {listed(lacking)}.")
+        obs = source.table()
+        if libsize not in obs:
+            obs[libsize] = source.totals()
+        sizes = obs[libsize].to_numpy() if rule.needs_libsize else np.ones(len(obs))
+        check_libsize(sizes, libsize, source.name)
+        values = np.zeros((source.n_cells, len(wanted)))
+        columns = wanted.get_indexer(source.genes)
+        for block in source.blocks():
+            if rule.needs_counts:
+                source.require_counts(block, transform)
+            column = columns[block.genes]
+            kept = (column >= 0) & (block.values != 0)
+            cells, raw = block.cells[kept], block.values[kept]
+            values[cells, column[kept]] = rule.apply(raw, sizes[cells])
+    return obs, values
+
+
+def check_libsize(sizes: np.ndarray, column: str, name: str) -> None:
+    """Raise an InputError unless library sizes, by which counts are divided, are positive."""
+    bad = ~(np.isfinite(sizes) & (sizes > 0))
+    if bad.any():
+        raise InputError(
+            f"{name}: '{column}' is not a positive number in {np.count_nonzero(bad)} of {len(bad)} "
+            "cells, and the transform divides by it; leave these cells out."
+        )
+
+
+def is_counts(values: np.ndarray) -> bool:
+    """Whether all values are integers from 0."""
+    return bool((values >= 0).all() and (values == np.floor(values)).all())
+
+
+@contextmanager
+def open_counts(data: ad.AnnData | PathLike, layer: str | None = None) -> Iterator[CellMatrix]:
+    """Open a matrix of cells x genes for streaming.
+
+    Parameters
+    ----------
+    data : anndata.AnnData or path
+        In memory, backed, or an `.h5ad` file.
+    layer : str, optional
+        Name of the layer; None takes `X`.
+
+    Yields
+    ------
+    CellMatrix
+        Valid inside the `with` block. Nothing but names and index arrays has been read.
+
+    Raises
+    ------
+    InputError
+        Where there is no such file or layer, the file is damaged or no `.h5ad`, the matrix is of
+        an unknown kind, or there are no cells or no genes.
+    """
+    if isinstance(data, ad.AnnData):
+        yield _from_memory(data, layer)
+    elif isinstance(data, str | Path) or hasattr(data, "__fspath__"):
+        path = Path(data)
+        with reading(path):
+            file = h5py.File(path, "r")
+        with file:
+            with reading(path):
+                source = _from_file(file, path, layer)
+            yield source
+    else:
+        raise InputError(
+            f"data is a {type(data).__name__}; give an AnnData, the path of an .h5ad file, "
+            "or a list of them."
+        )
+
+
+def _from_memory(adata: ad.AnnData, layer: str | None) -> CellMatrix:
+    name = "the AnnData"
+    if layer is not None:
+        _check_layer(layer, adata.layers, name)
+    if adata.isbacked and layer is None:
+        if adata.is_view:
+            raise InputError("A view of a backed AnnData cannot be streamed; use .to_memory().")
+        values = adata.file["X"]
+    else:
+        values = adata.X if layer is None else adata.layers[layer]
+    return _checked(
+        CellMatrix(
+            name=f"{name}, {_place(layer)}",
+            path=None,
+            obs=adata.obs,
+            cell_names=adata.obs_names,
+            genes=adata.var_names,
+            matrix=_matrix(values, f"{name}, {_place(layer)}"),
+        )
+    )
+
+
+def _from_file(file: h5py.File, path: Path, layer: str | None) -> CellMatrix:
+    tables = [file.get("obs"), file.get("var")]
+    if not all(isinstance(t, h5py.Group) and "_index" in t.attrs for t in tables):
+        raise InputError(
+            f"'{path}' is no .h5ad file of a present-day format: it has no tables 'obs' and 'var'."
+        )
+    if layer is not None:
+        _check_layer(layer, file.get("layers", ()), f"'{path}'")
+    values = file.get("X") if layer is None else file["layers"][layer]
+    cell_names, genes = (table[table.attrs["_index"]] for table in tables)
+    return _checked(
+        CellMatrix(
+            name=f"'{path}', {_place(layer)}",
+            path=path,
+            obs=tables[0],
+            cell_names=cell_names,
+            genes=pd.Index([_text(gene) for gene in genes[:]]),
+            matrix=_matrix(values, f"'{path}', {_place(layer)}"),
+        )
+    )
+
+
+def _checked(source: CellMatrix) -> CellMatrix:
+    """Return the source if its tables and its matrix have the same, nonzero, sizes."""
+    for what, length, size in zip(
+        ("cells", "genes"),
+        (len(source.cell_names), len(source.genes)),
+        source.matrix.shape,
+        strict=True,
+    ):
+        if length != size:
+            raise InputError(f"{source.name} has {size} {what}, their table {length} rows.")
+        if size == 0:
+            raise InputError(f"{source.name} has no {what}.")
+    return source
+
+
+def _matrix(values: Any, name: str) -> CompressedMatrix | DenseMatrix:
+    """Wrap an array, a scipy matrix, or their HDF5 forms."""
+    if values is None:
+        raise InputError(f"{name} is empty: there are no values. Name a layer.")
+    if isinstance(values, h5py.Group):
+        matrix: CompressedMatrix | DenseMatrix = _stored_sparse(values, name)
+    elif isinstance(values, _COMPRESSED):
+        by_cells = values.format == "csr"
+        matrix = CompressedMatrix(
+            values.data, values.indices, values.indptr, values.shape, by_cells, name
+        )
+    elif isinstance(values, np.ndarray | h5py.Dataset) and len(values.shape) == 2:
+        matrix = DenseMatrix(values)
+    else:
+        raise InputError(f"{name} is a {type(values).__name__}; use CSR, CSC or a dense array.")
+    if matrix.data.dtype.kind not in "biuf":
+        raise InputError(f"{name} holds values of the type {matrix.data.dtype}, not numbers.")
+    return matrix
+
+
+def _stored_sparse(group: h5py.Group, name: str) -> CompressedMatrix:
+    encoding = _text(group.attrs.get("encoding-type", "unknown"))
+    if encoding not in ("csr_matrix", "csc_matrix"):
+        raise InputError(f"{name} is stored as '{encoding}'; use CSR, CSC or a dense array.")
+    n_cells, n_genes = map(int, group.attrs["shape"])
+    return CompressedMatrix(
+        group["data"],
+        group["indices"],
+        group["indptr"][:].astype(np.int64),
+        (n_cells, n_genes),
+        by_cells=encoding == "csr_matrix",
+        name=name,
+    )
+
+
+def _read_columns(table: h5py.Group, names: Sequence[str]) -> dict[str, Any]:
+    if _text(table.attrs.get("encoding-version", "")) == "0.1.0":
+        # columns of this older form do not hold their categories themselves
+        whole = ad.io.read_elem(table)
+        return {name: whole[name].array for name in names}
+    return {name: ad.io.read_elem(table[name]) for name in names}
+
+
+def _check_layer(layer: str, layers: Any, name: str) -> None:
+    if layer not in layers:
+        raise InputError(f"{name} has no layer '{layer}'; it has {listed(layers)}.")
+
+
+def _place(layer: str | None) -> str:
+    return "X" if layer is None else f"layer '{layer}'"
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)

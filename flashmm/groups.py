@@ -1,0 +1,422 @@
+"""Statistics of groups of cells: the record that every design is fitted from, and its merge.
+
+A group is the finest cell of all group-level columns in use (subject x cell type x condition ...).
+Sums over its cells are all that is kept of them (`docs/methods.md`, additive blocks), so the groups
+of different files, shards or sites are merged by addition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations_with_replacement
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from flashmm.options import InputError, note
+
+N_CELLS = "n_cells"
+
+
+def moment_name(*factors: str) -> str:
+    """Name of the obs column that holds the sum of the product of `factors` over the cells."""
+    return "sum:" + "*".join(factors) if factors else N_CELLS
+
+
+def moment_names(covariates: Sequence[str]) -> list[str]:
+    """Names of all gene-free sums: n_cells, each covariate, then each pair (squares included)."""
+    pairs = combinations_with_replacement(covariates, 2)
+    return [N_CELLS, *map(moment_name, covariates), *(moment_name(*pair) for pair in pairs)]
+
+
+@dataclass(frozen=True, eq=False)
+class GroupStatistics:
+    """Sums over the cells of each group, per gene.
+
+    Attributes
+    ----------
+    obs : pandas.DataFrame
+        (groups, ...) The `by` columns with their own dtypes, then `n_cells`, `sum:<x>` per
+        covariate and `sum:<x>*<z>` per pair of covariates, squares included. The index holds the
+        `by` values joined by ``|``.
+    genes : pandas.Index
+        (genes,) Names of the genes.
+    sum, sumsq : numpy.ndarray
+        (groups, genes) Sums of y and of y squared, y being the transformed value of a cell.
+    covariate_sums : dict of str to numpy.ndarray
+        For each covariate x the (groups, genes) sums of x times y.
+    counts : numpy.ndarray or None
+        (groups, genes) Sums of the raw counts; None where the input does not hold counts.
+    by, covariates : tuple of str
+        Columns that define the groups; cell-level covariates as they were written.
+    transform : str
+        The transform of the counts, a key of `flashmm.counts.TRANSFORMS`.
+    provenance : dict
+        Package version, options and inputs (name, digest, cells, genes); can be written as JSON.
+    notes : tuple of str
+        What was decided for the user on the way.
+    """
+
+    obs: pd.DataFrame
+    genes: pd.Index
+    sum: np.ndarray
+    sumsq: np.ndarray
+    covariate_sums: dict[str, np.ndarray]
+    counts: np.ndarray | None
+    by: tuple[str, ...]
+    covariates: tuple[str, ...]
+    transform: str
+    provenance: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check that columns and shapes agree with each other."""
+        lacking = [c for c in (*self.by, *moment_names(self.covariates)) if c not in self.obs]
+        if lacking:
+            raise InputError(f"The table of groups lacks the column(s) {listed(lacking)}.")
+        if set(self.covariate_sums) != set(self.covariates):
+            raise InputError(
+                f"Covariates are {listed(self.covariates)}, "
+                f"their sums with the genes are given for {listed(self.covariate_sums)}."
+            )
+        for name, values in self.gene_sums().items():
+            if values.shape != (self.n_groups, self.n_genes):
+                raise InputError(
+                    f"'{name}' has the shape {values.shape}; "
+                    f"{self.n_groups} groups x {self.n_genes} genes are needed."
+                )
+
+    @property
+    def n_groups(self) -> int:
+        """Number of groups."""
+        return len(self.obs)
+
+    @property
+    def n_genes(self) -> int:
+        """Number of genes."""
+        return len(self.genes)
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells in all groups together."""
+        return int(self.obs[N_CELLS].sum())
+
+    def moment(self, k: int, l: int) -> np.ndarray:  # noqa: E741 - the axes of a matrix
+        """Sum of x_k x_l over the cells of each group; x_0 = 1, then the covariates in order.
+
+        Returns
+        -------
+        numpy.ndarray
+            (groups,) float64; `moment(0, 0)` is the number of cells.
+        """
+        factors = (self.covariates[i - 1] for i in sorted((k, l)) if i > 0)
+        return self.obs[moment_name(*factors)].to_numpy(dtype=np.float64)
+
+    def cross_sum(self, k: int) -> np.ndarray:
+        """Sum of x_k y over the cells of each group: (groups, genes); x_0 = 1."""
+        return self.sum if k == 0 else self.covariate_sums[self.covariates[k - 1]]
+
+    def subset(self, groups: Any) -> GroupStatistics:
+        """Statistics of some of the groups; levels that no group has any more are dropped.
+
+        Parameters
+        ----------
+        groups : array_like
+            A boolean mask over groups, integer positions, a slice, or names of groups.
+        """
+        rows = self._positions(groups)
+        obs = self.obs.iloc[rows]
+        obs = obs.assign(**{column: drop_unused_levels(obs[column]) for column in self.by})
+        sums = {name: values[rows] for name, values in self.gene_sums().items()}
+        return self._with(obs, self.genes, sums)
+
+    def __add__(self, other: GroupStatistics) -> GroupStatistics:
+        """Merge with other statistics of the same genes."""
+        if not isinstance(other, GroupStatistics):
+            return NotImplemented
+        return merge([self, other])
+
+    def _positions(self, groups: Any) -> np.ndarray:
+        if isinstance(groups, slice):
+            return np.arange(self.n_groups)[groups]
+        wanted = np.atleast_1d(np.asarray(groups))
+        if wanted.dtype == bool and wanted.shape != (self.n_groups,):
+            raise InputError(
+                f"A mask of shape {wanted.shape} cannot choose among {self.n_groups} groups."
+            )
+        if wanted.dtype.kind in "biu" or wanted.size == 0:
+            return np.arange(self.n_groups)[wanted if wanted.size else []]
+        rows = self.obs.index.get_indexer(pd.Index(wanted))
+        if (rows < 0).any():
+            raise InputError(f"There is no group {listed(wanted[rows < 0])}.")
+        return rows
+
+    def gene_sums(self) -> dict[str, np.ndarray]:
+        """All (groups, genes) arrays by name: sum, sumsq, sum:<x>, and counts where they exist."""
+        crossed = {moment_name(x): values for x, values in self.covariate_sums.items()}
+        counted = {} if self.counts is None else {"counts": self.counts}
+        return {"sum": self.sum, "sumsq": self.sumsq} | crossed | counted
+
+    def _with(
+        self, obs: pd.DataFrame, genes: pd.Index, sums: Mapping[str, np.ndarray], **changes: Any
+    ) -> GroupStatistics:
+        """Return the same record over other groups or genes; `sums` is named as in `_gene_sums`."""
+        return replace(
+            self,
+            obs=obs,
+            genes=genes,
+            sum=sums["sum"],
+            sumsq=sums["sumsq"],
+            covariate_sums={x: sums[moment_name(x)] for x in self.covariates},
+            counts=sums.get("counts"),
+            **changes,
+        )
+
+
+def merge(parts: Iterable[GroupStatistics], genes: str = "same") -> GroupStatistics:
+    """Add the statistics of several files, shards or sites.
+
+    Groups with equal `by` values are added, others are put beside each other; the result has its
+    groups in the order of the levels. Partial sums are added in the order given.
+
+    Parameters
+    ----------
+    parts : iterable of GroupStatistics
+        At least one; all with the same `by`, covariates and transform.
+    genes : {"same", "intersection"}
+        Whether all parts must have the same set of genes (the order may differ), or the genes that
+        they share are kept. The order of the first part is kept.
+
+    Returns
+    -------
+    GroupStatistics
+        Equal to the statistics of all the cells together, up to rounding. A categorical column has
+        the longest order of levels when it contains all others, else the sorted union.
+
+    Raises
+    ------
+    InputError
+        Where parts differ in `by`, covariates, transform, kinds of columns, or genes.
+    """
+    parts = list(parts)
+    if not parts:
+        raise InputError("There is nothing to merge: the list of group statistics is empty.")
+    first = parts[0]
+    _check_alike(parts)
+    kept = _shared_genes([part.genes for part in parts], genes)
+    keys = [part.obs[list(part.by)] for part in parts]
+    codes, obs = group_rows(pd.concat(align_tables(keys), ignore_index=True))
+    notes = note_references(keys, obs, first.by) + _notes_of_losses(parts, kept)
+
+    # rows of the result to which the groups of each part belong
+    rows = np.split(codes, np.cumsum([part.n_groups for part in parts])[:-1])
+    for name in moment_names(first.covariates):
+        moments = np.concatenate([part.obs[name].to_numpy() for part in parts])
+        obs[name] = sum_by_group(codes, moments, len(obs))
+    return first._with(
+        obs,
+        kept,
+        _added(parts, rows, kept, len(obs)),
+        provenance=first.provenance | {"inputs": _inputs(parts)},
+        notes=_distinct([*(text for part in parts for text in part.notes), *notes]),
+    )
+
+
+def group_rows(keys: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame]:
+    """Give numbers to the distinct rows of `keys` in the order of their levels.
+
+    Parameters
+    ----------
+    keys : pandas.DataFrame
+        (rows, by) No missing values; categories count in their own order.
+
+    Returns
+    -------
+    codes : numpy.ndarray
+        (rows,) The group of each row.
+    table : pandas.DataFrame
+        (groups, by) The distinct rows, indexed by their values joined by ``|``; unused levels are
+        dropped.
+    """
+    by = list(keys.columns)
+    codes = keys.groupby(by, observed=True, sort=True).ngroup().to_numpy()
+    table = keys.drop_duplicates().sort_values(by)
+    rows = table.itertuples(index=False, name=None)
+    table.index = pd.Index(["|".join(map(str, row)) for row in rows])
+    if not table.index.is_unique:
+        twice = table.index[table.index.duplicated()]
+        raise InputError(
+            f"Different groups would have the same name {listed(twice)}: "
+            f"values of the columns {listed(by)} hold the separator '|'; rename them."
+        )
+    return codes, table.assign(**{name: drop_unused_levels(table[name]) for name in by})
+
+
+def sum_by_group(codes: np.ndarray, values: np.ndarray, n_groups: int) -> np.ndarray:
+    """Sum `values` (rows,) over the rows of each group, one after another in their order."""
+    total = np.zeros(n_groups, dtype=values.dtype)
+    np.add.at(total, codes, values)
+    return total
+
+
+def merge_levels(orders: Sequence[pd.Index]) -> pd.Index:
+    """Take the longest order of levels if it contains all others in their order, else sort all."""
+    longest = max(orders, key=len)
+    if all(_contains(longest, order) for order in orders):
+        return longest
+    union = set().union(*orders)
+    try:
+        return pd.Index(sorted(union))
+    except TypeError as error:
+        kinds = sorted({type(level).__name__ for level in union})
+        raise InputError(f"Levels of different types cannot be merged: {listed(kinds)}.") from error
+
+
+def align_tables(tables: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
+    """Give the columns of several tables one dtype each: for categories, one order of levels.
+
+    Raises
+    ------
+    InputError
+        Where a column is categorical in one table and numeric or boolean in another.
+    """
+    dtypes = {name: _common_dtype([table[name] for table in tables]) for name in tables[0]}
+    changes = {name: dtype for name, dtype in dtypes.items() if dtype is not None}
+    return [table.astype(changes) for table in tables]
+
+
+def note_references(
+    tables: Sequence[pd.DataFrame], merged: pd.DataFrame, columns: Iterable[str]
+) -> list[str]:
+    """Say the reference levels of `columns` where `tables` differ in them.
+
+    Nothing is said of a column whose levels, in the merged table, are those of the longest order
+    and have the reference that all tables had.
+    """
+    chosen = []
+    for name in columns:
+        orders = [t[name].cat.categories for t in tables if _kind(t[name]) == "categorical"]
+        if any(not orders[0].equals(order) for order in orders):
+            levels = merged[name].cat.categories
+            same_reference = all(order[0] == levels[0] for order in orders)
+            if not same_reference or max(map(len, orders)) < len(levels):
+                chosen.append(f"{name} '{levels[0]}'")
+    if not chosen:
+        return []
+    return [note(f"Levels differ between the parts; reference levels now: {', '.join(chosen)}.")]
+
+
+def drop_unused_levels(column: pd.Series) -> pd.Series:
+    """Return the column without the categories that no row has; other columns as they are."""
+    return column.cat.remove_unused_categories() if _kind(column) == "categorical" else column
+
+
+def listed(names: Iterable[Hashable], most: int = 8) -> str:
+    """Names in quotes for a message, the first `most` of them."""
+    quoted = [f"'{name}'" for name in names]
+    more = f" and {len(quoted) - most} more" if len(quoted) > most else ""
+    return (", ".join(quoted[:most]) or "none") + more
+
+
+def _contains(longer: pd.Index, shorter: pd.Index) -> bool:
+    positions = longer.get_indexer(shorter)
+    return bool((positions >= 0).all() and (np.diff(positions) > 0).all())
+
+
+def _kind(column: pd.Series) -> str:
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return "categorical"
+    return "boolean" if pd.api.types.is_bool_dtype(column.dtype) else "numeric"
+
+
+def _common_dtype(columns: Sequence[pd.Series]) -> pd.CategoricalDtype | None:
+    kinds = _distinct(_kind(column) for column in columns)
+    if len(kinds) > 1:
+        raise InputError(
+            f"Column '{columns[0].name}' is {' and '.join(kinds)} in different parts; "
+            "give it the same type in all of them."
+        )
+    if kinds != ("categorical",):
+        return None
+    levels = merge_levels([column.cat.categories for column in columns])
+    return pd.CategoricalDtype(levels, ordered=all(column.cat.ordered for column in columns))
+
+
+def _distinct(items: Iterable[Any]) -> tuple[Any, ...]:
+    """Distinct items in the order of their first appearance; items need not be hashable."""
+    kept: list[Any] = []
+    for item in items:
+        if item not in kept:
+            kept.append(item)
+    return tuple(kept)
+
+
+def _check_alike(parts: Sequence[GroupStatistics]) -> None:
+    for field in ("by", "covariates", "transform"):
+        values = _distinct(getattr(part, field) for part in parts)
+        if len(values) > 1:
+            raise InputError(
+                f"Group statistics with different '{field}' cannot be merged: "
+                f"{' and '.join(map(repr, values))}. Summarise all parts in the same way."
+            )
+
+
+def _shared_genes(indices: Sequence[pd.Index], genes: str) -> pd.Index:
+    if genes == "same":
+        for number, index in enumerate(indices[1:], start=2):
+            check_same_genes(indices[0], index, "the first part", f"part {number}")
+        return indices[0]
+    if genes != "intersection":
+        raise InputError(f"genes={genes!r} is not known; use 'same' or 'intersection'.")
+    kept = indices[0]
+    for index in indices[1:]:
+        kept = kept[kept.isin(index)]
+    if len(kept) == 0:
+        raise InputError("The parts share no gene; look at how their genes are named.")
+    return kept
+
+
+def check_same_genes(genes: pd.Index, others: pd.Index, name: str, other_name: str) -> None:
+    """Raise an InputError unless both hold the same set of genes, in any order."""
+    lacking, extra = genes[~genes.isin(others)], others[~others.isin(genes)]
+    if len(lacking) or len(extra):
+        raise InputError(
+            f"{other_name} has not the same genes as {name}: "
+            f"it lacks {len(lacking)} of {len(genes)} ({listed(lacking, 3)}) "
+            f"and has {len(extra)} others ({listed(extra, 3)}). "
+            "Summarise the parts apart and use merge(..., genes='intersection') "
+            "to keep the genes they share."
+        )
+
+
+def _notes_of_losses(parts: Sequence[GroupStatistics], kept: pd.Index) -> list[str]:
+    notes = []
+    n_lost = len(set().union(*(part.genes for part in parts))) - len(kept)
+    if n_lost:
+        notes.append(note(f"{n_lost} genes that are not in all parts are left out of the merge."))
+    with_counts = [part.counts is not None for part in parts]
+    if any(with_counts) and not all(with_counts):
+        notes.append(note("Sums of raw counts are left out: some of the parts do not have them."))
+    return notes
+
+
+def _added(
+    parts: Sequence[GroupStatistics], rows: Sequence[np.ndarray], genes: pd.Index, n_groups: int
+) -> dict[str, np.ndarray]:
+    """Add up the parts; `rows` says where the groups of each part go in the result."""
+    names = list(parts[0].gene_sums())
+    if any(part.counts is None for part in parts):
+        names = [name for name in names if name != "counts"]
+    sums = {name: np.zeros((n_groups, len(genes))) for name in names}
+    for part, row in zip(parts, rows, strict=True):
+        columns = part.genes.get_indexer(genes)
+        values = part.gene_sums()
+        for name in names:
+            sums[name][row] += values[name][:, columns]  # groups of one part are distinct
+    return sums
+
+
+def _inputs(parts: Sequence[GroupStatistics]) -> list[Any]:
+    return [entry for part in parts for entry in part.provenance.get("inputs", [])]

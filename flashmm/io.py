@@ -1,0 +1,201 @@
+"""Files: written whole or not at all, read with clear errors, and named by their digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+
+from flashmm.groups import GroupStatistics, listed, moment_name, moment_names
+from flashmm.options import InputError
+
+PathLike: TypeAlias = str | os.PathLike[str]
+
+# Reading a damaged file, h5py and pyarrow (whose errors are ValueErrors) raise any of these.
+_READ_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, EOFError)
+
+
+def package_version() -> str:
+    """Version of the installed package, or of the sources where it is not installed."""
+    try:
+        return metadata.version("flashmm")
+    except metadata.PackageNotFoundError:
+        import flashmm  # not above: the package imports this module while it is being set up
+
+        return flashmm.__version__
+
+
+@contextmanager
+def atomic_path(path: PathLike) -> Iterator[Path]:
+    """Give a temporary name beside `path` to write to, and rename it to `path` at the end.
+
+    An error on the way removes what was written and leaves an older file at `path` as it was.
+
+    Yields
+    ------
+    pathlib.Path
+        In the same folder and with the same ending as `path`.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{uuid.uuid4().hex[:12]}.{path.name}")
+    try:
+        yield unfinished
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def reading(path: PathLike) -> Iterator[None]:
+    """Turn whatever fails while a file is read into an InputError that names the file."""
+    try:
+        yield
+    except InputError:
+        raise
+    except FileNotFoundError as error:
+        raise InputError(f"There is no file '{path}'.") from error
+    except _READ_ERRORS as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(
+            f"'{path}' cannot be read; it is damaged, cut short or of another format ({reason[0]})."
+        ) from error
+
+
+def file_digest(path: PathLike) -> str:
+    """SHA-256 of the content of a file, in hexadecimal digits."""
+    with reading(path), open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_groups(groups: GroupStatistics, path: PathLike) -> None:
+    """Write statistics of groups as an AnnData of groups x genes (`.h5ad`).
+
+    `X` holds the sums of the raw counts (a pseudobulk; absent where the input was not counts), the
+    layers hold `sum`, `sumsq` and `sum:<x>` of the transformed values, `obs` the `by` columns and
+    the gene-free sums, and `uns["flashmm"]` how they were made. ``/`` in a name of a column or
+    layer is stored as ``_``; `uns["flashmm"]` has the full names.
+    """
+    names = _stored_names(groups.by, groups.covariates)
+    layers = groups.gene_sums()
+    adata = ad.AnnData(
+        X=layers.pop("counts", None),
+        obs=groups.obs[list(names)].rename(columns=names),
+        var=pd.DataFrame(index=groups.genes),
+        layers={names.get(name, name): values for name, values in layers.items()},
+        uns={"flashmm": _recipe(groups)},
+    )
+    with atomic_path(path) as unfinished:
+        adata.write_h5ad(unfinished, compression="gzip", compression_opts=1)
+
+
+def read_groups(path: PathLike) -> GroupStatistics:
+    """Read what `write_groups` wrote.
+
+    Raises
+    ------
+    InputError
+        Where there is no such file, it is damaged, or it does not hold statistics of groups.
+    """
+    with reading(path):
+        return _groups_of(ad.read_h5ad(path), path)
+
+
+def write_table(frame: pd.DataFrame, path: PathLike, tsv: PathLike | None = None) -> None:
+    """Write the columns of a table (not its index) as Parquet, and as text where `tsv` is given.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        A tidy table.
+    path : path
+        The Parquet file.
+    tsv : path, optional
+        A tab-separated file for people; with an ending such as `.tsv.gz` it is compressed.
+    """
+    with atomic_path(path) as unfinished:
+        frame.to_parquet(unfinished, index=False)
+    if tsv is not None:
+        with atomic_path(tsv) as unfinished:
+            frame.to_csv(unfinished, sep="\t", index=False, na_rep="NA", lineterminator="\n")
+
+
+def read_table(path: PathLike) -> pd.DataFrame:
+    """Read a Parquet table that `write_table` wrote."""
+    with reading(path):
+        return pd.read_parquet(path)
+
+
+def _recipe(groups: GroupStatistics) -> dict[str, Any]:
+    return {
+        "by": np.array(groups.by, dtype=object),
+        "covariates": np.array(groups.covariates, dtype=object),
+        "transform": groups.transform,
+        "provenance": json.dumps(groups.provenance),
+        "notes": np.array(groups.notes, dtype=object),
+    }
+
+
+def _stored_names(by: Sequence[str], covariates: Sequence[str]) -> dict[str, str]:
+    """Name in the file of each column and layer: without ``/``, which HDF5 reads as a folder."""
+    stored: dict[str, str] = {}
+    for name in (*by, *moment_names(covariates)):
+        plain = name.replace("/", "_")
+        while plain in stored.values():  # "a/b" beside "a_b"
+            plain += "_"
+        stored[name] = plain
+    return stored
+
+
+def _groups_of(adata: ad.AnnData, path: PathLike) -> GroupStatistics:
+    recipe = adata.uns.get("flashmm", {})
+    lacking = {"by", "covariates", "transform", "provenance"} - set(recipe)
+    if lacking:
+        raise InputError(
+            f"'{path}' does not hold statistics of groups: uns['flashmm'] lacks "
+            f"{listed(sorted(lacking))}. Make such a file with summarise and write_groups."
+        )
+    by, covariates = _texts(recipe["by"]), _texts(recipe["covariates"])
+    names = _stored_names(by, covariates)
+    _require(names.values(), adata.obs.columns, "obs column", path)
+    layers = {x: names[moment_name(x)] for x in covariates}
+    _require(("sum", "sumsq", *layers.values()), adata.layers, "layer", path)
+    return GroupStatistics(
+        obs=adata.obs[list(names.values())].set_axis(list(names), axis=1),
+        genes=adata.var_names,
+        sum=_dense(adata.layers["sum"]),
+        sumsq=_dense(adata.layers["sumsq"]),
+        covariate_sums={x: _dense(adata.layers[layer]) for x, layer in layers.items()},
+        counts=None if adata.X is None else _dense(adata.X),
+        by=by,
+        covariates=covariates,
+        transform=str(recipe["transform"]),
+        provenance=json.loads(recipe["provenance"]),
+        notes=_texts(recipe.get("notes", ())),
+    )
+
+
+def _require(names: Iterable[str], there: Collection[str], what: str, path: PathLike) -> None:
+    lacking = [name for name in names if name not in there]
+    if lacking:
+        raise InputError(f"'{path}' lacks the {what}(s) {listed(lacking)}; it has {listed(there)}.")
+
+
+def _dense(values: Any) -> np.ndarray:
+    """Values as float64; other tools may have stored them sparse."""
+    array = values if isinstance(values, np.ndarray) else values.toarray()
+    return np.asarray(array, dtype=np.float64)
+
+
+def _texts(values: Any) -> tuple[str, ...]:
+    return tuple(map(str, np.atleast_1d(values)))

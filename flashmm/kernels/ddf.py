@@ -1,0 +1,239 @@
+"""Denominator degrees of freedom and tails, from the derivatives that every engine gives.
+
+Arrays are per gene (first axis) and contrast; θ = (σ²_1 … σ²_K, σ²), residual last.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import special
+
+Array = np.ndarray
+
+# p-values below this are taken from the logarithm of the tail.
+SMALL_P = 1e-280
+
+
+def invert_information(information: Array) -> Array:
+    """Pseudo-inverse of information matrices of θ.
+
+    Parameters
+    ----------
+    information : (genes, k, k) array
+        Symmetric; scaled to unit diagonal before it is inverted.
+
+    Returns
+    -------
+    (genes, k, k) array
+        NaN where the information is not finite; directions without information have zero variance.
+    """
+    inverse = np.full(information.shape, np.nan)
+    fine = np.isfinite(information).all((1, 2))
+    scale = np.sqrt(np.abs(np.einsum("gkk->gk", information[fine])))
+    scale[scale == 0] = 1.0
+    outer = scale[:, :, None] * scale[:, None, :]
+    inverse[fine] = np.linalg.pinv(information[fine] / outer, rcond=1e-13, hermitian=True) / outer
+    return inverse
+
+
+def satterthwaite_df(value: Array, gradient: Array, theta_cov: Array) -> Array:
+    """Degrees of freedom 2v²/(g'Cg) of Fai & Cornelius (1996).
+
+    Parameters
+    ----------
+    value : (genes, C) array
+        v = c'Φc.
+    gradient : (genes, C, k) array
+        ∂v/∂θ.
+    theta_cov : (genes, k, k) array
+        Covariance of θ̂. With the inverse expected information of all components this is the
+        Kenward-Roger df of one contrast; lmerTest uses the observed one, components at zero dropped.
+
+    Returns
+    -------
+    (genes, C) array
+        Degrees of freedom.
+    """
+    spread = np.einsum("gck,gkl,gcl->gc", gradient, theta_cov, gradient, optimize=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(spread > 0, 2.0 * value**2 / spread, np.nan)
+
+
+def free_theta_cov(information: Array, theta: Array) -> Array:
+    """Inverse observed information of the components that are not at zero; zeros elsewhere.
+
+    Parameters
+    ----------
+    information : (genes, k, k) array
+        Observed information of θ.
+    theta : (genes, k) array
+        Components.
+
+    Returns
+    -------
+    (genes, k, k) array
+        Rows and columns of components at zero are zero, so that they do not enter the df (the rule
+        of lmerTest, whose derivatives vanish there).
+    """
+    free = theta != 0
+    both = free[:, :, None] & free[:, None, :]
+    k = theta.shape[1]
+    pinned = np.where(both, information, 0.0)
+    scale = np.abs(np.einsum("gkk->gk", information))
+    pinned[:, np.arange(k), np.arange(k)] += np.where(free, 0.0, np.where(scale > 0, scale, 1.0))
+    return np.where(both, invert_information(pinned), 0.0)
+
+
+def kenward_roger_variance(value: Array, hessian: Array, theta_cov: Array) -> Array:
+    """Adjusted variance v - Σ C_ij ∂²v/∂θ_i∂θ_j of Kenward & Roger (1997).
+
+    Parameters
+    ----------
+    value : (genes, ...) array
+        v, or LΦL'.
+    hessian : (genes, ..., k, k) array
+        Second derivatives in θ.
+    theta_cov : (genes, k, k) array
+        Inverse expected information, all components.
+
+    Returns
+    -------
+    (genes, ...) array
+        Adjusted (larger) variance.
+    """
+    return value - np.einsum("g...kl,gkl->g...", hessian, theta_cov)
+
+
+class FTest(NamedTuple):
+    """An F statistic and its denominator degrees of freedom, per gene."""
+
+    statistic: Array
+    df: Array
+
+
+def kenward_roger_f(
+    estimate: Array, covariance: Array, gradient: Array, adjusted: Array, theta_cov: Array
+) -> FTest:
+    """Scaled F test of l contrasts (Kenward & Roger 1997; Halekoh & Højsgaard 2014).
+
+    Parameters
+    ----------
+    estimate : (genes, l) array
+        Lβ̂.
+    covariance, adjusted : (genes, l, l) arrays
+        LΦL' and its Kenward-Roger adjustment.
+    gradient : (genes, k, l, l) array
+        ∂(LΦL')/∂θ.
+    theta_cov : (genes, k, k) array
+        Inverse expected information of θ.
+
+    Returns
+    -------
+    FTest
+        The scaled statistic and its denominator df.
+    """
+    l = estimate.shape[1]
+    R = np.linalg.solve(covariance[:, None], gradient)
+    traces = np.einsum("gkaa->gk", R)
+    A1 = np.einsum("gk,gkl,gl->g", traces, theta_cov, traces, optimize=True)
+    A2 = np.einsum("gkab,gkl,glba->g", R, theta_cov, R, optimize=True)
+    B = (A1 + 6 * A2) / (2 * l)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        g = ((l + 1) * A1 - (l + 4) * A2) / ((l + 2) * A2)
+        den = 3 * l + 2 * (1 - g)
+        V0 = 1 + g / den * B
+        V0 = np.where(np.abs(V0) < 1e-10, 0.0, V0)
+        V1, V2 = 1 - (l - g) / den * B, 1 - (l + 2 - g) / den * B
+        rho = ((1 - A2 / l) / V1) ** 2 * V0 / (V2 * l)
+        df = 4 + (l + 2) / (l * rho - 1)
+        scale = np.where(np.abs(df - 2) < 0.01, 1.0, df * (1 - A2 / l) / (df - 2))
+    wald = np.einsum("ga,ga->g", estimate, np.linalg.solve(adjusted, estimate[..., None])[..., 0])
+    return FTest(scale * wald / l, df)
+
+
+def satterthwaite_f(
+    estimate: Array, covariance: Array, gradient: Array, theta_cov: Array
+) -> FTest:
+    """F test of l contrasts from the t tests of their eigen-contrasts (lmerTest's contestMD).
+
+    Parameters
+    ----------
+    estimate : (genes, l) array
+        Lβ̂.
+    covariance : (genes, l, l) array
+        LΦL'.
+    gradient : (genes, k, l, l) array
+        ∂(LΦL')/∂θ.
+    theta_cov : (genes, k, k) array
+        Covariance of θ̂.
+
+    Returns
+    -------
+    FTest
+        The statistic and its denominator df.
+    """
+    l = estimate.shape[1]
+    values, vectors = np.linalg.eigh(covariance)
+    along = np.einsum("gam,ga->gm", vectors, estimate)
+    t2 = along**2 / values
+    slopes = np.einsum("gam,gkab,gbm->gmk", vectors, gradient, vectors, optimize=True)
+    nu = satterthwaite_df(values, slopes, theta_cov)
+    # E[F] of independent t² with ν_m: E = Σ ν_m/(ν_m - 2), matched to F(l, df): df = 2E/(E - l)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        E = (nu / (nu - 2)).sum(1)
+        df = 2 * E / (E - l)
+    equal = (np.abs(nu - nu[:, :1]) < 1e-8).all(1)
+    df = np.where(equal, nu[:, 0], df)
+    return FTest(t2.mean(1), np.where((nu <= 2).any(1), 2.0, df))
+
+
+def t_tail(statistic: Array, df: Array, alternative: str) -> tuple[Array, Array]:
+    """Return p and log10 p of t statistics.
+
+    Parameters
+    ----------
+    statistic, df : arrays of one shape
+        Statistics and degrees of freedom.
+    alternative : {"two-sided", "less", "greater"}
+        Direction of the alternative.
+
+    Returns
+    -------
+    p, log10_p : arrays
+        `log10_p` stays finite where `p` underflows.
+    """
+    if alternative == "two-sided":
+        p = 2.0 * special.stdtr(df, -np.abs(statistic))
+        return p, _log10(p, statistic**2, 1.0, df, 0.0)
+    sign = 1.0 if alternative == "less" else -1.0
+    p = special.stdtr(df, sign * statistic)
+    return p, _log10(p, statistic**2, 1.0, df, -np.log10(2.0))
+
+
+def f_tail(statistic: Array, df_num: Array, df: Array) -> tuple[Array, Array]:
+    """Return p and log10 p of F statistics (broadcast over `df_num`)."""
+    p = special.fdtrc(df_num, df, statistic)
+    return p, _log10(p, statistic * df_num, df_num, df, 0.0)
+
+
+def _log10(p: Array, scaled: Array, df_num: Array | float, df: Array, shift: float) -> Array:
+    """log10 p, from the incomplete beta function where p is too small for a double.
+
+    P(F > f) = I_x(df/2, df_num/2) with x = df/(df + df_num f), and for small x
+    I_x(a, b) = x^a (1-x)^b / (a B(a, b)) · ₂F₁(a + b, 1; a + 1; x).
+    """
+    with np.errstate(divide="ignore"):
+        result = np.log10(p)
+    small = p < SMALL_P
+    if small.any():
+        d, f = df[small], scaled[small]
+        a, b = d / 2, (np.broadcast_to(df_num, p.shape)[small]) / 2
+        x = d / (d + f)
+        log_p = (
+            -a * np.log1p(f / d) + b * np.log1p(-x) - np.log(a) - special.betaln(a, b)
+            + np.log(special.hyp2f1(a + b, 1.0, a + 1.0, x))
+        )
+        result[small] = log_p / np.log(10.0) + shift
+    return result

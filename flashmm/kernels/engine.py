@@ -1,0 +1,115 @@
+"""What the fit asks of an engine, and the pieces that all engines share."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+Array = np.ndarray
+
+
+class Optimum(NamedTuple):
+    """Where the optimiser stopped, per gene.
+
+    Attributes
+    ----------
+    gamma : (genes, K) array
+        Components relative to the residual, γ_k = σ²_k / σ².
+    objective : (genes,) array
+        f(γ) = -2 log L with σ² profiled out, without its constants.
+    decrement : (genes,) array
+        Newton decrement s'I⁻¹s of the profile log-likelihood at the last evaluated point.
+    n_iter : (genes,) int array
+        Evaluations of the derivatives.
+    """
+
+    gamma: Array
+    objective: Array
+    decrement: Array
+    n_iter: Array
+
+
+class VarianceForms(NamedTuple):
+    """Var(c'β̂) and its derivatives in θ = (σ²_1 … σ²_K, σ²).
+
+    Attributes
+    ----------
+    value : (genes, C) array
+        v = c'Φc (bilinear, a'Φb, when asked for pairs).
+    gradient : (genes, C, K+1) array
+        ∂v/∂θ.
+    hessian : (genes, C, K+1, K+1) array
+        ∂²v/∂θ∂θ'.
+    """
+
+    value: Array
+    gradient: Array
+    hessian: Array
+
+
+class Engine(Protocol):
+    """One way to maximise the likelihood of all genes and to differentiate what follows from it."""
+
+    def optimise(self, t: Array, e: Array, start: Array | None, max_iter: int, tol: float) -> Optimum:
+        """Minimise the profile objective of each gene."""
+
+    def residual_variance(self, gamma: Array, t: Array, e: Array) -> Array:
+        """σ² = Q(γ)/ν, (genes,)."""
+
+    def is_positive_definite(self, gamma: Array) -> Array:
+        """Whether V = I + Σ γ_k Z_kZ_k' is positive definite, (genes,) bool."""
+
+    def coefficients(self, gamma: Array, xy: Array, t: Array) -> Array:
+        """Generalised least squares in the orthonormal basis of X, (genes, p)."""
+
+    def covariance(self, gamma: Array) -> Array:
+        """Covariance of `coefficients` for σ² = 1, (genes, p, p)."""
+
+    def score(self, gamma: Array, variance: Array, t: Array, e: Array) -> Array:
+        """Gradient of the log-likelihood in θ, (genes, K+1)."""
+
+    def information(self, gamma: Array, variance: Array, t: Array, e: Array) -> tuple[Array, Array]:
+        """Return the expected and the observed information of θ, each (genes, K+1, K+1)."""
+
+    def variance_forms(self, gamma: Array, variance: Array, left: Array, right: Array) -> VarianceForms:
+        """Bilinear forms a'Φb of the columns of `left`, `right` (p, C), orthonormal basis."""
+
+    def blup(self, gamma: Array, t: Array) -> Array:
+        """Predicted random effects, (genes, q)."""
+
+    def genes_per_block(self) -> int:
+        """Genes that fit in a bounded amount of memory."""
+
+
+def by_homogeneity(value: Array, gradient: Array, hessian: Array, theta: Array) -> VarianceForms:
+    """Append the derivatives in σ² by Euler's relations; v is homogeneous of degree one in θ.
+
+    Parameters
+    ----------
+    value : (genes, C) array
+        v.
+    gradient : (genes, C, K) array
+        ∂v/∂σ²_k of the components without the residual.
+    hessian : (genes, C, K, K) array
+        ∂²v/∂σ²_k∂σ²_l.
+    theta : (genes, K+1) array
+        Variance components, residual last.
+
+    Returns
+    -------
+    VarianceForms
+        With the residual as last row and column.
+    """
+    s, s0 = theta[:, None, :-1], theta[:, None, -1]
+    # v_0 = (v - Σ s_k v_k)/s_0;  v_0l = -(1/s_0) Σ s_k v_kl;  v_00 = -(1/s_0) Σ s_k v_0k
+    v0 = (value - (s * gradient).sum(-1)) / s0
+    v0l = -np.einsum("gck,gckl->gcl", np.broadcast_to(s, gradient.shape), hessian) / s0[..., None]
+    v00 = -(s * v0l).sum(-1) / s0
+    top = np.concatenate([hessian, v0l[..., None]], axis=-1)
+    bottom = np.concatenate([v0l, v00[..., None]], axis=-1)[..., None, :]
+    return VarianceForms(
+        value,
+        np.concatenate([gradient, v0[..., None]], axis=-1),
+        np.concatenate([top, bottom], axis=-2),
+    )

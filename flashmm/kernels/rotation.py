@@ -1,0 +1,179 @@
+"""Project the fixed effects out and rotate, once for all genes.
+
+With X'X = R'R and A = R⁻ᵀX'Z, the residual cross-product of the random design is S = Z'Z - A'A. From
+S = U diag(λ) U' and F = U √λ (columns with λ > 0) every gene becomes (t, e):
+
+    t = F⁺ Z'r   (rank,)   the part of the residual r = y - Xβ̂ in the span of Z,
+    e = r'r - t't          what is left, a sum of squares on ν - rank dimensions,
+
+with t ~ N(0, σ²(I + Σ γ_k B_k)), B_k = F_k'F_k, and e ~ σ² χ². All likelihoods, scores and standard
+errors are functions of (t, e) and of matrices that genes share.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import cholesky, eigh, solve_triangular
+
+Array = np.ndarray
+
+# Relative size below which a squared norm is rounding error of a cross-product.
+RANK_TOLERANCE = 1e-10
+EIGEN_TOLERANCE = 1e-11
+
+
+def independent_columns(XtX: Array, tolerance: float = RANK_TOLERANCE) -> Array:
+    """Columns of X that are not linear combinations of the columns before them.
+
+    Parameters
+    ----------
+    XtX : (p, p) array
+        Cross-product of the design.
+    tolerance : float
+        A column is dependent if the part of its squared norm that earlier columns leave is below it.
+
+    Returns
+    -------
+    (p,) bool array
+        True where the column is kept (as in R, the later of two equal columns is not).
+    """
+    p = XtX.shape[0]
+    scale = np.sqrt(np.diag(XtX))
+    kept = np.zeros(p, dtype=bool)
+    rest = XtX / np.where(scale > 0, scale, 1.0) / np.where(scale > 0, scale, 1.0)[:, None]
+    for j in range(p):
+        if scale[j] > 0 and rest[j, j] > tolerance:
+            kept[j] = True
+            rest -= np.outer(rest[:, j], rest[j]) / rest[j, j]
+    return kept
+
+
+@dataclass(frozen=True, eq=False)
+class Rotation:
+    """The design, rotated: what every gene and every engine shares.
+
+    Attributes
+    ----------
+    R : (p, p) array
+        Upper Cholesky factor of X'X (independent columns only).
+    A : (p, q) array
+        R⁻ᵀ X'Z.
+    U : (q, q) array
+        Eigenvectors of S = Z'Z - A'A; those of non-zero eigenvalues are the first `rank`.
+    eigenvalues : (rank,) array
+        Non-zero eigenvalues λ of S, descending.
+    ZtZ : (q, q) array
+        Cross-product of the random design.
+    component_sizes : tuple of int
+        Columns of Z per component.
+    n_cells : int
+        Number of observations n.
+    """
+
+    R: Array
+    A: Array
+    U: Array
+    eigenvalues: Array
+    ZtZ: Array
+    component_sizes: tuple[int, ...]
+    n_cells: int
+
+    @property
+    def rank(self) -> int:
+        """Dimension of the span of Z outside the span of X."""
+        return len(self.eigenvalues)
+
+    @property
+    def df_residual(self) -> int:
+        """ν = n - rank(X)."""
+        return self.n_cells - self.R.shape[0]
+
+    @property
+    def log_det_XtX(self) -> float:
+        """log |X'X|."""
+        return 2.0 * float(np.log(np.diag(self.R)).sum())
+
+    @property
+    def F(self) -> Array:
+        """(q, rank) root of S."""
+        return self.U[:, : self.rank] * np.sqrt(self.eigenvalues)
+
+    @property
+    def blocks(self) -> list[slice]:
+        """Rows of Z'… that belong to each component."""
+        ends = np.cumsum(self.component_sizes)
+        return [slice(end - size, end) for end, size in zip(ends, self.component_sizes, strict=True)]
+
+
+def rotate_design(
+    XtX: Array, ZtX: Array, ZtZ: Array, component_sizes: tuple[int, ...], n_cells: int
+) -> Rotation:
+    """Factor X'X and S = Z'Z - Z'X(X'X)⁻¹X'Z.
+
+    Parameters
+    ----------
+    XtX : (p, p) array
+        Cross-product of independent columns.
+    ZtX : (q, p) array
+        Cross-product of the random with the fixed design.
+    ZtZ : (q, q) array
+        Cross-product of the random design.
+    component_sizes : tuple of int
+        Columns of Z per component.
+    n_cells : int
+        Number of observations.
+
+    Returns
+    -------
+    Rotation
+        The shared part of the model.
+    """
+    R = cholesky(XtX)
+    A = solve_triangular(R, ZtX.T, trans="T")
+    S = ZtZ - A.T @ A
+    values, vectors = eigh((S + S.T) / 2)
+    values, vectors = values[::-1], vectors[:, ::-1]
+    rank = int((values > EIGEN_TOLERANCE * max(float(np.diag(ZtZ).max()), 1e-300)).sum())
+    return Rotation(R, A, vectors, values[:rank], ZtZ, tuple(component_sizes), n_cells)
+
+
+def rotate_genes(rotation: Rotation, YtX: Array, YtZ: Array, yty: Array) -> tuple[Array, ...]:
+    """Rotate the cross-products of the genes.
+
+    Parameters
+    ----------
+    rotation : Rotation
+        The shared part of the model.
+    YtX, YtZ, yty : (genes, p), (genes, q), (genes,) arrays
+        Cross-products of the responses.
+
+    Returns
+    -------
+    xy : (genes, p) array
+        R⁻ᵀX'y, the response in an orthonormal basis of X.
+    t : (genes, rank) array
+        F⁺Z'(y - Xβ̂), Z'(y - Xβ̂) with the ordinary least squares β̂.
+    e : (genes,) array
+        Residual sum of squares outside the spans of X and Z, not below zero.
+    rss : (genes,) array
+        Residual sum of squares outside the span of X.
+    """
+    xy = solve_triangular(rotation.R, YtX.T, trans="T").T
+    zr = YtZ - xy @ rotation.A
+    t = (zr @ rotation.U[:, : rotation.rank]) / np.sqrt(rotation.eigenvalues)
+    rss = np.maximum(yty - np.einsum("gp,gp->g", xy, xy), 0.0)
+    e = np.maximum(rss - np.einsum("gr,gr->g", t, t), 0.0)
+    return xy, t, e, rss
+
+
+def original_basis(rotation: Rotation, values: Array) -> Array:
+    """R⁻¹ applied to the last axis: coefficients of X from those of the orthonormal basis."""
+    flat = values.reshape(-1, values.shape[-1])
+    return solve_triangular(rotation.R, flat.T).T.reshape(values.shape)
+
+
+def orthonormal_contrasts(rotation: Rotation, contrasts: Array) -> Array:
+    """R⁻ᵀL' of contrasts L (C, p): (p, C), so that c'β = c̃'(Rβ)."""
+    return solve_triangular(rotation.R, contrasts.T, trans="T")

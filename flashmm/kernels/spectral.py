@@ -1,0 +1,252 @@
+"""One random component: in the rotation everything is diagonal, and a gene costs O(rank).
+
+W = I + γ diag(λ), so that with ρ_i = 1/(1 + γλ_i)
+    Q(γ) = e + Σ ρ_i t_i²          f(γ) = m log Q + Σ log(1 + γ μ_i)
+where (m, μ) = (ν, λ) for REML and (n, eigenvalues of Z'Z) for ML.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import eigvalsh
+
+from flashmm.kernels.engine import Optimum, VarianceForms, by_homogeneity
+from flashmm.kernels.rotation import Rotation
+
+Array = np.ndarray
+
+# Grid points per decade of γ, and decades searched outside 1/λ_max … 1/λ_min.
+POINTS_PER_DECADE = 5
+DECADES_BELOW, DECADES_ABOVE = 5, 7
+# Fractions of the lower bound of γ where the grid of unbounded fits looks.
+NEGATIVE_FRACTIONS = np.array([0.999, 0.99, 0.97, 0.93, 0.85, 0.7, 0.5, 0.3, 0.15, 0.05, 0.01, 1e-3])
+BLOCK_ELEMENTS = 2**22
+
+
+@dataclass(frozen=True, eq=False)
+class SpectralEngine:
+    """Likelihood and inference for one random component.
+
+    Attributes
+    ----------
+    rotation : Rotation
+        The shared part of the model.
+    log_det_values : (r,) array
+        Eigenvalues μ of the log-determinant: of S for REML, of Z'Z for ML.
+    dof : int
+        m: ν for REML, n for ML.
+    ZtZ_max : float
+        Largest eigenvalue of Z'Z; V is positive definite where γ > -1/ZtZ_max.
+    nonnegative : bool
+        Whether γ is bounded below by zero.
+    reml : bool
+        Whether the restricted likelihood is meant.
+    """
+
+    rotation: Rotation
+    log_det_values: Array
+    dof: int
+    ZtZ_max: float
+    nonnegative: bool
+    reml: bool
+
+    @classmethod
+    def build(cls, rotation: Rotation, reml: bool, nonnegative: bool) -> SpectralEngine:
+        """Prepare the engine for a design with one component."""
+        ZtZ_values = np.maximum(eigvalsh(rotation.ZtZ), 0.0)
+        mu, dof = (
+            (rotation.eigenvalues, rotation.df_residual) if reml else (ZtZ_values, rotation.n_cells)
+        )
+        return cls(rotation, mu, dof, float(ZtZ_values.max()), nonnegative, reml)
+
+    def genes_per_block(self) -> int:
+        """Genes that fit in a bounded amount of memory."""
+        return max(64, BLOCK_ELEMENTS // max(self.rotation.rank, 1))
+
+    # ---- objective ---------------------------------------------------------------------------
+
+    def _grid_objective(self, grid: Array, t2: Array, e: Array) -> Array:
+        """f at every point of a grid that genes share, (genes, points)."""
+        rho = 1.0 / (1.0 + np.outer(self.rotation.eigenvalues, grid))
+        log_det = np.log1p(np.outer(grid, self.log_det_values)).sum(1)
+        return self.dof * np.log(e[:, None] + t2 @ rho) + log_det
+
+    def _derivatives(self, gamma: Array, t2: Array, e: Array) -> tuple[Array, Array, Array]:
+        """f, f' and f'' at one γ per gene, each (genes,)."""
+        lam, mu = self.rotation.eigenvalues, self.log_det_values
+        rho = 1.0 / (1.0 + gamma[:, None] * lam)
+        weighted = rho * t2
+        # Q = e + Σ ρt²,  Q' = -Σ λρ²t²,  Q'' = 2 Σ λ²ρ³t²
+        Q = e + weighted.sum(1)
+        weighted *= rho * lam
+        Q1 = -weighted.sum(1)
+        Q2 = 2.0 * np.einsum("gr,gr,r->g", weighted, rho, lam)
+        d = mu / (1.0 + gamma[:, None] * mu)
+        f = self.dof * np.log(Q) + np.log1p(gamma[:, None] * mu).sum(1)
+        f1 = self.dof * Q1 / Q + d.sum(1)
+        f2 = self.dof * (Q2 / Q - (Q1 / Q) ** 2) - np.einsum("gr,gr->g", d, d)
+        return f, f1, f2
+
+    def _lower_bound(self) -> float:
+        """Smallest γ looked at: zero for bounded fits, else just above the end of the domain."""
+        return 0.0 if self.nonnegative else -(1.0 - 1e-9) / float(self.log_det_values.max())
+
+    def _grid(self) -> Array:
+        lam = self.rotation.eigenvalues
+        low = -np.log10(lam.max()) - DECADES_BELOW
+        high = -np.log10(lam.min()) + DECADES_ABOVE
+        points = np.logspace(low, high, int((high - low) * POINTS_PER_DECADE) + 1)
+        negative = np.array([]) if self.nonnegative else self._lower_bound() * NEGATIVE_FRACTIONS
+        return np.concatenate([negative, [0.0], points])
+
+    def _brackets(self, t2: Array, e: Array) -> tuple[Array, Array, Array]:
+        """Best grid point per gene and its two neighbours: (low, start, high)."""
+        grid = self._grid()
+        f = self._grid_objective(grid, t2, e)
+        if not (self.reml or self.nonnegative):
+            # ML falls without bound at the lower end: only interior local minima are optima.
+            interior = (f[:, 1:-1] <= f[:, :-2]) & (f[:, 1:-1] <= f[:, 2:])
+            f = np.where(np.pad(interior, ((0, 0), (1, 1))), f, np.inf)
+        best = f.argmin(1)
+        padded = np.concatenate([[self._lower_bound()], grid, [grid[-1] * 1e6]])
+        return padded[best], grid[best], padded[best + 2]
+
+    # ---- optimisation ------------------------------------------------------------------------
+
+    def optimise(self, t: Array, e: Array, start: Array | None, max_iter: int, tol: float) -> Optimum:
+        """Global search on the shared grid, then safeguarded Newton, vectorised over genes."""
+        t2 = t * t
+        if start is None:
+            low, gamma, high = self._brackets(t2, e)
+        else:
+            gamma = np.full(len(e), max(start[0] / start[-1], self._lower_bound() * 0.999))
+            # Zero itself is inside the bracket of a bounded fit: it is tried when Newton leaves it.
+            low = np.full(len(e), -1.0 if self.nonnegative else self._lower_bound())
+            high = np.full(len(e), np.inf)
+        gamma, decrement, n_iter = self._newton(low, gamma, high, t2, e, max_iter, tol)
+        objective = self._derivatives(gamma, t2, e)[0]
+        return Optimum(gamma[:, None], objective, decrement, n_iter)
+
+    def _newton(
+        self, low: Array, start: Array, high: Array, t2: Array, e: Array, max_iter: int, tol: float
+    ) -> tuple[Array, Array, Array]:
+        """Root of f' in (low, high): Newton where it stays inside and f'' > 0, else bisection."""
+        gamma = start.copy()
+        low, high = low.copy(), high.copy()
+        decrement = np.full(len(gamma), np.inf)
+        n_iter = np.zeros(len(gamma), dtype=np.int64)
+        active = np.arange(len(gamma))
+        for _ in range(max_iter):
+            if not len(active):
+                break
+            x = gamma[active]
+            _, f1, f2 = self._derivatives(x, t2[active], e[active])
+            n_iter[active] += 1
+            at_boundary = self.nonnegative & (x == 0.0) & (f1 >= 0.0)
+            # score² / information of the log-likelihood -f/2
+            with np.errstate(divide="ignore", invalid="ignore"):
+                step = -f1 / f2
+                decrement[active] = np.where(at_boundary, 0.0, 0.5 * np.abs(f1 * step))
+            high[active] = np.where(f1 > 0, x, high[active])
+            low[active] = np.where(f1 < 0, x, low[active])
+            a, b = low[active], high[active]
+            newton = x + step
+            middle = np.where(np.isfinite(b), 0.5 * (a + b), 2.0 * np.abs(x) + 1.0)
+            inside = (f2 > 0) & (newton > a) & (newton < b)
+            candidate = np.maximum(np.where(inside, newton, middle), self._lower_bound())
+            settled = (decrement[active] < tol) & (f2 > 0)
+            # The last step is taken before stopping, unless rounding carries it out of the bracket.
+            gamma[active] = np.where(at_boundary | (settled & ~inside), x, candidate)
+            decrement[active] = np.where(f2 > 0, decrement[active], np.where(at_boundary, 0.0, np.inf))
+            active = active[~(at_boundary | settled)]
+        return gamma, decrement, n_iter
+
+    # ---- what follows from γ -----------------------------------------------------------------
+
+    def _rho(self, gamma: Array) -> Array:
+        return 1.0 / (1.0 + gamma * self.rotation.eigenvalues)
+
+    def residual_variance(self, gamma: Array, t: Array, e: Array) -> Array:
+        """σ² = Q(γ)/m, (genes,)."""
+        return (e + np.einsum("gr,gr,gr->g", self._rho(gamma), t, t)) / self.dof
+
+    def is_positive_definite(self, gamma: Array) -> Array:
+        """Whether V = I + γ ZZ' is positive definite, (genes,) bool."""
+        return 1.0 + gamma[:, 0] * self.ZtZ_max > 0
+
+    def _full_rho(self, gamma: Array) -> Array:
+        """ρ on all q eigenvectors of S; one where the eigenvalue is zero."""
+        rho = np.ones((len(gamma), len(self.rotation.U)))
+        rho[:, : self.rotation.rank] = self._rho(gamma)
+        return rho
+
+    def _fixed_in_random(self) -> Array:
+        """U'A', (q, p): the orthonormal columns of X seen from the eigenvectors of S."""
+        return self.rotation.U.T @ self.rotation.A.T
+
+    def coefficients(self, gamma: Array, xy: Array, t: Array) -> Array:
+        """Generalised least squares in the orthonormal basis of X, (genes, p)."""
+        # β̃ = X̃'y - A Z'… = X̃'y - Σ_i γ ρ_i √λ_i t_i (U'A')_i
+        pull = gamma * self._rho(gamma) * np.sqrt(self.rotation.eigenvalues) * t
+        return xy - pull @ self._fixed_in_random()[: self.rotation.rank]
+
+    def covariance(self, gamma: Array) -> Array:
+        """Covariance of `coefficients` for σ² = 1, (genes, p, p)."""
+        E = self._fixed_in_random()
+        weights = gamma * self._full_rho(gamma)
+        p = E.shape[1]
+        products = (E[:, :, None] * E[:, None, :]).reshape(len(E), p * p)
+        return np.eye(p) + (weights @ products).reshape(-1, p, p)
+
+    def score(self, gamma: Array, variance: Array, t: Array, e: Array) -> Array:
+        """Gradient of the log-likelihood in θ, (genes, 2)."""
+        lam, mu = self.rotation.eigenvalues, self.log_det_values
+        x2, rho0 = (self._rho(gamma) * t) ** 2, 1.0 / (1.0 + gamma * mu)
+        quadratic = np.column_stack([(x2 * lam).sum(1), e + x2.sum(1)])
+        trace = np.column_stack([(mu * rho0).sum(1), self.dof - len(mu) + rho0.sum(1)])
+        s0 = variance[:, None]
+        return (quadratic / s0**2 - trace / s0) / 2
+
+    def information(self, gamma: Array, variance: Array, t: Array, e: Array) -> tuple[Array, Array]:
+        """Return the expected and the observed information of θ, each (genes, 2, 2)."""
+        lam, mu = self.rotation.eigenvalues, self.log_det_values
+        rho, rho0 = self._rho(gamma), 1.0 / (1.0 + gamma * mu)
+        x2 = (rho * t) ** 2
+        s0 = variance
+        # traces of P_kP_l (V⁻¹ in place of P for ML) and the quadratics y'P V_k P V_l P y
+        TT = _symmetric(
+            (mu**2 * rho0**2).sum(1) / s0**2,
+            (mu * rho0**2).sum(1) / s0**2,
+            (self.dof - len(mu) + (rho0**2).sum(1)) / s0**2,
+        )
+        QQ = _symmetric(
+            (x2 * rho * lam**2).sum(1) / s0**3,
+            (x2 * rho * lam).sum(1) / s0**3,
+            (e + (x2 * rho).sum(1)) / s0**3,
+        )
+        return TT / 2, QQ - TT / 2
+
+    def variance_forms(self, gamma: Array, variance: Array, left: Array, right: Array) -> VarianceForms:
+        """Bilinear forms a'Φb of the columns of `left`, `right` (p, C), orthonormal basis."""
+        E = self._fixed_in_random()
+        products = (E @ left) * (E @ right)
+        rho, s0 = self._full_rho(gamma), variance[:, None]
+        # v = s_0(a'b + γ Σ ρ e²),  v_1 = Σ ρ² e²,  v_11 = -(2/s_0) Σ λ ρ³ e²
+        value = s0 * ((left * right).sum(0) + gamma * (rho @ products))
+        gradient = (rho**2) @ products
+        r = self.rotation.rank
+        hessian = -2.0 / s0 * ((rho[:, :r] ** 3 * self.rotation.eigenvalues) @ products[:r])
+        theta = np.concatenate([gamma * s0, s0], axis=1)
+        return by_homogeneity(value, gradient[..., None], hessian[..., None, None], theta)
+
+    def blup(self, gamma: Array, t: Array) -> Array:
+        """Predicted random effects γ Z'W⁻¹(y - Xβ̂), (genes, q)."""
+        scaled = gamma * self._rho(gamma) * np.sqrt(self.rotation.eigenvalues) * t
+        return scaled @ self.rotation.U[:, : self.rotation.rank].T
+
+
+def _symmetric(a: Array, b: Array, c: Array) -> Array:
+    """Stack of 2 × 2 matrices [[a, b], [b, c]]."""
+    return np.stack([np.stack([a, b], -1), np.stack([b, c], -1)], -2)

@@ -1,0 +1,498 @@
+"""Fit one linear mixed model per gene: choose the engine, assemble the result. No algebra here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+from threadpoolctl import threadpool_limits
+
+from flashmm.crossproducts import SummaryStatistics
+from flashmm.kernels.ddf import invert_information
+from flashmm.kernels.dense import DenseEngine
+from flashmm.kernels.engine import Engine
+from flashmm.kernels.rotation import (
+    Rotation,
+    independent_columns,
+    original_basis,
+    rotate_design,
+    rotate_genes,
+)
+from flashmm.kernels.spectral import SpectralEngine
+from flashmm.options import DesignError, FitOptions, InputError, Status, note
+
+# Sums of squares relative to the whole below which nothing but rounding is left.
+NOTHING_LEFT = 1e-12
+# Columns of Z above which q × q systems are refused.
+MAX_DENSE_COLUMNS = 10_000
+
+FITTED = (Status.OK, Status.BOUNDARY)
+
+
+@dataclass(frozen=True, eq=False)
+class LMMFit:
+    """Linear mixed models of all genes, y = Xβ + Σ Z_k b_k + ε, fitted by (restricted) likelihood.
+
+    Attributes
+    ----------
+    coef : (genes, coefficients) array
+        Fixed effects β̂; NaN for aliased coefficients and genes without a fit.
+    theta : (genes, K + 1) array
+        Variance components σ²_1 … σ²_K and, last, the residual σ².
+    fisher_information : (genes, K + 1, K + 1) array
+        Expected information of theta.
+    loglik : (genes,) array
+        Maximised log-likelihood with all constants, as lme4's ``logLik`` (REML or ML).
+    status : (genes,) array of str
+        One `Status` per gene.
+    n_iter : (genes,) array of int
+        Evaluations of the derivatives by the optimiser.
+    decrement : (genes,) array
+        Newton decrement of the log-likelihood where the optimiser stopped.
+    genes : pandas.Index
+        Names of the genes.
+    coefficients : tuple of str
+        Names of the columns of X, aliased ones included.
+    components : tuple of str
+        Names of the variance components; the last is "residual".
+    aliased : tuple of str
+        Coefficients that the design cannot estimate; they were left out of the fit.
+    df_residual : int
+        n minus the rank of X.
+    stats : SummaryStatistics
+        What was fitted.
+    options : FitOptions
+        How it was fitted.
+    notes : tuple of str
+        What was decided for the user.
+    """
+
+    coef: np.ndarray
+    theta: np.ndarray
+    fisher_information: np.ndarray
+    loglik: np.ndarray
+    status: np.ndarray
+    n_iter: np.ndarray
+    decrement: np.ndarray
+    genes: pd.Index
+    coefficients: tuple[str, ...]
+    components: tuple[str, ...]
+    aliased: tuple[str, ...]
+    df_residual: int
+    stats: SummaryStatistics
+    options: FitOptions
+    notes: tuple[str, ...] = ()
+
+    @property
+    def n_genes(self) -> int:
+        """Number of genes."""
+        return len(self.genes)
+
+    @property
+    def fitted(self) -> np.ndarray:
+        """Genes whose estimates can be used for inference, (genes,) bool."""
+        return np.isin(self.status, FITTED)
+
+    @property
+    def estimable(self) -> np.ndarray:
+        """Coefficients that were estimated, (coefficients,) bool."""
+        return ~np.isin(np.array(self.coefficients, dtype=object), self.aliased)
+
+    @cached_property
+    def model(self) -> Model:
+        """The shared part of the model (rotation and engine), made again from `stats`."""
+        return prepare(self.stats, self.options)
+
+    @cached_property
+    def cov(self) -> np.ndarray:
+        """Covariance of the fixed effects, (genes, coefficients, coefficients), made when asked for."""
+        return self.covariance(self.fitted)
+
+    def covariance(self, wanted: np.ndarray) -> np.ndarray:
+        """Covariance of the fixed effects of some genes, whatever their status.
+
+        Parameters
+        ----------
+        wanted : (genes,) bool array
+            Genes to evaluate; their theta must be finite and their residual variance positive.
+
+        Returns
+        -------
+        (genes, coefficients, coefficients) array
+            NaN for other genes and aliased coefficients.
+        """
+        full = np.full((self.n_genes, len(self.coefficients), len(self.coefficients)), np.nan)
+        kept = np.flatnonzero(self.model.kept)
+        for index, gamma, _ in self.blocks(wanted):
+            unit = self.model.engine.covariance(gamma)
+            half = original_basis(self.model.rotation, unit).swapaxes(1, 2)
+            cov = original_basis(self.model.rotation, half)
+            full[np.ix_(index, kept, kept)] = cov * self.theta[index, -1][:, None, None]
+        return full
+
+    @property
+    def std_error(self) -> np.ndarray:
+        """Standard errors of the fixed effects, (genes, coefficients)."""
+        with np.errstate(invalid="ignore"):
+            return np.sqrt(np.einsum("gpp->gp", self.cov))
+
+    @cached_property
+    def theta_cov(self) -> np.ndarray:
+        """Asymptotic covariance of `theta`: the inverse of the expected information."""
+        return invert_information(self.fisher_information)
+
+    @property
+    def optimised(self) -> np.ndarray:
+        """Genes that reached the optimiser, converged or not, (genes,) bool."""
+        return self.n_iter > 0
+
+    def score(self) -> np.ndarray:
+        """Gradient of the log-likelihood in theta, (genes, K + 1); zero at an inner optimum."""
+        full = np.full(self.theta.shape, np.nan)
+        for index, gamma, (start, stop) in self.blocks(self.optimised):
+            _, t, e, _ = self.model.rotate(self.stats, start, stop)
+            rows = index - start
+            full[index] = self.model.engine.score(gamma, self.theta[index, -1], t[rows], e[rows])
+        return full
+
+    def blup(self) -> np.ndarray:
+        """Best linear unbiased predictions of the random effects.
+
+        Returns
+        -------
+        (genes, q) array
+            In the order of ``stats.Z_levels``; NaN for genes without a fit.
+        """
+        full = np.full((self.n_genes, len(self.stats.Z_levels)), np.nan)
+        for index, gamma, (start, stop) in self.blocks(self.optimised):
+            _, t, _, _ = self.model.rotate(self.stats, start, stop)
+            full[index] = self.model.engine.blup(gamma, t[index - start])
+        return full
+
+    def blocks(
+        self, wanted: np.ndarray | None = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, tuple[int, int]]]:
+        """Walk over genes in blocks of bounded memory.
+
+        Parameters
+        ----------
+        wanted : (genes,) bool array or None
+            Genes to visit; None visits those with a usable fit.
+
+        Yields
+        ------
+        index : (block,) int array
+            Genes of the block.
+        gamma : (block, K) array
+            Their components relative to the residual.
+        bounds : tuple of int
+            First gene and one past the last, whether or not they are visited.
+        """
+        wanted = self.fitted if wanted is None else wanted
+        for start, stop in self.model.gene_blocks(self.n_genes, self.options):
+            index = start + np.flatnonzero(wanted[start:stop])
+            if len(index):
+                yield index, self.theta[index, :-1] / self.theta[index, -1:], (start, stop)
+
+    def __repr__(self) -> str:
+        counts = pd.Series(self.status).value_counts().to_dict()
+        said = ", ".join(f"{n} {status}" for status, n in counts.items())
+        return (
+            f"LMMFit({self.options.method}, {self.n_genes} genes: {said}; "
+            f"{len(self.coefficients)} coefficients, components {', '.join(self.components)})"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """The part of the model that genes share, ready for the engine.
+
+    Attributes
+    ----------
+    kept : (p,) bool array
+        Independent columns of X.
+    rotation : Rotation
+        Factored design.
+    engine : Engine
+        The algorithm.
+    """
+
+    kept: np.ndarray
+    rotation: Rotation
+    engine: Engine
+
+    def gene_blocks(self, n_genes: int, options: FitOptions) -> Iterator[tuple[int, int]]:
+        """First and one-past-last gene of each block."""
+        size = options.block_size or self.engine.genes_per_block()
+        for start in range(0, n_genes, size):
+            yield start, min(start + size, n_genes)
+
+    def rotate(self, stats: SummaryStatistics, start: int, stop: int) -> tuple[np.ndarray, ...]:
+        """Rotated responses (xy, t, e, rss) of the genes from `start` to `stop`."""
+        return rotate_genes(
+            self.rotation,
+            stats.YtX[start:stop][:, self.kept],
+            stats.YtZ_block(start, stop),
+            stats.yty[start:stop],
+        )
+
+
+def prepare(stats: SummaryStatistics, options: FitOptions) -> Model:
+    """Factor the design once for all genes.
+
+    Parameters
+    ----------
+    stats : SummaryStatistics
+        Cross-products.
+    options : FitOptions
+        Method, sign constraint and engine.
+
+    Returns
+    -------
+    Model
+        The shared part.
+
+    Raises
+    ------
+    DesignError
+        No column of X is estimable, no residual degrees of freedom, or the random effects are
+        confounded with the fixed ones.
+    """
+    q = sum(stats.component_sizes)
+    if q > MAX_DENSE_COLUMNS:
+        raise DesignError(
+            f"The random design has {q} columns; this engine factors a dense {q} × {q} matrix and "
+            f"stops at {MAX_DENSE_COLUMNS}. Use fewer or coarser random terms."
+        )
+    kept = independent_columns(stats.XtX)
+    if not kept.any() or stats.n_cells - kept.sum() < 1:
+        raise DesignError(
+            f"{stats.n_cells} cells and {kept.sum()} independent fixed coefficients leave nothing to "
+            "estimate a variance from."
+        )
+    ZtZ = stats.ZtZ.toarray() if sparse.issparse(stats.ZtZ) else np.asarray(stats.ZtZ)
+    rotation = rotate_design(
+        stats.XtX[np.ix_(kept, kept)], stats.ZtX[:, kept], ZtZ, stats.component_sizes, stats.n_cells
+    )
+    _check_confounding(rotation, stats)
+    build = {"spectral": SpectralEngine.build, "dense": DenseEngine.build}[_engine_name(stats, options)]
+    return Model(kept, rotation, build(rotation, options.method == "REML", options.nonnegative))
+
+
+def _engine_name(stats: SummaryStatistics, options: FitOptions) -> str:
+    K = len(stats.component_sizes)
+    if options.engine == "spectral" and K != 1:
+        raise InputError(
+            f"engine='spectral' fits one random component; this model has {K}. Use engine='dense'."
+        )
+    return options.engine if options.engine != "auto" else ("spectral" if K == 1 else "dense")
+
+
+def _check_confounding(rotation: Rotation, stats: SummaryStatistics) -> None:
+    """Refuse random components that the fixed effects leave nothing of."""
+    S_diagonal = (rotation.F**2).sum(1)
+    for name, block in zip(stats.components, rotation.blocks, strict=True):
+        total = float(np.diag(rotation.ZtZ)[block].sum())
+        if S_diagonal[block].sum() <= 1e-9 * total:
+            raise DesignError(
+                f"The random component {name!r} is confounded with the fixed effects: nothing of it is "
+                "left to estimate its variance from (one subject per condition?). Remove the fixed "
+                "columns that identify its levels, or the random term."
+            )
+    if rotation.rank >= rotation.df_residual:
+        raise DesignError(
+            "The random effects have as many independent levels as there are residual degrees of "
+            f"freedom ({rotation.df_residual}), so no residual variance can be estimated: every cell "
+            "seems to be a level of its own. Check the random terms."
+        )
+
+
+def fit_lmm(
+    stats: SummaryStatistics,
+    method: str = "REML",
+    nonnegative: bool = True,
+    *,
+    engine: str = "auto",
+    start: Sequence[float] | None = None,
+    max_iter: int = 100,
+    tol: float = 1e-16,
+    block_size: int | None = None,
+) -> LMMFit:
+    """Fit a linear mixed model to every gene from its summary statistics.
+
+    Parameters
+    ----------
+    stats : SummaryStatistics
+        Cross-products from `summary_statistics` or `summary_statistics_from_matrices`.
+    method : {"REML", "ML"}
+        Restricted or full maximum likelihood.
+    nonnegative : bool
+        Keep variance components at or above zero (as lme4). False lets them be negative as FLASHMM
+        does; genes whose covariance is then not positive definite keep their estimates and lose their
+        standard errors.
+    engine : {"auto", "spectral", "dense"}
+        "spectral" for one component, "dense" for any number.
+    start : sequence of float, optional
+        Start values of the K + 1 components, residual last, instead of the global search on a grid.
+    max_iter : int
+        Limit of the iterations per gene.
+    tol : float
+        A gene has converged when its Newton decrement, in units of the log-likelihood and so invariant
+        to the scale of y, is below `tol`.
+    block_size : int, optional
+        Genes fitted together; bounds memory, does not change results.
+
+    Returns
+    -------
+    LMMFit
+        Estimates, information, log-likelihood and a status for every gene.
+
+    Raises
+    ------
+    InputError
+        An option that is not known, or start values of the wrong number or sign.
+    DesignError
+        The design leaves nothing to estimate, or confounds random with fixed effects.
+
+    Notes
+    -----
+    One odd gene never stops the batch: see `Status`. The likelihood is a function of cross-products
+    only (Xu et al. 2026, Nat. Commun. 17:2384); the spectral form is that of Kang et al. 2008 (EMMA),
+    Newton steps use the observed information, the average information of Gilmour et al. 1995 being the
+    mean of the two.
+    """
+    values = None if start is None else tuple(float(v) for v in start)
+    options = FitOptions(method, nonnegative, engine, values, max_iter, tol, block_size)
+    _check_start(options, len(stats.component_sizes))
+    with threadpool_limits(limits=1, user_api="blas"):
+        model = prepare(stats, options)
+        parts = [
+            _fit_block(model, stats, options, *bounds)
+            for bounds in model.gene_blocks(stats.n_genes, options)
+        ]
+    return _assemble(model, stats, options, parts)
+
+
+def _check_start(options: FitOptions, K: int) -> None:
+    start = options.start
+    if start is None:
+        return
+    if len(start) != K + 1 or not np.isfinite(start).all() or start[-1] <= 0:
+        raise InputError(
+            f"start must be {K + 1} finite values, the components and last a positive residual variance; "
+            f"found {start}."
+        )
+    if options.nonnegative and min(start) < 0:
+        raise InputError(f"start must not be negative when nonnegative=True; found {start}.")
+
+
+@dataclass(frozen=True, eq=False)
+class _Block:
+    """Results of a block of genes, fields as in `LMMFit`; coef of independent columns only."""
+
+    coef: np.ndarray
+    theta: np.ndarray
+    fisher_information: np.ndarray
+    loglik: np.ndarray
+    status: np.ndarray
+    n_iter: np.ndarray
+    decrement: np.ndarray
+
+
+def _fit_block(
+    model: Model, stats: SummaryStatistics, options: FitOptions, start: int, stop: int
+) -> _Block:
+    """Rotate, sort out degenerate genes, optimise, and evaluate what follows from the optimum."""
+    engine, K = model.engine, len(stats.component_sizes)
+    xy, t, e, rss = model.rotate(stats, start, stop)
+    status = _degenerate(stats.yty[start:stop], rss, e)
+    G, p = xy.shape
+    coef, theta = np.full((G, p), np.nan), np.full((G, K + 1), np.nan)
+    information = np.full((G, K + 1, K + 1), np.nan)
+    loglik, decrement = np.full(G, np.nan), np.full(G, np.nan)
+    n_iter = np.zeros(G, dtype=np.int64)
+
+    perfect = status == Status.PERFECT_FIT
+    coef[perfect], theta[perfect] = original_basis(model.rotation, xy[perfect]), 0.0
+    live = np.flatnonzero(status == Status.OK)
+    if len(live):
+        xy, t, e = xy[live], t[live], e[live]
+        first = None if options.start is None else np.array(options.start)
+        optimum = engine.optimise(t, e, first, options.max_iter, options.tol)
+        gamma = optimum.gamma
+        variance = engine.residual_variance(gamma, t, e)
+        coef[live] = original_basis(model.rotation, engine.coefficients(gamma, xy, t))
+        theta[live] = np.column_stack([gamma * variance[:, None], variance])
+        information[live] = engine.information(gamma, variance, t, e)[0]
+        loglik[live] = _log_likelihood(optimum.objective, model.rotation, options.method)
+        n_iter[live], decrement[live] = optimum.n_iter, optimum.decrement
+        status[live] = _converged_status(
+            gamma, optimum.decrement, engine.is_positive_definite(gamma), options
+        )
+    return _Block(coef, theta, information, loglik, status, n_iter, decrement)
+
+
+def _degenerate(yty: np.ndarray, rss: np.ndarray, e: np.ndarray) -> np.ndarray:
+    """Status of genes with nothing to fit; `ok` for the others."""
+    status = np.full(len(yty), Status.OK, dtype=object)
+    status[e <= NOTHING_LEFT * rss] = Status.NO_WITHIN_VARIANCE
+    status[rss <= NOTHING_LEFT * yty] = Status.PERFECT_FIT
+    status[yty == 0] = Status.ALL_ZERO
+    return status
+
+
+def _converged_status(
+    gamma: np.ndarray, decrement: np.ndarray, definite: np.ndarray, options: FitOptions
+) -> np.ndarray:
+    status = np.full(len(gamma), Status.OK, dtype=object)
+    status[(gamma == 0).any(1)] = Status.BOUNDARY
+    status[~definite] = Status.NOT_POSITIVE_DEFINITE
+    status[~(decrement < options.tol)] = Status.NOT_CONVERGED
+    return status
+
+
+def _log_likelihood(objective: np.ndarray, rotation: Rotation, method: str) -> np.ndarray:
+    """Log-likelihood from f(γ) = m log Q + log |W|, with every constant."""
+    # -2l = m log(2π Q/m) + log|W| (+ log|X'X| for REML) + m
+    m = rotation.df_residual if method == "REML" else rotation.n_cells
+    constant = m * (np.log(2 * np.pi / m) + 1) + (rotation.log_det_XtX if method == "REML" else 0.0)
+    return -0.5 * (objective + constant)
+
+
+def _assemble(
+    model: Model, stats: SummaryStatistics, options: FitOptions, parts: list[_Block]
+) -> LMMFit:
+    """Join the blocks, name everything, say which columns were dropped."""
+    kept = model.kept
+    aliased = tuple(name for name, k in zip(stats.coefficients, kept, strict=True) if not k)
+    coef = np.full((stats.n_genes, len(kept)), np.nan)
+    coef[:, kept] = np.concatenate([part.coef for part in parts])
+    notes = ()
+    if aliased:
+        notes = (
+            note(
+                f"{len(aliased)} of {len(kept)} fixed coefficients are linear combinations of others in "
+                f"these cells and were dropped: {', '.join(aliased)}. Contrasts that need them are NaN."
+            ),
+        )
+    return LMMFit(
+        coef=coef,
+        theta=np.concatenate([part.theta for part in parts]),
+        fisher_information=np.concatenate([part.fisher_information for part in parts]),
+        loglik=np.concatenate([part.loglik for part in parts]),
+        status=np.concatenate([part.status for part in parts]).astype(str),
+        n_iter=np.concatenate([part.n_iter for part in parts]),
+        decrement=np.concatenate([part.decrement for part in parts]),
+        genes=stats.genes,
+        coefficients=tuple(stats.coefficients),
+        components=(*stats.components, "residual"),
+        aliased=aliased,
+        df_residual=model.rotation.df_residual,
+        stats=stats,
+        options=options,
+        notes=notes,
+    )

@@ -1,0 +1,120 @@
+"""Statuses, errors, notes and options: the words that every other module speaks."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class FlashmmError(Exception):
+    """Base of every error that flashmm raises on purpose."""
+
+
+class InputError(FlashmmError, ValueError):
+    """Data (a file, a matrix, a column) that cannot be used: says which, what was found, what to do."""
+
+
+class FormulaError(FlashmmError, ValueError):
+    """A formula, random term or contrast that cannot be read or is not allowed."""
+
+
+class DesignError(FlashmmError, ValueError):
+    """A design that cannot answer the question: constant subjects, no replicates, no columns left."""
+
+
+class FlashmmWarning(UserWarning):
+    """Something was decided for the user (a column dropped, cells left out) and is said once."""
+
+
+def note(text: str) -> str:
+    """Warn with `text` and return it, so that a record can keep what was said.
+
+    Parameters
+    ----------
+    text : str
+        One sentence: what was found and what was done about it.
+
+    Returns
+    -------
+    str
+        `text`, unchanged.
+    """
+    warnings.warn(text, FlashmmWarning, stacklevel=3)
+    return text
+
+
+class Status(StrEnum):
+    """How the fit of one gene ended; `sentence` says it in words."""
+
+    OK = "ok"
+    BOUNDARY = "boundary"
+    NOT_CONVERGED = "not_converged"
+    ALL_ZERO = "all_zero"
+    PERFECT_FIT = "perfect_fit"
+    NO_WITHIN_VARIANCE = "no_within_variance"
+    NOT_POSITIVE_DEFINITE = "not_positive_definite"
+    NOT_ESTIMABLE = "not_estimable"
+
+    @property
+    def sentence(self) -> str:
+        """The meaning of the status, one sentence."""
+        return _SENTENCES[self]
+
+
+_SENTENCES = {
+    Status.OK: "The fit converged inside the parameter space.",
+    Status.BOUNDARY: "The fit converged with at least one variance component at zero.",
+    Status.NOT_CONVERGED: "The iterations ended before the Newton decrement fell below the tolerance.",
+    Status.ALL_ZERO: "Every cell has the value zero, so there is nothing to fit.",
+    Status.PERFECT_FIT: "The fixed effects explain the gene exactly, so no variance is left.",
+    Status.NO_WITHIN_VARIANCE: "Cells of the same level do not differ, so the residual variance is zero.",
+    Status.NOT_POSITIVE_DEFINITE: "A negative component makes the covariance of the cells indefinite; "
+    "estimates are kept, their standard errors are not defined.",
+    Status.NOT_ESTIMABLE: "The contrast needs a coefficient that the design cannot estimate.",
+}
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """Options of `fit_lmm`, kept with the fit that they made.
+
+    Attributes
+    ----------
+    method : {"REML", "ML"}
+        Restricted or full maximum likelihood.
+    nonnegative : bool
+        Whether variance components are bounded below by zero.
+    engine : {"auto", "spectral", "dense"}
+        The algorithm; "auto" takes the spectral engine for one component and the dense one otherwise.
+    start : tuple of float or None
+        Start values of the components, residual last; None searches a shared grid.
+    max_iter : int
+        Limit of the iterations per gene.
+    tol : float
+        A gene has converged when its Newton decrement (log-likelihood units) is below `tol`.
+    block_size : int or None
+        Genes fitted together; None lets the engine choose by memory. Never changes a result.
+    """
+
+    method: str = "REML"
+    nonnegative: bool = True
+    engine: str = "auto"
+    start: tuple[float, ...] | None = None
+    max_iter: int = 100
+    tol: float = 1e-16
+    block_size: int | None = None
+
+    def __post_init__(self) -> None:
+        _one_of("method", self.method, ("REML", "ML"))
+        _one_of("engine", self.engine, ("auto", "spectral", "dense"))
+        if self.max_iter < 1 or not self.tol > 0:
+            raise InputError(
+                f"max_iter must be at least 1 and tol positive; found max_iter={self.max_iter}, "
+                f"tol={self.tol}."
+            )
+
+
+def _one_of(argument: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise InputError(f"{argument} must be one of {', '.join(allowed)}; found {value!r}.")

@@ -1,0 +1,896 @@
+"""Figures of the report: every function takes tidy frames and returns a matplotlib `Figure`.
+
+No pyplot state and no backend is touched, so figures can be drawn anywhere, and `save_figure`
+writes the same bytes for the same data. Colours are those of Okabe & Ito (2008), told apart with
+any common colour vision; marks differ in shape as well. `CAPTIONS` says for each figure what good
+looks like.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Any, ParamSpec
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from cycler import cycler
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import (
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    PercentFormatter,
+)
+from scipy import sparse, stats
+
+from flashmm.io import atomic_path
+from flashmm.options import InputError
+
+__all__ = [
+    "CAPTIONS",
+    "agreement_plot",
+    "fdr_tpr_plot",
+    "fpr_plot",
+    "gene_moments",
+    "method_colours",
+    "p_histogram",
+    "qq_plot",
+    "roc_plot",
+    "save_figure",
+    "simulation_plot",
+    "time_memory_plot",
+    "volcano_plot",
+]
+
+#: what good looks like, per figure
+CAPTIONS: dict[str, str] = {
+    "qq_plot": "Good: the null p-values of a method follow the diagonal inside the grey 95 % "
+    "band; points above it are false confidence, points below it lost power.",
+    "p_histogram": "Good: null p-values are flat at density 1, within the grey 95 % band; a peak "
+    "at zero means too many false positives.",
+    "fpr_plot": "Good: intervals cover the dashed nominal levels; above them a method rejects "
+    "true null hypotheses too often, below them it is conservative.",
+    "roc_plot": "Good: curves rise steeply at the left edge, far above the dotted line of chance; "
+    "the right panel shows the part that matters, few false positives.",
+    "fdr_tpr_plot": "Good: filled marks (the realised false discovery proportion does not exceed "
+    "its nominal level, the dashed line, by more than its error), as high as possible.",
+    "agreement_plot": "Good: points lie on the identity line; where log-likelihoods differ, the "
+    "method with the higher one has the better fit of the same model.",
+    "time_memory_plot": "Good: far to the left; both axes are logarithmic.",
+    "volcano_plot": "Good: a broad base of grey genes around zero, with discoveries of both signs "
+    "standing out above it; a lopsided cloud asks for a look at the covariates.",
+    "simulation_plot": "Good: every subject has cells of every type, library sizes of the "
+    "conditions overlap, and the variance of most genes lies above the Poisson line, as in real "
+    "counts.",
+}
+
+# Okabe & Ito 2008, in the order in which methods take them
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#B8A800")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+LINES = ("-", (0, (5, 1.5)), (0, (4, 1.2, 1, 1.2)), (0, (1, 1)), (0, (8, 1.5, 1, 1.5, 1, 1.5)))
+INK, GREY, PALE, BAND = "#222222", "#8A8A8A", "#C9C9C9", "#E3E3E3"
+UP, DOWN = PALETTE[1], PALETTE[0]
+MAX_VECTOR_POINTS = 1500  # more points than this are drawn as pixels inside the SVG
+
+STYLE: dict[str, Any] = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": "#555555",
+    "axes.grid": True,
+    "axes.labelcolor": INK,
+    "axes.labelsize": 9.5,
+    "axes.linewidth": 0.8,
+    "axes.prop_cycle": cycler(color=PALETTE),
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "figure.constrained_layout.use": True,
+    "figure.dpi": 100,
+    "figure.facecolor": "white",
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "grid.color": "#EDEDED",
+    "grid.linewidth": 0.7,
+    "legend.fontsize": 8.5,
+    "legend.frameon": False,
+    "legend.handlelength": 2.2,
+    "lines.linewidth": 1.7,
+    "lines.solid_capstyle": "round",
+    "savefig.dpi": 200,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "flashmm",
+    "text.color": INK,
+    "xtick.color": "#555555",
+    "xtick.labelcolor": INK,
+    "xtick.labelsize": 8.5,
+    "ytick.color": "#555555",
+    "ytick.labelcolor": INK,
+    "ytick.labelsize": 8.5,
+}
+
+_P = ParamSpec("_P")
+
+
+def _styled(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
+    """Draw under the package's style, and leave the caller's settings as they were."""
+
+    @wraps(draw)
+    def styled(*args: _P.args, **kwargs: _P.kwargs) -> Figure:
+        with mpl.rc_context():
+            mpl.rcdefaults()
+            mpl.rcParams.update(STYLE)
+            return draw(*args, **kwargs)
+
+    return styled
+
+
+def save_figure(fig: Figure, stem: str | Path) -> tuple[Path, Path]:
+    """Write a figure as SVG and PNG, whole or not at all, the same bytes every time.
+
+    Parameters
+    ----------
+    fig : Figure
+        A figure of this module.
+    stem : str or Path
+        Path without ending; its folder is made.
+
+    Returns
+    -------
+    tuple of Path
+        The SVG and the PNG.
+    """
+    stem = Path(stem)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    paths = stem.with_name(f"{stem.name}.svg"), stem.with_name(f"{stem.name}.png")
+    # without date and version the bytes depend on the data alone
+    for path, metadata in zip(
+        paths, ({"Date": None, "Creator": None}, {"Software": None}), strict=True
+    ):
+        with mpl.rc_context(), atomic_path(path) as temporary:
+            mpl.rcdefaults()
+            mpl.rcParams.update(STYLE)
+            fig.savefig(temporary, format=path.suffix[1:], metadata=metadata)
+    return paths
+
+
+def method_colours(methods: Sequence[str]) -> dict[str, str]:
+    """Give each method its colour, in the order of the methods, the same in every figure."""
+    return {method: PALETTE[i % len(PALETTE)] for i, method in enumerate(dict.fromkeys(methods))}
+
+
+def _markers(methods: Sequence[str]) -> dict[str, str]:
+    return {method: MARKERS[i % len(MARKERS)] for i, method in enumerate(dict.fromkeys(methods))}
+
+
+def _check(frame: pd.DataFrame, columns: Sequence[str], what: str) -> None:
+    missing = [column for column in columns if column not in frame]
+    if missing:
+        raise InputError(f"{what}: columns {missing} are missing; found {list(frame.columns)}.")
+
+
+def _of_contrast(curves: Mapping[str, pd.DataFrame], contrast: str) -> dict[str, pd.DataFrame]:
+    """Rows of one contrast for every method."""
+    if not curves:
+        raise InputError("curves: no method was given; give {method: curve}.")
+    return {str(name): curve[curve["contrast"] == contrast] for name, curve in curves.items()}
+
+
+def _legend_below(fig: Figure, ax: Axes, **options: Any) -> None:
+    """Put the legend under the axes, where it covers no data, in as many columns as fit."""
+    handles, labels = ax.get_legend_handles_labels()
+    # inches per entry: about 0.075 a letter, and the handle
+    width = 0.075 * max(map(len, labels), default=0) + 0.65
+    columns = max(1, min(len(labels), int(fig.get_figwidth() / width)))
+    fig.legend(handles, labels, loc="outside lower center", ncols=columns, **options)
+
+
+# ----------------------------------------------------------------------------------------------
+# Calibration
+
+
+@_styled
+def qq_plot(curves: Mapping[str, pd.DataFrame], *, contrast: str = "all") -> Figure:
+    """Quantiles of null p-values against uniform ones, by method.
+
+    Parameters
+    ----------
+    curves : mapping
+        Method to ``Evaluation.curves["qq"]``.
+    contrast : str
+        The contrast to draw.
+
+    Returns
+    -------
+    Figure
+    """
+    chosen, fig = _of_contrast(curves, contrast), Figure(figsize=(5.2, 4.9))
+    ax, colours, markers = fig.subplots(), method_colours(list(curves)), _markers(list(curves))
+    widest = max(chosen.values(), key=lambda c: c["upper"].max() if len(c) else 0.0)
+    top = max(1.15 * float(widest["upper"].max()), 1.0) if len(widest) else 1.0
+    ceiling = max(top, 2.2 * float(widest["expected"].max())) if len(widest) else 1.0
+    end = 1.04 * float(widest["expected"].max()) if len(widest) else 1.0
+    ax.plot([0, end], [0, end], color=INK, lw=0.9, zorder=2)
+    for name, curve in chosen.items():
+        _qq_points(ax, name, curve, ceiling, colours[name], markers[name])
+    ax.fill_between(
+        widest["expected"], widest["lower"], widest["upper"], color=BAND, lw=0, label="95 % band"
+    )
+    ax.set(xlim=(0, end), ylim=(0, None), xlabel="Expected null p-value, −log₁₀")
+    ax.set_ylabel("Observed null p-value, −log₁₀")
+    _legend_below(fig, ax, markerscale=1.4)
+    return fig
+
+
+def _qq_points(
+    ax: Axes, name: str, curve: pd.DataFrame, ceiling: float, colour: str, marker: str
+) -> None:
+    """Points of one method; those above the ceiling sit on it as open arrowheads."""
+    x, y = curve["expected"].to_numpy(), curve["observed"].to_numpy()
+    beyond = y > ceiling
+    style = {"color": colour, "ls": "none", "zorder": 3, "rasterized": len(x) > MAX_VECTOR_POINTS}
+    ax.plot(x[~beyond], y[~beyond], marker=marker, ms=3.2, mew=0, label=name, **style)
+    if beyond.any():
+        ax.plot(x[beyond], np.full(beyond.sum(), ceiling), marker="^", ms=5, mfc="none", **style)
+
+
+@_styled
+def p_histogram(curves: Mapping[str, pd.DataFrame], *, contrast: str = "all") -> Figure:
+    """Histograms of null p-values, one panel per method.
+
+    Parameters
+    ----------
+    curves : mapping
+        Method to ``Evaluation.curves["p_histogram"]``.
+    contrast : str
+        The contrast to draw.
+
+    Returns
+    -------
+    Figure
+    """
+    chosen = _of_contrast(curves, contrast)
+    columns = 2 if len(chosen) == 4 else min(len(chosen), 3)
+    rows = -(-len(chosen) // columns)
+    fig = Figure(figsize=(2.7 * columns + 0.6, 2.3 * rows + 0.4))
+    axes = fig.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for ax in axes.flat[len(chosen) :]:
+        ax.remove()
+    for ax, (name, curve) in zip(axes.flat, chosen.items(), strict=False):
+        _p_bars(ax, curve, method_colours(list(curves))[name])
+        ax.set(title=name, xlim=(0, 1))
+        ax.tick_params(labelbottom=True)
+    fig.supxlabel("Null p-value", fontsize=9.5)
+    fig.supylabel("Density", fontsize=9.5)
+    return fig
+
+
+def _p_bars(ax: Axes, curve: pd.DataFrame, colour: str) -> None:
+    """Bars of one histogram over the band of its counts under uniform p-values."""
+    n, bins = int(curve["n"].sum()), len(curve)
+    # counts of a bin are binomial(n, 1/bins); density is count · bins / n
+    low, high = stats.binom.ppf([0.025, 0.975], n, 1 / bins) * bins / max(n, 1)
+    width = curve["right"] - curve["left"]
+    ax.bar(curve["left"], curve["density"], width, align="edge", color=colour, ec="white", lw=0.6)
+    ax.axhspan(low, high, color=GREY, alpha=0.28, lw=0, zorder=2)
+    ax.axhline(1, color=INK, lw=0.9, zorder=3)
+    ax.grid(False)
+
+
+@_styled
+def fpr_plot(metrics: pd.DataFrame, *, contrast: str = "all") -> Figure:
+    """False positive rates with 95 % Monte Carlo intervals, against their nominal levels.
+
+    Parameters
+    ----------
+    metrics : DataFrame
+        Rows of `Evaluation.metrics` (or of `average_metrics`) with a column `method`.
+    contrast : str
+        The contrast to draw.
+
+    Returns
+    -------
+    Figure
+    """
+    _check(metrics, ["method", "metric", "level", "value", "std_error", "contrast"], "metrics")
+    rows = metrics[(metrics["metric"] == "fpr") & (metrics["contrast"] == contrast)]
+    methods, levels = list(dict.fromkeys(rows["method"])), sorted(rows["level"].unique())[::-1]
+    fig = Figure(figsize=(max(4.6, 1.5 + len(levels) * (0.7 + 0.28 * len(methods))), 4.0))
+    ax, floor = fig.subplots(), _fpr_floor(rows)
+    for place, level in enumerate(levels):
+        ax.plot([place - 0.45, place + 0.45], [level, level], color=INK, ls=(0, (4, 2)), lw=1)
+    for i, method in enumerate(methods):
+        part = rows[rows["method"] == method].set_index("level").reindex(levels)
+        offset = (i - (len(methods) - 1) / 2) * min(0.8 / max(len(methods), 1), 0.22)
+        _fpr_marks(ax, method, part, np.arange(len(levels)) + offset, floor, i)
+    ax.set_yscale("log")
+    ax.set(xlim=(-0.5, len(levels) - 0.5), ylim=(floor / 1.3, None))
+    ax.set_xticks(range(len(levels)), [f"{level:g}" for level in levels])
+    ax.set(xlabel="Nominal level", ylabel="False positive rate (share of null tests)")
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+    ax.grid(axis="x", visible=False)
+    _legend_below(fig, ax)
+    return fig
+
+
+def _fpr_floor(rows: pd.DataFrame) -> float:
+    """Lowest rate that is drawn; a rate of zero is put there."""
+    positive = rows.loc[rows["value"] > 0, "value"]
+    lowest = min([*rows["level"], *positive]) if len(rows) else 1e-3
+    return lowest / 3
+
+
+def _fpr_marks(
+    ax: Axes, method: str, part: pd.DataFrame, x: np.ndarray, floor: float, i: int
+) -> None:
+    value, se = part["value"].to_numpy(dtype=float), part["std_error"].to_numpy(dtype=float)
+    colour, marker = PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]
+    some = value > 0
+    # the interval is symmetric in log(rate): se(log v) = se / v
+    spread = np.exp(1.96 * np.nan_to_num(se[some] / value[some]))
+    errors = [value[some] - value[some] / spread, value[some] * spread - value[some]]
+    ax.errorbar(
+        x[some], value[some], errors, fmt=marker, ms=5.5, color=colour, lw=1.3, label=str(method)
+    )
+    none = value == 0
+    if none.any():
+        ax.plot(x[none], np.full(none.sum(), floor), "v", ms=5.5, mfc="white", color=colour)
+        for place in x[none]:
+            ax.annotate("0", (place, floor), (0, 5), textcoords="offset points", ha="center")
+
+
+# ----------------------------------------------------------------------------------------------
+# Power
+
+
+@_styled
+def roc_plot(
+    curves: Mapping[str, pd.DataFrame],
+    *,
+    contrast: str = "all",
+    auc: Mapping[str, float] | None = None,
+    zoom: float = 0.1,
+) -> Figure:
+    """ROC curves, whole and for few false positives.
+
+    Parameters
+    ----------
+    curves : mapping
+        Method to ``Evaluation.curves["roc"]``.
+    contrast : str
+        The contrast to draw.
+    auc : mapping, optional
+        Method to area under the curve, said in the legend.
+    zoom : float
+        Largest false positive rate of the right panel.
+
+    Returns
+    -------
+    Figure
+    """
+    chosen, fig = _of_contrast(curves, contrast), Figure(figsize=(7.6, 4.1))
+    whole, part = fig.subplots(1, 2)
+    colours = method_colours(list(curves))
+    for i, (name, curve) in enumerate(chosen.items()):
+        label = name if auc is None else f"{name} (AUC {auc[name]:.3f})"
+        style = {"color": colours[name], "ls": LINES[i % len(LINES)], "drawstyle": "steps-post"}
+        for ax in (whole, part):
+            ax.plot(curve["fpr"], curve["tpr"], label=label, **style)
+    for ax, end in ((whole, 1.0), (part, zoom)):
+        ax.plot([0, 1], [0, 1], color=GREY, ls=":", lw=1.2)
+        ax.set(
+            xlim=(0, end), ylim=(0, 1.01), xlabel="False positive rate", ylabel="True positive rate"
+        )
+    part.axvline(0.05, color=INK, ls=(0, (4, 2)), lw=1)
+    part.annotate("0.05", (0.05, 0.12), (3, 0), textcoords="offset points")
+    whole.set_title("All thresholds")
+    part.set_title(f"False positive rate up to {zoom:g}")
+    _legend_below(fig, whole)
+    return fig
+
+
+@_styled
+def fdr_tpr_plot(
+    metrics: pd.DataFrame,
+    curves: Mapping[str, pd.DataFrame] | None = None,
+    *,
+    contrast: str = "all",
+    adjustment: str = "local",
+) -> Figure:
+    """True positive rate against the realised false discovery proportion.
+
+    Parameters
+    ----------
+    metrics : DataFrame
+        Rows of `Evaluation.metrics` (or of `average_metrics`) with a column `method`.
+    curves : mapping, optional
+        Method to ``Evaluation.curves["fdp_tpr"]``, drawn as thin lines behind the marks.
+    contrast : str
+        The contrast to draw.
+    adjustment : {"local", "global"}
+        P-values adjusted per contrast or over all contrasts.
+
+    Returns
+    -------
+    Figure
+    """
+    _check(metrics, ["method", "metric", "level", "value", "std_error", "contrast"], "metrics")
+    points = _fdp_points(metrics[metrics["contrast"] == contrast], adjustment)
+    methods = list(dict.fromkeys(points["method"]))
+    colours, markers = method_colours(methods), _markers(methods)
+    fig = Figure(figsize=(5.6, 4.7))
+    ax = fig.subplots()
+    for level in sorted(points["level"].unique()):
+        ax.axvline(level, color=INK, ls=(0, (4, 2)), lw=1, zorder=1)
+        ax.annotate(f"{level:.0%}", (level, 1), (2, 2), ("data", "axes fraction"), "offset points")
+    for method in methods:
+        if curves is not None:
+            curve = _of_contrast(curves, contrast)[method]
+            ax.plot(curve["fdp"], curve["tpr"], color=colours[method], lw=0.9, alpha=0.5, zorder=2)
+        _fdp_marks(ax, method, points[points["method"] == method], colours[method], markers[method])
+    reach = np.nanmax([0.25, *(points["fdp"] + 1.96 * points["fdp_error"].fillna(0)).tolist()])
+    ax.set(xlim=(0, min(1.05 * reach, 1)), ylim=(0, 1.01))
+    ax.set(xlabel="Realised false discovery proportion", ylabel="True positive rate")
+    ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    _legend_below(fig, ax)
+    return fig
+
+
+def _fdp_points(metrics: pd.DataFrame, adjustment: str) -> pd.DataFrame:
+    """One row per method and level: `fdp, fdp_error, tpr, tpr_error`."""
+    if adjustment not in ("local", "global"):
+        raise InputError(f"adjustment: {adjustment!r} is not known; use 'local' or 'global'.")
+    suffix = "" if adjustment == "local" else "_global"
+    keys, parts = ["method", "level"], []
+    for name in ("fdp", "tpr"):
+        rows = metrics[metrics["metric"] == f"{name}{suffix}"][[*keys, "value", "std_error"]]
+        parts.append(rows.rename(columns={"value": name, "std_error": f"{name}_error"}))
+    return parts[0].merge(parts[1], on=keys)
+
+
+def _fdp_marks(ax: Axes, method: str, points: pd.DataFrame, colour: str, marker: str) -> None:
+    """Marks with 95 % intervals; filled where the proportion is not above its nominal level."""
+    x, y = points["fdp"].to_numpy(), points["tpr"].to_numpy()
+    errors = {"xerr": 1.96 * points["fdp_error"], "yerr": 1.96 * points["tpr_error"]}
+    ax.errorbar(x, y, fmt="none", ecolor=colour, elinewidth=1, alpha=0.75, zorder=3, **errors)
+    controlled = x - 1.96 * points["fdp_error"].fillna(0).to_numpy() <= points["level"].to_numpy()
+    ax.plot([], [], marker=marker, ms=6.5, color=colour, ls="none", label=str(method))
+    ax.scatter(
+        x,
+        y,
+        s=46,
+        marker=marker,
+        ec=colour,
+        lw=1.5,
+        zorder=4,
+        clip_on=False,
+        c=[colour if good else "white" for good in controlled],
+    )
+
+
+# ----------------------------------------------------------------------------------------------
+# Agreement and cost
+
+
+@_styled
+def agreement_plot(
+    pairs: pd.DataFrame,
+    *,
+    labels: tuple[str, str] = ("flashmm", "MixedLM"),
+    unit: str = "log₂(1 + count)",
+) -> Figure:
+    """Numbers of two methods against each other, with the identity line.
+
+    Parameters
+    ----------
+    pairs : DataFrame
+        From `flashmm.evaluate.pair_fits`.
+    labels : tuple of str
+        Names of ours and of the reference.
+    unit : str
+        Unit of the response.
+
+    Returns
+    -------
+    Figure
+    """
+    _check(pairs, ["quantity", "name", "ours", "reference", "difference", "scaled"], "pairs")
+    fig = Figure(figsize=(7.6, 7.4))
+    axes = fig.subplots(2, 2)
+    panels = {
+        "estimate": (f"Coefficient ({unit})", "coefficient"),
+        "std_error": (f"Standard error ({unit})", "standard error"),
+        "theta": (f"Standard deviation ({unit})", "variance components (as SD)"),
+        "loglik": ("Log-likelihood", "log-likelihood"),
+    }
+    for ax, (quantity, (axis, title)) in zip(axes.flat, panels.items(), strict=True):
+        part = pairs[(pairs["quantity"] == quantity)].dropna(subset=["ours", "reference"])
+        _agreement_panel(ax, part, quantity == "theta")
+        ax.set(xlabel=f"{labels[1]}: {axis[0].lower()}{axis[1:]}", ylabel=labels[0])
+        ax.set_title(title[0].upper() + title[1:])
+        _say_agreement(ax, part, quantity, labels)
+    return fig
+
+
+def _agreement_panel(ax: Axes, part: pd.DataFrame, is_variance: bool) -> None:
+    columns = part[["reference", "ours"]].to_numpy(dtype=float)
+    if is_variance:
+        columns = np.sign(columns) * np.sqrt(np.abs(columns))
+    if len(columns):
+        low, high = columns.min(), columns.max()
+        margin = 0.05 * (high - low) or 1.0
+        ends = (low - margin, high + margin)
+        ax.plot(ends, ends, color=GREY, lw=1, zorder=1)
+        ax.set(xlim=ends, ylim=ends)
+    names = list(dict.fromkeys(part["name"])) if is_variance else [None]
+    for i, name in enumerate(names):
+        rows = (part["name"] == name).to_numpy() if name is not None else np.full(len(part), True)
+        ax.scatter(
+            columns[rows, 0],
+            columns[rows, 1],
+            s=18,
+            marker=MARKERS[i % len(MARKERS)],
+            color=PALETTE[i % len(PALETTE)],
+            alpha=0.75,
+            lw=0,
+            label=name,
+            zorder=3,
+            rasterized=int(rows.sum()) > MAX_VECTOR_POINTS,
+        )
+    ax.set_box_aspect(1)
+    ax.xaxis.set_major_locator(MaxNLocator(5))
+    ax.yaxis.set_major_locator(MaxNLocator(5))
+    if is_variance:
+        ax.legend(loc="lower right", handletextpad=0.2)
+
+
+def _say_agreement(ax: Axes, part: pd.DataFrame, quantity: str, labels: tuple[str, str]) -> None:
+    """Write the largest difference into the free corner of a panel."""
+    n = len(part)
+    of = {"estimate": "standard errors", "theta": "of the total variance"}.get(quantity, "")
+    largest = _power_of_ten(part["scaled"].max() if of else part["difference"].abs().max())
+    lines = [f"{n} pairs, differ by at most", f"{largest} {of}"] if n else ["nothing to compare"]
+    if n and quantity == "loglik":
+        ours, other = (part["difference"] > 1e-6).sum(), (part["difference"] < -1e-6).sum()
+        lines += ["higher in", f"  {labels[0]}: {ours}", f"  {labels[1]}: {other}"]
+    ax.text(0.04, 0.96, "\n".join(lines), transform=ax.transAxes, va="top", fontsize=8)
+
+
+def _power_of_ten(value: float) -> str:
+    """Write a number as 4.3·10⁻⁷."""
+    if not np.isfinite(value) or value == 0:
+        return f"{value:g}"
+    mantissa, exponent = f"{value:.1e}".split("e")
+    digits = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"{mantissa}·10{digits}"
+
+
+@_styled
+def time_memory_plot(records: pd.DataFrame) -> Figure:
+    """Fitting time per gene and peak memory, by method.
+
+    Parameters
+    ----------
+    records : DataFrame
+        `method, seconds, genes` (how many genes the seconds were spent on), `peak_memory_mib`; one
+        row per run, or per gene with ``genes = 1``.
+
+    Returns
+    -------
+    Figure
+    """
+    _check(records, ["method", "seconds", "genes", "peak_memory_mib"], "records")
+    methods = list(dict.fromkeys(records["method"]))
+    fig = Figure(figsize=(7.6, 1.3 + 0.42 * len(methods)))
+    left, right = fig.subplots(1, 2, sharey=True)
+    per_gene = 1e3 * records["seconds"] / records["genes"]
+    _strip(left, records["method"], per_gene, "Time per gene (ms)")
+    _strip(right, records["method"], records["peak_memory_mib"], "Peak memory of the process (MiB)")
+    left.set_yticks(range(len(methods)), methods)
+    left.set_ylim(len(methods) - 0.4, -0.6)
+    return fig
+
+
+def _strip(ax: Axes, methods: pd.Series, values: pd.Series, label: str) -> None:
+    """Runs as dots on a logarithmic axis, the median as a bar with its value."""
+    colours = method_colours(list(methods))
+    for i, (method, colour) in enumerate(colours.items()):
+        x = values[methods == method].dropna().to_numpy(dtype=float)
+        if not len(x):
+            continue
+        jitter = np.linspace(-0.16, 0.16, len(x)) if len(x) > 1 else np.zeros(1)
+        ax.scatter(x, i + jitter, s=16, color=colour, alpha=0.55, lw=0, zorder=3)
+        median = float(np.median(x))
+        ax.plot([median, median], [i - 0.28, i + 0.28], color=colour, lw=2.4, zorder=4)
+        ax.annotate(
+            f"{median:.3g}",
+            (median, i - 0.3),
+            (0, 1),
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            fontsize=8,
+        )
+    ax.set_xscale("log")
+    _widen_to_decade(ax)
+    ax.set_xlabel(label)
+    ax.grid(axis="y", visible=False)
+
+
+def _widen_to_decade(ax: Axes) -> None:
+    """Show at least a factor of ten, with plain numbers, so that small gaps stay small."""
+    low, high = ax.get_xlim()
+    centre, half = np.sqrt(low * high), max(np.sqrt(high / low), np.sqrt(20.0))
+    ax.set_xlim(centre / half, centre * half)
+    ax.xaxis.set_major_locator(LogLocator(10, subs=(1, 3) if half < 12 else (1,)))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+
+
+# ----------------------------------------------------------------------------------------------
+# Results
+
+
+@_styled
+def volcano_plot(
+    table: pd.DataFrame,
+    contrast: str | None = None,
+    *,
+    fdr: float = 0.05,
+    top: int = 10,
+    unit: str = "log₂(1 + count)",
+) -> Figure:
+    """Estimates against p-values of one contrast, with the names of the top genes.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Tidy tests with `gene, contrast, estimate, p_value, adj_p_value` (and `log10_p`).
+    contrast : str, optional
+        The contrast to draw; needed when the table has several.
+    fdr : float
+        Adjusted p-values up to this are discoveries.
+    top : int
+        Number of genes to name, smallest p first.
+    unit : str
+        Unit of the estimate.
+
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    InputError
+        Several contrasts and none chosen, or a joint test, which has no direction.
+    """
+    tests = _volcano_tests(table, contrast)
+    found = (tests["adj_p_value"] <= fdr).to_numpy()
+    up = (tests["estimate"] > 0).to_numpy()
+    fig = Figure(figsize=(6.4, 4.9))
+    ax = fig.subplots()
+    ax.axvline(0, color=GREY, lw=0.8, zorder=1)
+    for rows, colour, size, word in (
+        (~found, PALE, 9, f"not at {fdr:.0%}"),
+        (found & up, UP, 17, "up"),
+        (found & ~up, DOWN, 17, "down"),
+    ):
+        ax.scatter(
+            tests["estimate"][rows],
+            tests["score"][rows],
+            s=size,
+            color=colour,
+            lw=0,
+            alpha=0.85,
+            label=f"{rows.sum():,} {word}",
+            zorder=2,
+            rasterized=int(rows.sum()) > MAX_VECTOR_POINTS,
+        )
+    reach = 1.35 * float(tests["estimate"].abs().max()) if len(tests) else 1.0
+    ax.set(xlim=(-reach, reach), ylim=(0, None))
+    ax.set_ylim(0, 1.08 * ax.get_ylim()[1])
+    ax.set_title(str(tests["contrast"].iloc[0]) if len(tests) else "", wrap=True)
+    ax.set(xlabel=f"Estimate (difference in {unit})", ylabel="p-value, −log₁₀")
+    _name_genes(ax, tests[found].nlargest(top, "score"))
+    _legend_below(fig, ax, markerscale=1.5, handletextpad=0.1)
+    return fig
+
+
+def _volcano_tests(table: pd.DataFrame, contrast: str | None) -> pd.DataFrame:
+    """Tests of one contrast that have a p-value, with `score` = −log10 p."""
+    _check(table, ["gene", "contrast", "estimate", "p_value", "adj_p_value"], "table")
+    names = list(table["contrast"].unique())
+    if contrast is None and len(names) > 1:
+        raise InputError(f"contrast: the table has {len(names)}, choose one of {names[:5]}.")
+    if contrast is not None and contrast not in names:
+        raise InputError(f"contrast: {contrast!r} is not in the table; it has {names[:5]}.")
+    tests = table[table["contrast"] == contrast] if contrast is not None else table
+    tests = tests[tests["p_value"].notna()]
+    if len(tests) and tests["estimate"].isna().all():
+        raise InputError(
+            f"contrast: {names[0] if contrast is None else contrast!r} is a joint test "
+            "without a direction; a volcano needs single contrasts."
+        )
+    with np.errstate(divide="ignore"):
+        log10_p = tests["log10_p"] if "log10_p" in tests else np.log10(tests["p_value"])
+    tests = tests.assign(score=-log10_p)
+    return tests[np.isfinite(tests["score"])].reset_index(drop=True)
+
+
+def _name_genes(ax: Axes, genes: pd.DataFrame) -> None:
+    """Write names beside their points, up on the right and down on the left, none over another."""
+    bottom, height = ax.get_ylim()[0], np.ptp(ax.get_ylim())
+    gap, edge = 0.048 * height, 0.97 * max(ax.get_xlim())
+    for side, part in ((1, genes[genes["estimate"] > 0]), (-1, genes[genes["estimate"] <= 0])):
+        part = part.sort_values("score", ascending=False, kind="stable")
+        heights = _spread(part["score"].to_numpy(), gap, bottom + gap)
+        for (x, y, name), at in zip(
+            part[["estimate", "score", "gene"]].itertuples(index=False), heights, strict=True
+        ):
+            ax.annotate(
+                str(name),
+                (x, y),
+                (side * edge, at),
+                ha="right" if side > 0 else "left",
+                va="center",
+                fontsize=8,
+                style="italic",
+                arrowprops={
+                    "arrowstyle": "-",
+                    "color": PALE,
+                    "lw": 0.6,
+                    "shrinkA": 1,
+                    "shrinkB": 2,
+                },
+            )
+
+
+def _spread(heights: np.ndarray, gap: float, bottom: float) -> np.ndarray:
+    """Push descending heights at least `gap` apart, downwards, and not below `bottom`."""
+    placed = heights.astype(float)
+    for i in range(1, len(placed)):
+        placed[i] = min(placed[i], placed[i - 1] - gap)
+    lowest = bottom + gap * np.arange(len(placed))[::-1]
+    return np.maximum(placed, lowest)
+
+
+# ----------------------------------------------------------------------------------------------
+# The simulated (or real) counts themselves
+
+
+def gene_moments(counts: Any) -> pd.DataFrame:
+    """Mean and variance of every gene over cells.
+
+    Parameters
+    ----------
+    counts : (cells, genes) array or sparse matrix
+        Raw counts; a sparse matrix stays sparse.
+
+    Returns
+    -------
+    DataFrame
+        `mean, variance` (denominator cells − 1), one row per gene.
+    """
+    n = counts.shape[0]
+    squares = counts.multiply(counts) if sparse.issparse(counts) else np.square(counts, dtype=float)
+    mean = np.asarray(counts.mean(axis=0), dtype=float).ravel()
+    mean_square = np.asarray(squares.mean(axis=0), dtype=float).ravel()
+    return pd.DataFrame({"mean": mean, "variance": (mean_square - mean**2) * n / max(n - 1, 1)})
+
+
+@_styled
+def simulation_plot(
+    obs: pd.DataFrame,
+    moments: pd.DataFrame,
+    *,
+    reference: pd.DataFrame | None = None,
+    subject: str = "subject",
+    cell_type: str = "cell_type",
+    condition: str = "condition",
+    libsize: str = "libsize",
+) -> Figure:
+    """Show the design and the counts: cells, library sizes, and variance against mean.
+
+    Parameters
+    ----------
+    obs : DataFrame
+        One row per cell with the named columns (`cell_type` and `condition` may be absent).
+    moments : DataFrame
+        `mean, variance` per gene, from `gene_moments`.
+    reference : DataFrame, optional
+        The same of the counts that a simulation was made from.
+    subject, cell_type, condition, libsize : str
+        Names of the columns.
+
+    Returns
+    -------
+    Figure
+    """
+    _check(obs, [subject, libsize], "obs")
+    _check(moments, ["mean", "variance"], "moments")
+    cells = _cell_table(obs, subject, cell_type, condition)
+    fig = Figure(figsize=(9.6, 3.4 + 0.11 * max(len(cells) - 12, 0)))
+    heat, size, trend = fig.subplots(1, 3, width_ratios=(1.15, 1, 1))
+    _cell_heatmap(fig, heat, cells)
+    _libsize_histogram(size, obs, libsize, condition)
+    _mean_variance(trend, moments, reference)
+    return fig
+
+
+def _cell_table(obs: pd.DataFrame, subject: str, cell_type: str, condition: str) -> pd.DataFrame:
+    """Cells per subject (rows, by condition) and cell type (columns)."""
+    rows = [obs[column].astype(str) for column in (condition, subject) if column in obs]
+    types = obs[cell_type].astype(str) if cell_type in obs else pd.Series("all cells", obs.index)
+    table = pd.crosstab(rows if len(rows) > 1 else rows[0], types)
+    if len(rows) > 1:
+        table.index = pd.Index([f"{name} · {group}" for group, name in table.index])
+    return table
+
+
+def _cell_heatmap(fig: Figure, ax: Axes, cells: pd.DataFrame) -> None:
+    values = cells.to_numpy()
+    image = ax.imshow(values, aspect="auto", cmap="Blues", vmin=0)
+    ax.set_xticks(range(cells.shape[1]), list(cells.columns), rotation=40, ha="right")
+    ax.set_yticks(range(cells.shape[0]), list(cells.index))
+    ax.tick_params(length=0, labelsize=7 if len(cells) <= 30 else 5)
+    ax.grid(False)
+    ax.set_title("Cells per subject and type")
+    if values.size <= 120:
+        dark = values > 0.55 * values.max()
+        for (i, j), count in np.ndenumerate(values):
+            ink = "white" if dark[i, j] else INK
+            ax.text(j, i, f"{count:,}", ha="center", va="center", fontsize=6.5, color=ink)
+    else:
+        fig.colorbar(image, ax=ax, label="Cells", shrink=0.8)
+
+
+def _libsize_histogram(ax: Axes, obs: pd.DataFrame, libsize: str, condition: str) -> None:
+    size = obs[libsize].to_numpy(dtype=float)
+    positive = size[size > 0]
+    bins = np.geomspace(positive.min(), positive.max() * 1.0001, 41) if len(positive) else 10
+    groups = (
+        obs[condition].astype(str).to_numpy() if condition in obs else np.full(len(obs), "cells")
+    )
+    for i, group in enumerate(sorted(set(groups))):
+        colour = PALETTE[i % len(PALETTE)]
+        style = {
+            "bins": bins,
+            "weights": np.full((groups == group).sum(), 100 / (groups == group).sum()),
+        }
+        ax.hist(size[groups == group], histtype="stepfilled", color=colour, alpha=0.18, **style)
+        ax.hist(size[groups == group], histtype="step", color=colour, lw=1.5, label=group, **style)
+    ax.set_xscale("log")
+    ax.set(xlabel="Library size (counts per cell)", ylabel="Cells of the condition (%)")
+    ax.set_title("Library size")
+    ax.legend(loc="upper left")
+
+
+def _mean_variance(ax: Axes, moments: pd.DataFrame, reference: pd.DataFrame | None) -> None:
+    shown = [(moments, PALETTE[0], "genes", 3)]
+    if reference is not None:
+        shown.append((reference, PALETTE[4], "reference", 2))
+    for frame, colour, label, order in shown:
+        some = frame[(frame["mean"] > 0) & (frame["variance"] > 0)]
+        ax.scatter(
+            some["mean"],
+            some["variance"],
+            s=9,
+            color=colour,
+            alpha=0.5,
+            lw=0,
+            label=label,
+            zorder=order,
+            rasterized=len(some) > MAX_VECTOR_POINTS,
+        )
+    ends = moments.loc[moments["mean"] > 0, "mean"].agg(["min", "max"]).to_numpy()
+    ax.plot(ends, ends, color=INK, ls=(0, (4, 2)), lw=1, label="Poisson", zorder=4)
+    ax.set(xscale="log", yscale="log", xlabel="Mean (counts)")
+    ax.set_ylabel("Variance (counts²)")
+    ax.set_title("Genes")
+    ax.legend(loc="upper left", markerscale=1.5, handletextpad=0.3)

@@ -1,0 +1,863 @@
+"""Simulate counts of many subjects, cell types and conditions from a negative binomial model.
+
+For gene g in a cell of subject s and cell type t,
+
+    y ~ NB(mean = mu, size = size_g),  variance mu + mu² / size_g,
+    log mu = log mean_g + (log libsize − its mean over cells) + a_sg + b_stg + log_fc_gt · treated,
+
+with a ~ N(0, subject_variance), b ~ N(0, subject_cell_type_variance) and natural logarithms.
+The model is that of FLASHMM's ``simuRNAseq`` (Xu et al., Nat Commun 17:2384, 2026) with the
+component b added. The offset and the effects have mean zero on the log scale, so `mean_g` is the
+expected count of a cell with the geometric mean library size and no effects.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
+from os import PathLike
+from pathlib import Path
+from string import ascii_uppercase
+from typing import Any, NamedTuple
+
+import anndata
+import h5py
+import numpy as np
+import pandas as pd
+from anndata.utils import make_index_unique
+from numpy.typing import NDArray
+from scipy import sparse
+from tqdm.auto import tqdm
+
+from flashmm.counts import is_counts, open_counts
+from flashmm.groups import listed
+from flashmm.io import atomic_path, file_digest, package_version
+from flashmm.kernels.negative_binomial import (
+    LARGEST_COUNT,
+    Floats,
+    Integers,
+    apportion,
+    child_seed,
+    draw_block,
+    draw_effects,
+    draw_log_fc,
+    reference_parameters,
+    resample,
+    stream,
+)
+from flashmm.options import InputError, note
+
+Seed = int | Sequence[int] | np.random.SeedSequence
+
+DEFAULT_GENES = 1_000
+DEFAULT_CELLS = 5_000
+LOG_LIBSIZE_SD = 0.5  # droplet data: 0.56 in the Kang 2018 PBMC subset that the tests read
+BLOCK_CELLS = 256  # cells per random stream; part of what a seed means, so never an option
+GROUPINGS = ("subject", "cell_type", "condition")
+DIRECTIONS = ("both", "up", "down")
+
+
+@dataclass(frozen=True, eq=False)
+class SimulationSpec:
+    """What to simulate; checked when it is made.
+
+    Attributes
+    ----------
+    reference : AnnData, path of an .h5ad file, or None
+        Raw counts (cells x genes) that give the means, dispersions and library sizes. None draws
+        mean = 1 + Poisson(1) and size = 1 + Poisson(1) for each gene, and log-normal library sizes
+        (standard deviation 0.5 of the natural log) around the sum of the means.
+    metadata : DataFrame or None
+        One row per cell with `subject`, `cell_type`, `condition` and, optionally, `libsize`; other
+        columns are carried along. None draws the cells; then `n_subjects`, `n_cell_types`,
+        `n_conditions` and `nested` apply, which are ignored otherwise.
+    n_genes : int or None
+        None: as many as the reference has, 1,000 without one. Other numbers than the reference's
+        are drawn from it at random, with replacement only where more are wanted than there are.
+    n_cells : int or None
+        None: as many as `metadata` has, else as the reference has, else 5,000. Rows of `metadata`
+        and library sizes of the reference are drawn like the genes.
+    n_subjects, n_cell_types, n_conditions : int
+        Numbers of the drawn design; conditions are named A, B, ... (at most 26), cell types type1,
+        type2, ..., subjects A1, B1, ... (nested) or S1, S2, ..., numbers padded with zeros.
+    nested : bool
+        Whether a subject has one condition (subjects are split over the conditions as evenly as
+        possible, the first conditions taking what is left over) or cells of all conditions.
+    treated : str or None
+        The condition in which the DE effects act; None takes the last in sorted order.
+    n_de_genes : int or None
+        DE genes in total, None as many as there are cell types. A gene is DE in one cell type.
+    n_de_by_type : mapping of str to int, or None
+        DE genes of each cell type; types not named have none.
+    de_proportions : mapping of str to float, sequence of float, or None
+        Shares of `n_de_genes` per cell type, scaled to sum to 1; None is equal shares. What
+        rounding leaves over is given at random, with the lost fractions as probabilities.
+    direction : {"both", "up", "down"}
+        Sign of the log fold changes; "both" tosses a fair coin per gene.
+    min_log_fc, max_log_fc : float
+        Range of the uniform absolute log fold changes (natural log).
+    adjust_libsize : bool
+        False gives every cell the mean library size, so that the offset is zero.
+    subject_variance, subject_cell_type_variance : float
+        Variances of the normal effects per gene and subject, and per gene, subject and cell type.
+
+    Raises
+    ------
+    InputError
+        Names the field, what was found, and what is allowed.
+    """
+
+    reference: anndata.AnnData | str | PathLike[str] | None = None
+    metadata: pd.DataFrame | None = None
+    n_genes: int | None = None
+    n_cells: int | None = None
+    n_subjects: int = 25
+    n_cell_types: int = 10
+    n_conditions: int = 2
+    nested: bool = True
+    treated: str | None = None
+    n_de_genes: int | None = None
+    n_de_by_type: Mapping[str, int] | None = None
+    de_proportions: Mapping[str, float] | Sequence[float] | None = None
+    direction: str = "both"
+    min_log_fc: float = 0.25
+    max_log_fc: float = 1.0
+    adjust_libsize: bool = True
+    subject_variance: float = 0.1
+    subject_cell_type_variance: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        _check_types(self)
+        if self.metadata is None:
+            _check_drawn_design(self)
+        else:
+            _check_metadata(self.metadata)
+        _check_effects(self)
+        _check_de_numbers(self)
+
+    @property
+    def cell_types(self) -> list[str]:
+        """Names of the cell types, in the order of their categories."""
+        if self.metadata is None:
+            return _labels("type", self.n_cell_types)
+        return list(_categorical(self.metadata["cell_type"]).categories)
+
+    @property
+    def conditions(self) -> list[str]:
+        """Names of the conditions, in the order of their categories."""
+        if self.metadata is None:
+            return list(ascii_uppercase[: self.n_conditions])
+        return list(_categorical(self.metadata["condition"]).categories)
+
+    @property
+    def treated_condition(self) -> str:
+        """`treated`, or the last condition in sorted order."""
+        return sorted(self.conditions)[-1] if self.treated is None else self.treated
+
+    @property
+    def total_de_genes(self) -> int:
+        """Number of DE genes over all cell types."""
+        if self.n_de_by_type is not None:
+            return sum(self.n_de_by_type.values())
+        return len(self.cell_types) if self.n_de_genes is None else self.n_de_genes
+
+    def describe(self) -> dict[str, Any]:
+        """All fields as plain values that JSON can hold; data are named by their shape."""
+        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+
+
+@dataclass(frozen=True, eq=False)
+class Simulation:
+    """Simulated counts and what is true about them.
+
+    Attributes
+    ----------
+    adata : AnnData (cells, genes)
+        `X`: whole counts as CSR float32, the form in which scanpy reads and writes counts. `obs`:
+        categories `subject`, `cell_type`, `condition`, and `libsize`, the target library size (not
+        the realised total). `var`: `mean` and `dispersion` of each gene, and `reference_gene` with
+        a reference. `uns["flashmm"]`: `truth`, `reference`, `treated`, and JSON texts of the rest.
+        Backed by the file when the simulation was written to one.
+    truth : DataFrame
+        `gene`, `cell_type`, `log_fc` (natural log) of the DE pairs; every other pair is null.
+    reference : DataFrame
+        `gene`, `mean`, `dispersion` of the genes that were drawn from. The dispersion is the *size*
+        of the negative binomial: variance = mean + mean² / dispersion.
+    treated : str
+        The condition in which the effects act.
+    spec : SimulationSpec
+    seed : int or sequence of int or SeedSequence
+    notes : tuple of str
+        What was decided on the way, such as genes left out.
+    path : Path or None
+        The file that holds the counts; None when they are in memory.
+    """
+
+    adata: anndata.AnnData
+    truth: pd.DataFrame
+    reference: pd.DataFrame
+    treated: str
+    spec: SimulationSpec
+    seed: Seed
+    notes: tuple[str, ...] = ()
+    path: Path | None = None
+
+
+def simulate_counts(
+    spec: SimulationSpec,
+    seed: Seed,
+    *,
+    path: str | PathLike[str] | None = None,
+    chunk_cells: int = 4_096,
+    progress: bool | None = None,
+) -> Simulation:
+    """Simulate counts, in memory or straight into an .h5ad file.
+
+    The design, the effects and the counts come from separate random streams (the counts from one
+    per 256 cells), so that changing the DE genes leaves the cells as they are, and the result
+    depends neither on `chunk_cells` nor on where it is kept.
+
+    Parameters
+    ----------
+    spec : SimulationSpec
+    seed : int, sequence of int, or numpy.random.SeedSequence
+        The same spec and seed give the same counts.
+    path : path of an .h5ad file, optional
+        Write there, chunk by chunk, and return an AnnData backed by it: memory then holds one chunk
+        and the sheet of cells, whatever the number of cells. The file appears when it is complete.
+    chunk_cells : int
+        Cells per chunk, rounded up to whole blocks of 256 cells.
+    progress : bool, optional
+        Whether to show a progress bar; None shows it on a terminal.
+
+    Returns
+    -------
+    Simulation
+
+    Raises
+    ------
+    InputError
+        The seed, the reference or a number that the reference cannot serve.
+    """
+    _check_whole("chunk_cells", chunk_cells, 1)
+    plan = _plan(spec, seed)
+    chunks = _chunks(plan, -(-chunk_cells // BLOCK_CELLS), progress)
+    sheet = anndata.AnnData(obs=plan.obs, var=plan.var, uns={"flashmm": _self_description(plan)})
+    if path is None:
+        sheet.X = sparse.vstack(list(chunks), format="csr")
+    else:
+        sheet = _write(sheet, chunks, Path(path))
+    return Simulation(
+        adata=sheet,
+        truth=plan.truth,
+        reference=plan.reference,
+        treated=spec.treated_condition,
+        spec=spec,
+        seed=seed,
+        notes=plan.notes,
+        path=None if path is None else Path(path),
+    )
+
+
+def draw_metadata(
+    rng: np.random.Generator,
+    n_cells: int,
+    n_subjects: int,
+    n_cell_types: int,
+    n_conditions: int = 2,
+    nested: bool = True,
+) -> pd.DataFrame:
+    """Draw the cell type, condition and subject of each cell uniformly.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+    n_cells, n_subjects, n_cell_types, n_conditions : int
+    nested : bool
+        Draw the subject among those of the cell's condition, `n_subjects` being split over the
+        conditions evenly, instead of among all.
+
+    Returns
+    -------
+    DataFrame (cells, 3)
+        Categories `subject`, `cell_type`, `condition`; the index names the cells.
+    """
+    cell_type = rng.integers(n_cell_types, size=n_cells)
+    condition = rng.integers(n_conditions, size=n_cells)
+    conditions = ascii_uppercase[:n_conditions]
+    if nested:
+        per_condition = n_subjects // n_conditions + (
+            np.arange(n_conditions) < n_subjects % n_conditions
+        )
+        first = np.cumsum(per_condition) - per_condition
+        subject = first[condition] + rng.integers(per_condition[condition])
+        subjects = _nested_labels(conditions, per_condition)
+    else:
+        subject = rng.integers(n_subjects, size=n_cells)
+        subjects = _labels("S", n_subjects)
+    return pd.DataFrame(
+        {
+            "subject": pd.Categorical.from_codes(subject, pd.Index(subjects)),
+            "cell_type": pd.Categorical.from_codes(
+                cell_type, pd.Index(_labels("type", n_cell_types))
+            ),
+            "condition": pd.Categorical.from_codes(condition, pd.Index(list(conditions))),
+        },
+        index=pd.Index(_labels("cell", n_cells), dtype=object),
+    )
+
+
+# --- the plan: everything except the counts -------------------------------------------------------
+
+
+class _Streams(NamedTuple):
+    """One seed per purpose, so that no purpose disturbs another."""
+
+    cells: np.random.SeedSequence
+    libsize: np.random.SeedSequence
+    genes: np.random.SeedSequence
+    de: np.random.SeedSequence
+    subject: np.random.SeedSequence
+    pair: np.random.SeedSequence
+    counts: np.random.SeedSequence
+
+    @classmethod
+    def from_seed(cls, seed: Seed) -> _Streams:
+        root = _seed_sequence(seed)
+        return cls(*(child_seed(root, purpose) for purpose in range(len(cls._fields))))
+
+
+@dataclass(frozen=True, eq=False)
+class _Background:
+    """What to draw from: parameters of genes and, with a reference, the totals of its cells."""
+
+    reference: pd.DataFrame
+    totals: pd.Series | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """A simulation whose design and effects are decided; `block` draws its counts."""
+
+    spec: SimulationSpec
+    seed: Seed
+    streams: _Streams
+    obs: pd.DataFrame
+    var: pd.DataFrame
+    reference: pd.DataFrame
+    truth: pd.DataFrame
+    offset: Floats  # (cells,) centred log library sizes
+    subject: Integers  # (cells,) codes
+    cell_type: Integers  # (cells,) codes
+    pair: Integers  # (cells,) codes of subject x cell type
+    is_treated: NDArray[np.bool_]  # (cells,)
+    de_cell_type: Integers  # (DE genes,) codes; the DE genes are the last genes
+    notes: tuple[str, ...]
+
+    @property
+    def n_blocks(self) -> int:
+        return -(-len(self.obs) // BLOCK_CELLS)
+
+    def block(self, index: int) -> sparse.csr_matrix:
+        """Counts of one block of cells, from its own random stream."""
+        cells = slice(index * BLOCK_CELLS, (index + 1) * BLOCK_CELLS)
+        rng = stream(self.streams.counts, index)
+        try:
+            return draw_block(rng, self.log_mean(cells), self.var["dispersion"].to_numpy())
+        except OverflowError as error:
+            raise InputError(
+                f"simulate_counts: {error} is not one that cells have (limit {LARGEST_COUNT:,}); "
+                "lower the variances, max_log_fc or the means of the reference"
+            ) from error
+
+    def log_mean(self, cells: slice) -> Floats:
+        """Natural log of the expected counts (cells, genes)."""
+        spec, streams = self.spec, self.streams
+        log_mean = self.offset[cells, None] + np.log(self.var["mean"].to_numpy())
+        _add_effects(log_mean, streams.subject, self.subject[cells], spec.subject_variance)
+        _add_effects(log_mean, streams.pair, self.pair[cells], spec.subject_cell_type_variance)
+        is_type = self.cell_type[cells, None] == self.de_cell_type
+        responds = self.is_treated[cells, None] & is_type
+        log_mean[:, len(self.var) - len(self.truth) :] += responds * self.truth["log_fc"].to_numpy()
+        return log_mean
+
+
+def _add_effects(
+    log_mean: Floats, seed: np.random.SeedSequence, level: Integers, variance: float
+) -> None:
+    if variance > 0:
+        levels, where = np.unique(level, return_inverse=True)
+        log_mean += draw_effects(seed, levels, log_mean.shape[1], variance)[where]
+
+
+def _plan(spec: SimulationSpec, seed: Seed) -> _Plan:
+    streams = _Streams.from_seed(seed)
+    background = _background(spec, streams.genes)
+    var = _genes(spec, background.reference, streams.genes)
+    cells = _cells(spec, background.totals, streams.cells)
+    libsize = _library_sizes(spec, cells, background.totals, var["mean"].sum(), streams.libsize)
+    truth = _truth(spec, var.index, streams.de)
+    subject, cell_type = _codes(cells["subject"]), _codes(cells["cell_type"])
+    is_treated = (cells["condition"] == spec.treated_condition).to_numpy()
+    log_libsize = np.log(libsize)
+    return _Plan(
+        spec=spec,
+        seed=seed,
+        streams=streams,
+        obs=_obs(cells, libsize),
+        var=var,
+        reference=background.reference,
+        truth=truth,
+        offset=log_libsize - log_libsize.mean(),
+        subject=subject,
+        cell_type=cell_type,
+        pair=subject * len(spec.cell_types) + cell_type,
+        is_treated=is_treated,
+        de_cell_type=_codes(truth["cell_type"].astype(cells["cell_type"].dtype)),
+        notes=(*background.notes, *_design_notes(cells, truth, is_treated)),
+    )
+
+
+def _codes(values: pd.Series) -> Integers:
+    return np.asarray(values.cat.codes, dtype=np.int64)
+
+
+def _background(spec: SimulationSpec, seed: np.random.SeedSequence) -> _Background:
+    if spec.reference is not None:
+        try:
+            return _read_reference(spec.reference)
+        except InputError as error:
+            raise InputError(f"reference: {error}") from error
+    rng = stream(seed, 0)
+    n_genes = DEFAULT_GENES if spec.n_genes is None else spec.n_genes
+    mean = 1.0 + rng.poisson(1.0, size=n_genes)
+    size = 1.0 + rng.poisson(1.0, size=n_genes)
+    return _Background(_gene_frame(_labels("gene", n_genes), mean, size))
+
+
+def _read_reference(reference: anndata.AnnData | str | PathLike[str]) -> _Background:
+    """One pass over the reference: moments of the genes, totals of the cells."""
+    with open_counts(reference) as source:
+        source.check_names()
+        n_cells, n_genes = source.matrix.shape
+        if n_cells < 2:
+            raise InputError(f"{source.name} has 1 cell; variances need at least 2.")
+        total, total_of_squares = np.zeros(n_genes), np.zeros(n_genes)
+        libsize = np.zeros(n_cells)
+        for block in source.blocks():
+            if not is_counts(block.values):
+                raise InputError(
+                    f"{source.name} holds values below 0 or not whole; give raw counts."
+                )
+            total += np.bincount(block.genes, block.values, n_genes)
+            total_of_squares += np.bincount(block.genes, block.values**2, n_genes)
+            libsize += np.bincount(block.cells, block.values, n_cells)
+        genes, cells = source.genes.astype(str), map(_text, source.cell_names[:])
+    mean, size = reference_parameters(n_cells, total, total_of_squares)
+    kept = np.isfinite(size)
+    return _Background(
+        reference=_gene_frame(genes[kept], mean[kept], size[kept]),
+        totals=pd.Series(libsize, index=pd.Index(cells)),
+        notes=_reference_notes(mean, kept, libsize),
+    )
+
+
+def _gene_frame(genes: Iterable[str], mean: NDArray[Any], size: NDArray[Any]) -> pd.DataFrame:
+    return pd.DataFrame({"gene": list(genes), "mean": mean, "dispersion": size})
+
+
+def _reference_notes(mean: Floats, kept: NDArray[np.bool_], libsize: Floats) -> tuple[str, ...]:
+    if not kept.any():
+        raise InputError(
+            "no gene has a variance above its mean, so no negative binomial fits; "
+            "give raw counts of more cells."
+        )
+    notes = []
+    left_out, empty = np.count_nonzero(~kept), np.count_nonzero(mean == 0)
+    if left_out:
+        notes.append(
+            note(
+                f"reference: {left_out} of {len(kept)} genes left out "
+                f"({empty} without counts, {left_out - empty} with variance <= mean)."
+            )
+        )
+    if not libsize.all():
+        without = np.count_nonzero(libsize == 0)
+        notes.append(note(f"reference: {without} cells without counts left out."))
+    return tuple(notes)
+
+
+def _genes(
+    spec: SimulationSpec, reference: pd.DataFrame, seed: np.random.SeedSequence
+) -> pd.DataFrame:
+    """The simulated genes: the reference's in their order, or drawn from them."""
+    n_genes = len(reference) if spec.n_genes is None else spec.n_genes
+    if spec.total_de_genes > n_genes:
+        raise InputError(
+            f"SimulationSpec: {spec.total_de_genes} DE genes asked for among {n_genes} genes; "
+            "lower n_de_genes (or n_de_by_type) or raise n_genes"
+        )
+    drawn = reference.iloc[resample(stream(seed, 1), len(reference), n_genes)]
+    names = make_index_unique(pd.Index(drawn["gene"].to_numpy(), dtype=object))
+    var = drawn[["mean", "dispersion"]].set_axis(names, axis=0)
+    if spec.reference is not None:
+        var["reference_gene"] = drawn["gene"].to_numpy()
+    return var
+
+
+def _cells(
+    spec: SimulationSpec, totals: pd.Series | None, seed: np.random.SeedSequence
+) -> pd.DataFrame:
+    """The sheet of cells, categories in the order of the spec; `libsize` where it was given."""
+    rng = np.random.default_rng(seed)
+    if spec.metadata is None:
+        default = DEFAULT_CELLS if totals is None else int(np.count_nonzero(totals))
+        n_cells = default if spec.n_cells is None else spec.n_cells
+        design = (spec.n_subjects, spec.n_cell_types, spec.n_conditions, spec.nested)
+        return draw_metadata(rng, n_cells, *design)
+    given = spec.metadata.assign(**{name: _categorical(spec.metadata[name]) for name in GROUPINGS})
+    n_cells = len(given) if spec.n_cells is None else spec.n_cells
+    return given.iloc[resample(rng, len(given), n_cells)]
+
+
+def _library_sizes(
+    spec: SimulationSpec,
+    cells: pd.DataFrame,
+    totals: pd.Series | None,
+    expected_total: float,
+    seed: np.random.SeedSequence,
+) -> Floats:
+    """Target library size of each cell: given, the reference's, or log-normal."""
+    rng = np.random.default_rng(seed)
+    if "libsize" in cells:
+        libsize = cells["libsize"].to_numpy(np.float64)
+    elif totals is None:
+        deviation = rng.normal(0.0, LOG_LIBSIZE_SD * spec.adjust_libsize, size=len(cells))
+        libsize = expected_total * np.exp(deviation - deviation.mean())
+    elif spec.metadata is not None and cells.index.astype(str).isin(totals.index).all():
+        libsize = _own_totals(cells, totals)
+    else:
+        pool = totals[totals > 0].to_numpy()
+        libsize = pool[resample(rng, len(pool), len(cells))]
+    return libsize if spec.adjust_libsize else np.full(len(cells), libsize.mean())
+
+
+def _own_totals(cells: pd.DataFrame, totals: pd.Series) -> Floats:
+    """Totals of cells that the metadata and the reference both name."""
+    libsize = totals.loc[cells.index.astype(str)].to_numpy()
+    if not libsize.all():
+        raise InputError(
+            f"metadata: {np.count_nonzero(libsize == 0)} of the cells have no counts in the "
+            "reference; drop them, or give their libsize"
+        )
+    return libsize
+
+
+def _truth(spec: SimulationSpec, genes: pd.Index, seed: np.random.SeedSequence) -> pd.DataFrame:
+    """The DE genes: the last ones, cell type by cell type."""
+    n_by_type = _de_numbers(spec, stream(seed, 0))
+    n_de = int(n_by_type.sum())
+    log_fc = draw_log_fc(stream(seed, 1), n_de, spec.direction, spec.min_log_fc, spec.max_log_fc)
+    return pd.DataFrame(
+        {
+            "gene": np.asarray(genes[len(genes) - n_de :], dtype=object),
+            "cell_type": np.repeat(np.asarray(spec.cell_types, dtype=object), n_by_type),
+            "log_fc": log_fc,
+        }
+    )
+
+
+def _de_numbers(spec: SimulationSpec, rng: np.random.Generator) -> Integers:
+    types = spec.cell_types
+    if spec.n_de_by_type is not None:
+        return np.array([spec.n_de_by_type.get(name, 0) for name in types], dtype=np.int64)
+    return apportion(rng, spec.total_de_genes, _de_weights(spec))
+
+
+def _de_weights(spec: SimulationSpec) -> Floats:
+    if spec.de_proportions is None:
+        return np.ones(len(spec.cell_types))
+    if isinstance(spec.de_proportions, Mapping):
+        return np.array([spec.de_proportions.get(name, 0.0) for name in spec.cell_types], float)
+    return np.asarray(spec.de_proportions, dtype=float)
+
+
+def _obs(cells: pd.DataFrame, libsize: Floats) -> pd.DataFrame:
+    """Obs of the result: the four columns first, levels without cells dropped, unique names."""
+    obs = cells.drop(columns="libsize", errors="ignore").assign(
+        **{name: cells[name].cat.remove_unused_categories() for name in GROUPINGS}
+    )
+    obs.insert(0, "libsize", libsize)
+    obs.index = make_index_unique(pd.Index(cells.index.astype(str), dtype=object))
+    return obs[[*GROUPINGS, *obs.columns.difference(list(GROUPINGS), sort=False)]]
+
+
+def _design_notes(
+    cells: pd.DataFrame, truth: pd.DataFrame, is_treated: NDArray[np.bool_]
+) -> tuple[str, ...]:
+    notes = []
+    for name in GROUPINGS:
+        empty = [level for level, n in cells[name].value_counts(sort=False).items() if n == 0]
+        if empty:
+            notes.append(note(f"simulate_counts: no cell was drawn for {name} {listed(empty)}."))
+    unseen = set(truth["cell_type"]) - set(cells["cell_type"][is_treated])
+    if unseen:
+        notes.append(
+            note(
+                f"simulate_counts: cell type {listed(sorted(unseen))} has DE genes in the truth "
+                "but no treated cells in which they could show."
+            )
+        )
+    return tuple(notes)
+
+
+# --- counts to memory or to disk ------------------------------------------------------------------
+
+
+def _chunks(
+    plan: _Plan, blocks_per_chunk: int, progress: bool | None
+) -> Iterator[sparse.csr_matrix]:
+    disable = None if progress is None else not progress
+    with tqdm(total=len(plan.obs), desc="simulate", unit="cells", disable=disable) as bar:
+        for first in range(0, plan.n_blocks, blocks_per_chunk):
+            blocks = range(first, min(first + blocks_per_chunk, plan.n_blocks))
+            chunk = sparse.vstack([plan.block(index) for index in blocks], format="csr")
+            yield chunk
+            bar.update(chunk.shape[0])
+
+
+def _write(
+    sheet: anndata.AnnData, chunks: Iterator[sparse.csr_matrix], path: Path
+) -> anndata.AnnData:
+    """Write the sheet, then append chunk after chunk; return the file opened as backed AnnData."""
+    with atomic_path(path) as temporary:
+        sheet.write_h5ad(temporary)
+        with h5py.File(temporary, "r+") as file:
+            # row pointers of 64 bits: a file may grow beyond 2^31 stored counts
+            options = {"compression": "gzip", "compression_opts": 1, "indptr_dtype": np.int64}
+            anndata.io.write_elem(file, "X", next(chunks), dataset_kwargs=options)
+            stored = anndata.io.sparse_dataset(file["X"])
+            for chunk in chunks:
+                stored.append(chunk)
+    return anndata.read_h5ad(path, backed="r")
+
+
+def _self_description(plan: _Plan) -> dict[str, Any]:
+    """What a file says about itself, under `uns["flashmm"]`."""
+    return {
+        "truth": plan.truth.set_axis(plan.truth.index.astype(str), axis=0),
+        "reference": plan.reference.set_axis(plan.reference.index.astype(str), axis=0),
+        "treated": plan.spec.treated_condition,
+        "spec": json.dumps(plan.spec.describe()),
+        "provenance": json.dumps(_provenance(plan)),
+        "notes": np.array(plan.notes, dtype=object),
+    }
+
+
+def _provenance(plan: _Plan) -> dict[str, Any]:
+    reference = plan.spec.reference
+    digest = file_digest(reference) if isinstance(reference, str | PathLike) else None
+    return {
+        "flashmm": package_version(),
+        "seed": _plain(plan.seed),
+        "reference_sha256": digest,
+    }
+
+
+# --- checks of the spec ---------------------------------------------------------------------------
+
+
+def _check_types(spec: SimulationSpec) -> None:
+    for name, minimum in (("n_subjects", 1), ("n_cell_types", 1), ("n_conditions", 1)):
+        _check_whole(name, getattr(spec, name), minimum)
+    for name, minimum in (("n_genes", 1), ("n_cells", 1), ("n_de_genes", 0)):
+        if getattr(spec, name) is not None:
+            _check_whole(name, getattr(spec, name), minimum)
+    for name in ("min_log_fc", "max_log_fc", "subject_variance", "subject_cell_type_variance"):
+        _check_not_negative(name, getattr(spec, name))
+    for name in ("nested", "adjust_libsize"):
+        if not isinstance(getattr(spec, name), bool | np.bool_):
+            raise InputError(f"{name}: True or False expected, found {getattr(spec, name)!r}")
+    if not isinstance(spec.reference, anndata.AnnData | str | PathLike | None):
+        raise InputError(f"reference: AnnData or a path expected, found {type(spec.reference)}")
+
+
+def _check_drawn_design(spec: SimulationSpec) -> None:
+    if spec.n_conditions > len(ascii_uppercase):
+        raise InputError(
+            f"n_conditions: at most {len(ascii_uppercase)} conditions are drawn, found "
+            f"{spec.n_conditions}; give metadata for more"
+        )
+    if spec.nested and spec.n_subjects < spec.n_conditions:
+        raise InputError(
+            f"n_subjects: {spec.n_subjects} subjects cannot be nested in {spec.n_conditions} "
+            "conditions; give each condition at least one, or set nested=False"
+        )
+
+
+def _check_metadata(metadata: pd.DataFrame) -> None:
+    if not isinstance(metadata, pd.DataFrame) or metadata.empty:
+        raise InputError("metadata: a DataFrame with one row per cell expected")
+    missing = [name for name in GROUPINGS if name not in metadata]
+    if missing:
+        raise InputError(f"metadata: no column {listed(missing)}; found {listed(metadata.columns)}")
+    for name in (*GROUPINGS, "libsize"):
+        absent = metadata[name].isna().sum() if name in metadata else 0
+        if absent:
+            raise InputError(f"metadata: column {name!r} has {absent} missing values; fill or drop")
+    if "libsize" in metadata:
+        _check_libsize(metadata["libsize"])
+
+
+def _check_libsize(libsize: pd.Series) -> None:
+    if not pd.api.types.is_numeric_dtype(libsize):
+        raise InputError(f"metadata: column 'libsize' must hold numbers, found {libsize.dtype}")
+    values = libsize.to_numpy(np.float64)
+    bad = ~np.isfinite(values) | (values <= 0)
+    if bad.any():
+        raise InputError(
+            f"metadata: column 'libsize' has {bad.sum()} values that are not positive and finite "
+            f"(first {values[bad][0]}); their logarithm is the offset"
+        )
+
+
+def _check_effects(spec: SimulationSpec) -> None:
+    if spec.direction not in DIRECTIONS:
+        raise InputError(
+            f"direction: one of {listed(DIRECTIONS)} expected, found {spec.direction!r}"
+        )
+    if spec.min_log_fc > spec.max_log_fc or spec.max_log_fc == 0:
+        raise InputError(
+            f"min_log_fc, max_log_fc: 0 <= min <= max and max > 0 expected, found "
+            f"{spec.min_log_fc} and {spec.max_log_fc}; `direction` gives the sign"
+        )
+    if spec.treated is not None and spec.treated not in spec.conditions:
+        raise InputError(
+            f"treated: no condition {spec.treated!r}; there are {listed(spec.conditions)}"
+        )
+
+
+def _check_de_numbers(spec: SimulationSpec) -> None:
+    if spec.n_de_by_type is not None:
+        _check_de_by_type(spec)
+    if spec.de_proportions is not None:
+        _check_proportions(spec)
+    if spec.total_de_genes and len(spec.conditions) < 2:
+        raise InputError(
+            f"n_de_genes: {spec.total_de_genes} DE genes need two conditions or more, found "
+            f"{listed(spec.conditions)}; set n_de_genes=0"
+        )
+
+
+def _check_de_by_type(spec: SimulationSpec) -> None:
+    by_type = spec.n_de_by_type
+    if not isinstance(by_type, Mapping):
+        raise InputError(f"n_de_by_type: a mapping cell type -> number expected, found {by_type!r}")
+    _check_type_names("n_de_by_type", by_type, spec.cell_types)
+    for name, number in by_type.items():
+        _check_whole(f"n_de_by_type[{name!r}]", number, 0)
+    if spec.n_de_genes not in (None, sum(by_type.values())):
+        raise InputError(
+            f"n_de_genes: {spec.n_de_genes} does not equal the sum of n_de_by_type, "
+            f"{sum(by_type.values())}; give one of the two"
+        )
+    if spec.de_proportions is not None:
+        raise InputError("de_proportions: give either these or n_de_by_type, not both")
+
+
+def _check_proportions(spec: SimulationSpec) -> None:
+    proportions, types = spec.de_proportions, spec.cell_types
+    if isinstance(proportions, Mapping):
+        _check_type_names("de_proportions", proportions, types)
+        values = list(proportions.values())
+    elif isinstance(proportions, str) or not np.iterable(proportions):
+        raise InputError(f"de_proportions: numbers per cell type expected, found {proportions!r}")
+    else:
+        values = list(proportions)
+        if len(values) != len(types):
+            raise InputError(
+                f"de_proportions: {len(values)} numbers for {len(types)} cell types "
+                f"({listed(types)})"
+            )
+    for value in values:
+        _check_not_negative("de_proportions", value)
+    if not sum(values) > 0:
+        raise InputError("de_proportions: at least one must be above zero")
+
+
+def _check_type_names(field: str, named: Mapping[str, Any], types: list[str]) -> None:
+    unknown = [name for name in named if name not in types]
+    if unknown:
+        raise InputError(f"{field}: no cell type {listed(unknown)}; there are {listed(types)}")
+
+
+def _check_whole(name: str, value: Any, minimum: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
+        raise InputError(f"{name}: a whole number of at least {minimum} expected, found {value!r}")
+
+
+def _check_not_negative(name: str, value: Any) -> None:
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not is_number or not 0 <= value < np.inf:
+        raise InputError(f"{name}: a finite number of at least 0 expected, found {value!r}")
+
+
+# --- small helpers --------------------------------------------------------------------------------
+
+
+def _seed_sequence(seed: Seed) -> np.random.SeedSequence:
+    if isinstance(seed, np.random.SeedSequence):
+        return seed
+    try:
+        if seed is None:
+            raise TypeError("no seed")
+        return np.random.SeedSequence(seed)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"seed: whole numbers of at least 0 expected, so that the simulation can be repeated; "
+            f"found {seed!r}"
+        ) from error
+
+
+def _labels(prefix: str, n: int) -> list[str]:
+    """`prefix` and the numbers 1 to n, padded so that they sort as they count."""
+    return [f"{prefix}{number:0{len(str(n))}d}" for number in range(1, n + 1)]
+
+
+def _nested_labels(conditions: Sequence[str], per_condition: Integers) -> list[str]:
+    width = len(str(per_condition.max()))
+    return [
+        f"{condition}{number:0{width}d}"
+        for condition, n in zip(conditions, per_condition, strict=True)
+        for number in range(1, n + 1)
+    ]
+
+
+def _categorical(values: pd.Series) -> pd.Categorical:
+    """Observed levels as text: the declared order, else sorted."""
+    return pd.Categorical(values).remove_unused_categories().rename_categories(str)
+
+
+def _text(name: Any) -> str:
+    return name.decode() if isinstance(name, bytes) else str(name)
+
+
+def _plain(value: Any) -> Any:
+    """A value of the spec or the seed as JSON can hold it."""
+    if isinstance(value, anndata.AnnData):
+        return f"AnnData, {value.n_obs} cells x {value.n_vars} genes"
+    if isinstance(value, pd.DataFrame):
+        return f"DataFrame, {len(value)} cells, columns {', '.join(map(str, value.columns))}"
+    if isinstance(value, np.random.SeedSequence):
+        return {"entropy": _plain(value.entropy), "spawn_key": list(value.spawn_key)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, PathLike):
+        return str(value)
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    return list(map(_plain, value)) if isinstance(value, list | tuple) else value

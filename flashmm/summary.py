@@ -1,0 +1,443 @@
+"""From counts to statistics of groups: the only pass over the cells."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations_with_replacement
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from flashmm.counts import (
+    CHUNK_NNZ,
+    TRANSFORMS,
+    Block,
+    CellMatrix,
+    check_libsize,
+    find_transform,
+    is_counts,
+    open_counts,
+)
+from flashmm.design import covariate_columns, evaluate_covariate
+from flashmm.groups import (
+    N_CELLS,
+    GroupStatistics,
+    align_tables,
+    check_same_genes,
+    group_rows,
+    listed,
+    moment_name,
+    note_references,
+    sum_by_group,
+)
+from flashmm.io import PathLike, file_digest, package_version
+from flashmm.options import InputError, note
+
+Data: TypeAlias = ad.AnnData | PathLike
+
+_LIBSIZE = "libsize"
+# Above this, groups of one cell each are taken for a mistake: the result would be a dense matrix.
+_MOST_SINGLE_CELLS = 20_000
+
+
+@dataclass(frozen=True)
+class _Request:
+    """The arguments of `summarise`, checked."""
+
+    by: tuple[str, ...]
+    covariates: tuple[str, ...]
+    transform: str
+    layer: str | None
+    libsize: str
+    missing: str
+    chunk_nnz: int
+    progress: bool | None
+
+    def __post_init__(self) -> None:
+        find_transform(self.transform)
+        if not self.by:
+            raise InputError("by is empty: name the columns of obs that define the groups.")
+        for argument in ("by", "covariates"):
+            names = getattr(self, argument)
+            if len(set(names)) < len(names):
+                raise InputError(f"{argument} names something twice: {listed(names)}.")
+        reserved = [name for name in self.by if name == N_CELLS or name.startswith("sum:")]
+        if reserved:
+            raise InputError(f"by holds {listed(reserved)}, a name kept for results; rename it.")
+        if self.missing not in ("error", "drop"):
+            raise InputError(f"missing={self.missing!r} is not known; use 'error' or 'drop'.")
+
+
+@dataclass
+class _Input:
+    """One matrix of cells x genes on its way into the sums.
+
+    `x` (covariates, cells) and `libsize` (cells,) are filled block by block where the library size
+    has to be counted (`counted`); `keys` (kept cells, by) has a row per kept cell only.
+    """
+
+    data: Data
+    name: str
+    genes: pd.Index
+    columns: pd.DataFrame
+    keys: pd.DataFrame
+    kept: np.ndarray
+    x: np.ndarray
+    libsize: np.ndarray
+    counted: bool
+    notes: list[str] = field(default_factory=list)
+
+    def fill(self, rows: slice, request: _Request) -> None:
+        """Evaluate the covariates of some cells."""
+        cells = np.arange(rows.start, rows.stop)[self.kept[rows]]
+        if len(cells) == 0:
+            return
+        table = self.columns.iloc[cells]
+        if self.counted:
+            table = table.assign(**{request.libsize: self.libsize[cells]})
+        try:
+            for x, covariate in zip(self.x, request.covariates, strict=True):
+                x[cells] = evaluate_covariate(covariate, table)
+        except InputError as error:
+            raise InputError(f"{self.name}: {error}") from error
+
+
+@dataclass
+class _Sums:
+    """Running sums over the cells of each group; see `GroupStatistics`."""
+
+    sum: np.ndarray
+    sumsq: np.ndarray
+    crossed: list[np.ndarray]
+    counts: np.ndarray | None
+
+    @classmethod
+    def zeros(cls, n_groups: int, n_genes: int, n_covariates: int) -> _Sums:
+        """Start with nothing added."""
+        total, squares, counts, *crossed = np.zeros((3 + n_covariates, n_groups, n_genes))
+        return cls(total, squares, list(crossed), counts)
+
+    def add(self, at: np.ndarray, raw: np.ndarray, y: np.ndarray, x: np.ndarray) -> None:
+        """Add values one after another, so that the result does not depend on blocks.
+
+        Parameters
+        ----------
+        at : numpy.ndarray
+            (values,) Place in the raveled (groups, genes) arrays.
+        raw, y : numpy.ndarray
+            (values,) Raw and transformed values.
+        x : numpy.ndarray
+            (covariates, values) Covariates of their cells.
+        """
+        np.add.at(self.sum.reshape(-1), at, y)
+        np.add.at(self.sumsq.reshape(-1), at, y * y)
+        for total, covariate in zip(self.crossed, x, strict=True):
+            np.add.at(total.reshape(-1), at, covariate * y)
+        if self.counts is not None:
+            np.add.at(self.counts.reshape(-1), at, raw)
+
+
+def summarise(
+    data: Data | Sequence[Data],
+    by: str | Sequence[str],
+    covariates: str | Sequence[str] = (),
+    transform: str = "log2p1",
+    *,
+    layer: str | None = None,
+    libsize: str = _LIBSIZE,
+    missing: str = "error",
+    chunk_nnz: int = CHUNK_NNZ,
+    progress: bool | None = None,
+) -> GroupStatistics:
+    """Reduce cells to statistics of groups, in one pass and bounded memory.
+
+    Parameters
+    ----------
+    data : anndata.AnnData, path, or list of these
+        Cells x genes, in memory or as `.h5ad` files (CSR, CSC or dense); several have the same
+        genes and are read one after another, as if they were one.
+    by : str or sequence of str
+        Columns of obs whose combinations are the groups. Text becomes a category with sorted
+        levels, a declared category keeps its order, booleans and numbers stay what they are.
+    covariates : str or sequence of str
+        Cell-level covariates: numeric columns of obs, functions of them such as "log(libsize)",
+        and products "a:b".
+    transform : {"log2p1", "log1p", "log1p_cp10k", "none"}
+        y = log2(1 + count), log(1 + count), log(1 + 10^4 count / library size), or the value.
+    layer : str, optional
+        Layer to read instead of `X`.
+    libsize : str
+        Column with the library size of each cell. Where there is none it is the cell's total over
+        all genes of the matrix that is read (for CSC this takes a pass of its own).
+    missing : {"error", "drop"}
+        Whether missing values in columns in use are an error, or their cells are left out.
+    chunk_nnz : int
+        Nonzero values read at a time; bounds the memory, never changes a result.
+    progress : bool, optional
+        Whether to show a progress bar; None shows it on a terminal.
+
+    Returns
+    -------
+    GroupStatistics
+        The groups that have cells, in the order of the levels.
+
+    Raises
+    ------
+    InputError
+        Where a file, layer or column is not there, names are given twice, values are missing, not
+        finite, or not counts although `transform` needs counts; nothing is returned in part.
+    FormulaError
+        Where a covariate is not an allowed expression.
+    """
+    request = _Request(
+        by=_names(by),
+        covariates=_names(covariates),
+        transform=transform,
+        layer=layer,
+        libsize=libsize,
+        missing=missing,
+        chunk_nnz=chunk_nnz,
+        progress=progress,
+    )
+    inputs = [_prepare(item, request) for item in _items(data)]
+    for other in inputs[1:]:
+        check_same_genes(inputs[0].genes, other.genes, inputs[0].name, other.name)
+    keys = [cells.keys for cells in inputs]
+    codes, obs = group_rows(pd.concat(align_tables(keys), ignore_index=True))
+    notes = note_references(keys, obs, _declared(keys))
+    _check_group_number(obs, len(codes))
+
+    sums = _Sums.zeros(len(obs), len(inputs[0].genes), len(request.covariates))
+    parts = np.split(codes, np.cumsum([len(key) for key in keys])[:-1])
+    records = [
+        _stream(cells, part, inputs[0].genes, sums, request)
+        for cells, part in zip(inputs, parts, strict=True)
+    ]
+    x = np.concatenate([cells.x[:, cells.kept] for cells in inputs], axis=1)
+    return GroupStatistics(
+        obs=obs.assign(**_moments(codes, x, request.covariates, len(obs))),
+        genes=inputs[0].genes,
+        sum=sums.sum,
+        sumsq=sums.sumsq,
+        covariate_sums=dict(zip(request.covariates, sums.crossed, strict=True)),
+        counts=sums.counts,
+        by=request.by,
+        covariates=request.covariates,
+        transform=transform,
+        provenance=_provenance(request, records),
+        notes=tuple(text for cells in inputs for text in cells.notes) + tuple(notes),
+    )
+
+
+def _names(names: str | Sequence[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _items(data: Data | Sequence[Data]) -> list[Data]:
+    """List the inputs; none may come twice, its cells would count double."""
+    several = isinstance(data, Iterable) and not isinstance(data, str | ad.AnnData)
+    items: list[Data] = list(data) if several else [data]  # type: ignore[arg-type]
+    if not items:
+        raise InputError("data is an empty list: give at least one AnnData or file.")
+    seen = set()
+    for item in items:
+        place = Path(item).resolve() if isinstance(item, str | Path) else id(item)
+        if place in seen:
+            raise InputError(f"data holds '{item}' twice, so its cells would count double.")
+        seen.add(place)
+    return items
+
+
+def _prepare(data: Data, request: _Request) -> _Input:
+    """Read and check all that is known of the cells before their values."""
+    with open_counts(data, request.layer) as source:
+        source.check_names()
+        there = source.column_names()
+        used = {name for x in request.covariates for name in covariate_columns(x, there)}
+        if TRANSFORMS[request.transform].needs_libsize:
+            used.add(request.libsize)
+        counted = request.libsize in used and request.libsize not in there
+        wanted = dict.fromkeys(
+            (*request.by, *sorted(used - {request.libsize} if counted else used))
+        )
+        columns = source.columns(list(wanted))
+        name, genes = source.name, source.genes
+    kept, notes = _complete(columns, request, name)
+    if counted and request.libsize != _LIBSIZE:
+        notes.append(
+            note(f"{name} has no column '{request.libsize}' in obs; totals of the cells are used.")
+        )
+    cells = _Input(
+        data=data,
+        name=name,
+        genes=genes,
+        columns=columns,
+        keys=pd.DataFrame({by: _key(columns.loc[kept, by], name) for by in request.by}),
+        kept=kept,
+        x=np.full((len(request.covariates), len(kept)), np.nan),
+        libsize=np.ones(len(kept)),
+        counted=counted,
+        notes=notes,
+    )
+    if not counted:
+        cells.fill(slice(0, len(kept)), request)
+        if TRANSFORMS[request.transform].needs_libsize:
+            sizes = evaluate_covariate(request.libsize, columns[kept])
+            check_libsize(sizes, request.libsize, name)
+            cells.libsize[kept] = sizes
+    return cells
+
+
+def _complete(columns: pd.DataFrame, request: _Request, name: str) -> tuple[np.ndarray, list[str]]:
+    """Find the cells (a mask) without missing values, and what is said of the others."""
+    absent = columns.isna()
+    counts = absent.sum()
+    kept = ~absent.any(axis=1).to_numpy()
+    if kept.all():
+        return kept, []
+    found = ", ".join(f"'{column}' ({n})" for column, n in counts[counts > 0].items())
+    n_lost = np.count_nonzero(~kept)
+    if request.missing == "error":
+        raise InputError(
+            f"{name}: {n_lost} of {len(kept)} cells have missing values in the column(s) {found}; "
+            "fill them in, or use missing='drop' to leave these cells out."
+        )
+    if not kept.any():
+        raise InputError(f"{name}: no cell is left, all have missing values in {found}.")
+    text = f"{name}: {n_lost} of {len(kept)} cells left out, values missing in {found}."
+    return kept, [note(text)]
+
+
+def _key(column: pd.Series, name: str) -> pd.Series:
+    """Return a `by` column as what it is grouped by: categories, booleans or numbers."""
+    dtype = column.dtype
+    if isinstance(dtype, pd.CategoricalDtype) or dtype.kind in "biuf":
+        plain = getattr(dtype, "numpy_dtype", None)  # nullable, without missing values by now
+        return column if plain is None else column.astype(plain)
+    kind = pd.api.types.infer_dtype(column, skipna=False)
+    if kind == "string":
+        return column.astype(pd.CategoricalDtype(sorted(column.unique())))
+    if kind in ("boolean", "integer", "floating"):
+        return column.infer_objects()
+    raise InputError(
+        f"{name}: the column '{column.name}' holds values of the type {kind}; "
+        "use text, categories, numbers or booleans in 'by'."
+    )
+
+
+def _declared(tables: Sequence[pd.DataFrame]) -> list[str]:
+    """Columns with levels in another order than the sorted one, so that a merge has to choose."""
+    return [str(name) for name in tables[0] if not all(_is_sorted(table[name]) for table in tables)]
+
+
+def _is_sorted(column: pd.Series) -> bool:
+    categories = getattr(column.dtype, "categories", None)
+    return categories is None or bool(categories.is_monotonic_increasing)
+
+
+def _check_group_number(groups: pd.DataFrame, n_cells: int) -> None:
+    if len(groups) == n_cells > _MOST_SINGLE_CELLS:
+        finest = groups.nunique().idxmax()
+        raise InputError(
+            f"Every one of the {n_cells} cells is a group of its own, by the column '{finest}'; "
+            "'by' takes columns that cells share, cell-level numbers belong into 'covariates'."
+        )
+
+
+def _stream(
+    cells: _Input, codes: np.ndarray, genes: pd.Index, sums: _Sums, request: _Request
+) -> dict[str, Any]:
+    """Add all values of one input to the sums; return what is recorded of it."""
+    transform = TRANSFORMS[request.transform]
+    group = np.full(len(cells.kept), -1)
+    group[cells.kept] = codes
+    gene = genes.get_indexer(cells.genes)
+    n_nonzero, total = 0, 0.0
+    with open_counts(cells.data, request.layer) as source:
+        for block in _blocks(source, cells, request):
+            if transform.needs_counts:
+                source.require_counts(block, request.transform)
+            kept = (group[block.cells] >= 0) & (block.values != 0)
+            cell, raw = block.cells[kept], block.values[kept]
+            at = group[cell] * len(genes) + gene[block.genes[kept]]
+            if not (transform.needs_counts or is_counts(raw)):
+                sums.counts = None
+            sums.add(at, raw, transform.apply(raw, cells.libsize[cell]), cells.x[:, cell])
+            n_nonzero += int(np.count_nonzero(block.values))
+            total += float(block.values.sum())
+    return _record(cells, f"{len(cells.kept)} {len(genes)} {n_nonzero} {total!r}", request)
+
+
+def _blocks(source: CellMatrix, cells: _Input, request: _Request) -> Iterator[Block]:
+    """Yield blocks whose cells have their library sizes and covariates."""
+    pending = cells.counted
+    if pending and not source.matrix.by_cells:
+        cells.libsize = source.totals(request.chunk_nnz)
+        cells.fill(slice(0, source.n_cells), request)
+        pending = False
+    disable = None if request.progress is None else not request.progress
+    with tqdm(
+        total=source.matrix.size,
+        desc=_label(cells.data),
+        unit="values",
+        unit_scale=True,
+        disable=disable,
+    ) as bar:
+        for block in source.blocks(request.chunk_nnz):
+            if pending:
+                cells.libsize[block.rows] = block.totals()
+                cells.fill(block.rows, request)
+            yield block
+            bar.update(block.n_read)
+
+
+def _moments(
+    codes: np.ndarray, x: np.ndarray, covariates: Sequence[str], n_groups: int
+) -> dict[str, np.ndarray]:
+    """Gene-free sums of each group: n, Σ x_j, Σ x_j x_k, by their column names."""
+    named = dict(zip(covariates, x, strict=True))
+    moments = {N_CELLS: np.bincount(codes, minlength=n_groups)}
+    for name, values in named.items():
+        moments[moment_name(name)] = sum_by_group(codes, values, n_groups)
+    for j, k in combinations_with_replacement(named, 2):
+        moments[moment_name(j, k)] = sum_by_group(codes, named[j] * named[k], n_groups)
+    return moments
+
+
+def _label(data: Data) -> str:
+    return "AnnData" if isinstance(data, ad.AnnData) else Path(data).name
+
+
+def _record(cells: _Input, content: str, request: _Request) -> dict[str, Any]:
+    """Say what one input was and how it was read; names of files go without their folders."""
+    in_memory = isinstance(cells.data, ad.AnnData)
+    digest = hashlib.sha256(content.encode()).hexdigest() if in_memory else file_digest(cells.data)
+    return {
+        "file": None if in_memory else _label(cells.data),
+        "sha256": digest,
+        "flashmm": package_version(),
+        "n_cells": len(cells.kept),
+        "n_cells_left_out": int(np.count_nonzero(~cells.kept)),
+        "n_genes": len(cells.genes),
+        "layer": request.layer,
+        "libsize": "counted" if cells.counted else request.libsize,
+        "missing": request.missing,
+    }
+
+
+def _provenance(request: _Request, records: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "flashmm": package_version(),
+        "options": {
+            "by": list(request.by),
+            "covariates": list(request.covariates),
+            "transform": request.transform,
+        },
+        "inputs": records,
+    }

@@ -1,0 +1,85 @@
+"""Slow, dense, cell-level formulas that the fast paths are held against."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.stats import multivariate_normal
+
+
+def covariance(Z_blocks: list[np.ndarray], theta: np.ndarray) -> np.ndarray:
+    """V = Σ σ²_k Z_kZ_k' + σ² I, (n, n)."""
+    n = len(Z_blocks[0])
+    return sum((s * Z @ Z.T for s, Z in zip(theta, Z_blocks, strict=False)), theta[-1] * np.eye(n))
+
+
+def gls(y, X, V):
+    """Generalised least squares: coefficients and their covariance."""
+    VX = np.linalg.solve(V, X)
+    Phi = np.linalg.inv(X.T @ VX)
+    return Phi @ (VX.T @ y), Phi
+
+
+def loglik(y, X, V, reml: bool) -> float:
+    """Log-likelihood at the generalised least squares estimate, with lme4's constants."""
+    beta, Phi = gls(y, X, V)
+    ml = multivariate_normal(X @ beta, V, allow_singular=False).logpdf(y)
+    if not reml:
+        return float(ml)
+    # REML: integrate β out with a flat prior
+    return float(ml + 0.5 * X.shape[1] * np.log(2 * np.pi) + 0.5 * np.linalg.slogdet(Phi)[1])
+
+
+def projection(X, V):
+    """P = V⁻¹ - V⁻¹X(X'V⁻¹X)⁻¹X'V⁻¹."""
+    Vi = np.linalg.inv(V)
+    return Vi - Vi @ X @ np.linalg.solve(X.T @ Vi @ X, X.T @ Vi)
+
+
+def information(y, X, Z_blocks, theta, reml: bool):
+    """Score, expected and observed information of θ (residual last)."""
+    V = covariance(Z_blocks, theta)
+    dV = [Z @ Z.T for Z in Z_blocks] + [np.eye(len(y))]
+    P = projection(X, V)
+    trace = P if reml else np.linalg.inv(V)
+    k = len(dV)
+    Py = P @ y
+    score = np.array([0.5 * (Py @ D @ Py - np.trace(trace @ D)) for D in dV])
+    TT = np.array([[np.trace(trace @ dV[i] @ trace @ dV[j]) for j in range(k)] for i in range(k)])
+    QQ = np.array([[Py @ dV[i] @ P @ dV[j] @ Py for j in range(k)] for i in range(k)])
+    return score, TT / 2, QQ - TT / 2
+
+
+def kenward_roger(y, X, Z_blocks, theta):
+    """Adjusted covariance of Kenward & Roger (1997) by its P and Q matrices, and W."""
+    V = covariance(Z_blocks, theta)
+    Vi = np.linalg.inv(V)
+    dV = [Z @ Z.T for Z in Z_blocks] + [np.eye(len(y))]
+    Phi = np.linalg.inv(X.T @ Vi @ X)
+    W = np.linalg.inv(information(y, X, Z_blocks, theta, True)[1])
+    P = [-X.T @ Vi @ D @ Vi @ X for D in dV]
+    middle = sum(
+        W[i, j] * (X.T @ Vi @ dV[i] @ Vi @ dV[j] @ Vi @ X - P[i] @ Phi @ P[j])
+        for i in range(len(dV))
+        for j in range(len(dV))
+    )
+    return Phi + 2 * Phi @ middle @ Phi, Phi, [-Phi @ p @ Phi for p in P], W
+
+
+def problem(seed=0, n=150, subjects=8, batches=4, genes=6, components=1, sd=(0.7, 0.5)):
+    """A small unbalanced data set: Y (n, genes), X (n, p), list of Z_k, treatment nested in subject."""
+    rng = np.random.default_rng(seed)
+    weights = rng.dirichlet(np.full(subjects, 3.0))
+    subject = np.r_[np.arange(subjects), rng.choice(subjects, n - subjects, p=weights)]
+    batch = rng.integers(0, batches, n)
+    kind = rng.integers(0, 3, n)
+    treated = (subject % 2).astype(float)
+    x = rng.normal(size=n)
+    X = np.column_stack(
+        [np.ones(n), x, kind == 1, kind == 2, treated, treated * (kind == 1)]
+    ).astype(float)
+    Z = [np.eye(subjects)[subject], np.eye(batches)[batch]][:components]
+    scale = np.linspace(0.0, 1.5, genes)
+    Y = rng.normal(size=(n, genes)) + X @ rng.normal(size=(X.shape[1], genes))
+    for s, Zk in zip(sd, Z, strict=False):
+        Y += Zk @ rng.normal(size=(Zk.shape[1], genes)) * s * scale
+    return Y, X, Z

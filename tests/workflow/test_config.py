@@ -1,0 +1,83 @@
+"""A wrong config ends the run before any rule, with one line that says what is wrong where."""
+
+from __future__ import annotations
+
+import pytest
+
+SHEET = "name\tfixed\trandom\tmax_iter\n"
+
+
+def refusal(workflow, config):
+    """The line with which the run ended."""
+    done = workflow.run(config)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stdout
+    assert not (workflow.folder / "results").exists()
+    lines = [line for line in done.stdout.splitlines() if line.startswith("flashmm: ")]
+    assert len(lines) == 1, done.stdout
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"sed": 3}, ["'sed'", "did you mean 'seed'?"]),
+        ({"test": {"a": 3}}, ["'test'", "a column"]),
+        ({"transform": "log"}, ["'transform'", "'log'", "log2p1"]),
+        ({"seed": -1}, ["'seed'", "-1"]),
+        ({"methods": "nowhere.tsv"}, ["nowhere.tsv", "no such file"]),
+        ({"methods": {"a": {"fixed": "~ 1", "ddf": "kr"}}}, ["'kr'", "kenward-roger"]),
+        ({"methods": {"a/b": {"fixed": "~ 1"}}}, ["'a/b'", "letters"]),
+        ({"methods": {"a": {"random": "subject"}}}, ["a", "'fixed' missing"]),
+        ({"datasets": {"x": {"counts": "nowhere.h5ad"}}}, ["x", "nowhere.h5ad", "no such file"]),
+        ({"datasets": {"x": {"count": "a.h5ad"}}}, ["'x'", "did you mean 'counts'?"]),
+        ({"counts": "nowhere.h5ad"}, ["nowhere.h5ad", "no such file"]),
+    ],
+)
+def test_a_wrong_key_or_value(workflow, config, change, words):
+    line = refusal(workflow, config | change)
+    assert all(word in line for word in words), line
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"relicates": 3}, ["'relicates'", "did you mean 'replicates'?"]),
+        ({"replicates": "three"}, ["'three'", "number of simulated data sets"]),
+        ({"scenarios": {"a": {"n_gene": 3}}}, ["a", "did you mean 'n_genes'?"]),
+        ({"scenarios": {"a": {"reference": "nowhere.h5ad"}}}, ["a", "nowhere.h5ad"]),
+        ({"reference": {"methods": ["nestd"]}}, ["'nestd'", "did you mean 'nested'?"]),
+    ],
+)
+def test_a_wrong_benchmark_section(workflow, config, change, words):
+    config["benchmark"] |= change
+    line = refusal(workflow, config)
+    assert all(word in line for word in words), line
+
+
+@pytest.mark.parametrize(
+    ("sheet", "words"),
+    [
+        ("name\trandom\na\tsubject\n", ["a", "'fixed' missing"]),
+        ("name\tfixd\na\t~ 1\n", ["a", "did you mean 'fixed'?"]),
+        (SHEET, ["no rows"]),
+        (SHEET + "a\t~ 1\tsubject\tten\n", ["a", "'max_iter'", "'ten'"]),
+        (SHEET + "a\t~ 1\tsubject\t\na\t~ 1\tsubject\t\n", ["a name is used twice"]),
+    ],
+)
+def test_a_wrong_sheet(workflow, config, sheet, words):
+    (workflow.folder / "methods.tsv").write_text(sheet)
+    line = refusal(workflow, config | {"methods": "methods.tsv"})
+    assert "methods.tsv" in line
+    assert all(word in line for word in words), line
+
+
+def test_a_config_without_data(workflow, config):
+    del config["benchmark"]
+    assert "nothing to do" in refusal(workflow, config)
+
+
+def test_an_unknown_method_of_a_data_set(workflow, config, counts):
+    counts.write_h5ad(workflow.folder / "counts.h5ad")
+    config["datasets"] = {"x": {"counts": "counts.h5ad", "methods": ["subjct"]}}
+    assert "did you mean 'subject'?" in refusal(workflow, config)

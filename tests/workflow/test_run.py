@@ -1,0 +1,219 @@
+"""The whole workflow: what it leaves, what a change recomputes, and how bad data end it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import zipfile
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+
+from .conftest import ROOT, TEST_CONFIG, Workflow
+
+AFTER_TESTS = {"test": 4, "evaluate": 4, "collect": 1, "report": 1}
+
+
+# What a run leaves
+
+
+def test_files_of_a_run(finished):
+    wanted = [
+        "results/groups/small-1.h5ad",
+        "results/fit/small-1/nested.h5ad",
+        "results/tests/small-1/nested.parquet",
+        "results/tests/small-1/nested.tsv",
+        "results/benchmarks/fit/small-1/nested.json",
+        "results/benchmarks/fit/small-1/nested.jsonl",
+        "results/evaluation/metrics.parquet",
+        "results/evaluation/agreement.parquet",
+        "results/report.html",
+        "results/provenance.json",
+        "logs/fit/small-1/nested.log",
+    ]
+    assert [path for path in wanted if not (finished.folder / path).is_file()] == []
+    pictures = finished.folder / "results" / "figures"
+    assert {path.stem for path in pictures.glob("*.svg")} == {
+        path.stem for path in pictures.glob("*.png")
+    }
+
+
+def test_tests_are_tidy(finished):
+    tests = pd.read_parquet(finished.folder / "results/tests/small-1/nested.parquet")
+    text = pd.read_csv(finished.folder / "results/tests/small-1/nested.tsv", sep="\t")
+    assert list(tests.columns) == (
+        "gene contrast estimate std_error statistic df p_value log10_p adj_p_value status".split()
+    )
+    assert len(tests) == len(text) == 20 * 2
+    assert all("condition" in name for name in tests["contrast"])
+
+
+def test_true_effects_are_ranked_first(finished):
+    metrics = pd.read_parquet(finished.folder / "results/evaluation/metrics.parquet")
+    auc = metrics[(metrics["metric"] == "auc") & (metrics["contrast"] == "all")]
+    assert (auc.loc[auc["scenario"] == "small", "value"] > 0.8).all()
+    assert set(metrics["method"]) == {"subject", "nested"}
+
+
+def test_agreement_with_mixedlm(finished):
+    agreement = pd.read_parquet(finished.folder / "results/evaluation/agreement.parquet")
+    estimate = agreement[agreement["quantity"] == "estimate"]
+    assert (estimate["n"] > 0).all()
+    assert (estimate["scaled_median"] < 0.05).all()
+
+
+def test_report_holds_everything_it_shows(finished):
+    page = (finished.folder / "results" / "report.html").read_text()
+    for part in ("simulation", "accuracy", "agreement", "fits", "performance", "run"):
+        assert f'id="{part}"' in page
+    assert page.count("<figure>") == page.count('src="data:image/')
+    assert not re.search(r'(src|href)="(?!data:|#)', page)
+
+
+def test_nothing_is_left_to_do(finished):
+    assert finished.planned(TEST_CONFIG) == {}
+
+
+def test_same_tables_whatever_the_cores(finished, tmp_path):
+    other = Workflow(tmp_path)
+    done = other.run(TEST_CONFIG, "--cores", "1")
+    assert done.returncode == 0, done.stdout
+    tables = finished.files("results/**/*.parquet") | finished.files("results/**/*.tsv")
+    assert len(tables) > 20
+    assert tables == other.files("results/**/*.parquet") | other.files("results/**/*.tsv")
+
+
+@pytest.mark.parametrize("name", ["r.html", "r.zip"])
+def test_snakemake_report(finished, name):
+    done = finished.run(TEST_CONFIG, "--report", name)
+    assert done.returncode == 0, done.stdout
+    if name.endswith("zip"):
+        with zipfile.ZipFile(finished.folder / name) as archive:
+            assert any(entry.endswith("report.html") for entry in archive.namelist())
+    else:
+        assert "tests/small-1/nested.tsv" in (finished.folder / name).read_text()
+
+
+# What a change recomputes
+
+
+def test_another_contrast_tests_again(finished, config):
+    config["test"] = ["cell_type[type1]:condition[T.B]", "cell_type[type2]:condition[T.B]"]
+    assert finished.planned(config) == AFTER_TESTS
+
+
+def test_another_formula_refits_from_the_groups(finished, config):
+    config["methods"]["nested"]["fixed"] = "~ 0 + cell_type + cell_type:condition"
+    assert finished.planned(config) == {
+        "fit": 2,
+        "test": 2,
+        "evaluate": 2,
+        "collect": 1,
+        "report": 1,
+    }
+
+
+def test_another_ddf_tests_again(finished, config):
+    config["methods"]["nested"]["ddf"] = "satterthwaite"
+    assert finished.planned(config) == {"test": 2, "evaluate": 2, "collect": 1, "report": 1}
+
+
+def test_another_scenario_is_simulated_again_alone(finished, config):
+    config["benchmark"]["scenarios"]["flat"]["n_cells"] = 400
+    assert finished.planned(config) == {
+        "simulate": 1,
+        "summarise": 1,
+        "fit": 2,
+        "test": 2,
+        "reference": 1,
+        "compare": 1,
+        "evaluate": 2,
+        "collect": 1,
+        "report": 1,
+    }
+
+
+def test_a_transform_of_one_method_has_groups_of_its_own(finished, config):
+    config["methods"]["nested"]["transform"] = "log1p"
+    planned = finished.planned(config)
+    assert (planned["summarise"], planned["fit"], planned.get("simulate", 0)) == (2, 2, 0)
+
+
+def test_another_title_writes_the_report_again(finished, config):
+    config["report"] = {"title": "Another"}
+    assert finished.planned(config) == {"report": 1}
+
+
+# Real counts
+
+
+def test_analysis_of_counts(workflow, config, counts):
+    del config["benchmark"]
+    path = workflow.folder / "my data" / "my counts.h5ad"
+    path.parent.mkdir()
+    counts.write_h5ad(path)
+    done = workflow.run(config, "--config", "counts='my data/my counts.h5ad'")
+    assert done.returncode == 0, done.stdout
+    tests = pd.read_parquet(workflow.folder / "results/tests/my_counts/subject.parquet")
+    assert tests["contrast"].unique().tolist() == [
+        "cell_type[Glioblastoma, WHO Grade IV]:condition[T.treated]"
+    ]
+    assert tests.loc[tests["p_value"].idxmin(), "gene"] == "<b>&up</b>"
+    page = (workflow.folder / "results/report.html").read_text()
+    assert "&lt;b&gt;&amp;up&lt;/b&gt;" in page and "<b>&up</b>" not in page
+    assert "Glioblastoma, WHO Grade IV" in page
+
+
+def spoil_counts(adata: ad.AnnData) -> None:
+    adata.X[0, 0] = np.nan
+
+
+def spoil_subjects(adata: ad.AnnData) -> None:
+    adata.obs["subject"] = "one"
+
+
+def drop_condition(adata: ad.AnnData) -> None:
+    del adata.obs["condition"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "word", "left"),
+    [
+        (spoil_counts, "NaN", False),
+        (drop_condition, "condition", False),
+        (spoil_subjects, "subject", True),
+    ],
+)
+def test_bad_counts(workflow, config, counts, spoil, word, left):
+    del config["benchmark"]
+    del config["methods"]["nested"]
+    spoil(counts)
+    counts.write_h5ad(workflow.folder / "counts.h5ad")
+    done = workflow.run(config | {"counts": "counts.h5ad"})
+    assert done.returncode != 0
+    said = [line for line in done.stdout.splitlines() if line.strip().startswith("flashmm: ")]
+    assert said and word in said[0], done.stdout
+    assert "Traceback" not in done.stdout
+    assert (workflow.folder / "results/groups/counts.h5ad").exists() == left
+    assert not list(workflow.folder.glob("results/fit/**/*.h5ad"))
+
+
+def test_truncated_file(workflow, config, counts):
+    del config["benchmark"]
+    path = workflow.folder / "counts.h5ad"
+    counts.write_h5ad(path)
+    path.write_bytes(path.read_bytes()[:2000])
+    done = workflow.run(config | {"counts": "counts.h5ad"})
+    assert done.returncode != 0
+    assert "flashmm: " in done.stdout and "counts.h5ad" in done.stdout
+    assert not list(workflow.folder.glob("results/groups/*"))
+
+
+def test_default_config_is_complete(workflow):
+    """The shipped configs are valid, with their paths relative to the project."""
+    shutil.copytree(ROOT / "config", workflow.folder / "config")
+    for name in ("config", "test"):
+        done = workflow.run({}, "--configfile", f"config/{name}.yaml", "--dry-run")
+        assert done.returncode == 0, done.stdout

@@ -1,0 +1,111 @@
+# Functions of wildcards that the rules share. What there is to do is read in config.smk.
+
+# Part of the params of every rule, so that another version of the package computes again.
+VERSION = source_digest()
+
+
+wildcard_constraints:
+    dataset=r"[A-Za-z0-9][A-Za-z0-9_-]*",
+    scenario=r"[A-Za-z0-9][A-Za-z0-9_-]*",
+    method=r"[A-Za-z0-9][A-Za-z0-9_-]*",
+    replicate=r"\d+",
+    variant=r"(\.(log2p1|log1p|log1p_cp10k|none))?",
+
+
+def setting(key):
+    """A setting of the data set, as a function of the wildcards."""
+    return lookup(dpath=f"{{dataset}}/{key}", within=DATASETS)
+
+
+def of_method(key):
+    """A property of the method, as a function of the wildcards."""
+    return lookup(dpath=f"{{dataset}}/methods/{{method}}/{key}", within=DATASETS)
+
+
+def scenario_seed(wildcards):
+    """Seeds do not depend on which other scenarios there are, nor on their order."""
+    return [
+        config["seed"],
+        zlib.crc32(wildcards.scenario.encode()),
+        int(wildcards.replicate),
+    ]
+
+
+def groups_of(dataset, method):
+    """Methods share the groups of a data set; another transform has groups of its own."""
+    data = DATASETS[dataset]
+    transform = data["methods"][method]["transform"]
+    variant = "" if transform == data["transform"] else f".{transform}"
+    return f"results/groups/{dataset}{variant}.h5ad"
+
+
+def groups_file(wildcards):
+    return groups_of(wildcards.dataset, wildcards.method)
+
+
+EVALUATED = ("metrics", "qq", "p_histogram", "roc", "fdp_tpr")
+COMPARED = ("agreement", "pairs", "attempts")
+FOR_PEOPLE = ("metrics", "agreement")
+
+
+def runs_with(table):
+    """The runs that have such a table: all, or those that MixedLM was fitted to."""
+    if table in EVALUATED:
+        return RUNS
+    return [run for run in RUNS if run[1] in DATASETS[run[0]]["compared"]]
+
+
+def tables():
+    """The tables of this config, each collected over its runs."""
+    return [table for table in EVALUATED + COMPARED if runs_with(table)]
+
+
+def parts(wildcards):
+    """Table -> its parts, one per run."""
+    return {
+        table: [
+            f"results/evaluation/{dataset}/{method}/{table}.parquet"
+            for dataset, method in runs_with(table)
+        ]
+        for table in tables()
+    }
+
+
+def names_of(dataset, method):
+    """The columns that tell runs apart in a collected table."""
+    data = DATASETS[dataset]
+    return {
+        "dataset": dataset,
+        "scenario": data["scenario"],
+        "replicate": data.get("replicate", 1),
+        "method": method,
+    }
+
+
+def report_runs():
+    """What the report shows of each run: its names, its model and its files."""
+    return [
+        {
+            "dataset": dataset,
+            "scenario": DATASETS[dataset]["scenario"],
+            "replicate": DATASETS[dataset].get("replicate"),
+            "counts": DATASETS[dataset]["counts"],
+            "method": method,
+            "model": DATASETS[dataset]["methods"][method],
+            "groups": groups_of(dataset, method),
+            "fit": f"results/fit/{dataset}/{method}.h5ad",
+            "tests": f"results/tests/{dataset}/{method}.parquet",
+            "notes": f"results/tests/{dataset}/{method}.notes.txt",
+            "measured": f"results/benchmarks/fit/{dataset}/{method}.json",
+            "reference": (
+                f"results/benchmarks/reference/{dataset}/{method}.json"
+                if method in DATASETS[dataset]["compared"]
+                else None
+            ),
+        }
+        for dataset, method in RUNS
+    ]
+
+
+REPORTED = report_runs()
+FILES = ("groups", "fit", "tests", "notes", "measured", "reference")

@@ -1,0 +1,72 @@
+rule evaluate:
+    input:
+        table="results/tests/{dataset}/{method}.parquet",
+        truth=lambda wildcards: DATASETS[wildcards.dataset]["truth"] or [],
+    output:
+        metrics="results/evaluation/{dataset}/{method}/metrics.parquet",
+        qq="results/evaluation/{dataset}/{method}/qq.parquet",
+        p_histogram="results/evaluation/{dataset}/{method}/p_histogram.parquet",
+        roc="results/evaluation/{dataset}/{method}/roc.parquet",
+        fdp_tpr="results/evaluation/{dataset}/{method}/fdp_tpr.parquet",
+    log:
+        "logs/evaluate/{dataset}/{method}.log",
+    conda:
+        "../envs/flashmm.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+    params:
+        levels=lookup(dpath="benchmark/levels", within=config, default=[0.05, 0.01, 0.001]),
+        fdr=lookup(dpath="benchmark/fdr", within=config, default=[0.05, 0.1]),
+        version=VERSION,
+    script:
+        "../scripts/evaluate.py"
+
+
+rule compare:
+    input:
+        fit="results/fit/{dataset}/{method}.h5ad",
+        groups=groups_file,
+        reference_tests="results/reference/{dataset}/{method}.tests.parquet",
+        reference_fits="results/reference/{dataset}/{method}.fits.parquet",
+        attempts="results/reference/{dataset}/{method}.attempts.parquet",
+    output:
+        agreement="results/evaluation/{dataset}/{method}/agreement.parquet",
+        pairs="results/evaluation/{dataset}/{method}/pairs.parquet",
+        attempts="results/evaluation/{dataset}/{method}/attempts.parquet",
+    log:
+        "logs/compare/{dataset}/{method}.log",
+    conda:
+        "../envs/flashmm.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+    params:
+        ddf=of_method("ddf"),
+        version=VERSION,
+    script:
+        "../scripts/compare.py"
+
+
+rule collect:
+    input:
+        unpack(parts),
+    output:
+        parquet=[f"results/evaluation/{table}.parquet" for table in tables()],
+        tsv=report(
+            [f"results/evaluation/{table}.tsv" for table in tables() if table in FOR_PEOPLE],
+            caption="../report/collected.rst",
+            category="Evaluation",
+        ),
+    log:
+        "logs/collect.log",
+    conda:
+        "../envs/flashmm.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+    params:
+        runs={table: [names_of(*run) for run in runs_with(table)] for table in tables()},
+        version=VERSION,
+    script:
+        "../scripts/collect.py"

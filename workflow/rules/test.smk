@@ -1,0 +1,27 @@
+rule test:
+    input:
+        fit="results/fit/{dataset}/{method}.h5ad",
+        groups=groups_file,
+    output:
+        table="results/tests/{dataset}/{method}.parquet",
+        tsv=report(
+            "results/tests/{dataset}/{method}.tsv",
+            caption="../report/tests.rst",
+            category="Tests",
+            labels={"data set": "{dataset}", "method": "{method}", "format": "tsv"},
+        ),
+        notes="results/tests/{dataset}/{method}.notes.txt",
+    log:
+        "logs/test/{dataset}/{method}.log",
+    conda:
+        "../envs/flashmm.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+    params:
+        contrasts=setting("test"),
+        ddf=of_method("ddf"),
+        alternative=setting("alternative"),
+        version=VERSION,
+    script:
+        "../scripts/test.py"

@@ -1,0 +1,15 @@
+from job import job
+
+from flashmm.evaluate import compare_fits, fit_frame, pair_fits
+from flashmm.inference import contrast_tests
+from flashmm.io import read_fit, read_table, write_table
+
+with job(snakemake):
+    given = snakemake.input
+    fit = read_fit(given.fit)
+    # every coefficient, whatever the contrasts of the config are
+    ours = [contrast_tests(fit, ddf=snakemake.params.ddf).to_frame(), fit_frame(fit)]
+    reference = [read_table(given.reference_tests), read_table(given.reference_fits)]
+    write_table(compare_fits(ours, reference), snakemake.output.agreement)
+    write_table(pair_fits(ours, reference), snakemake.output.pairs)
+    write_table(read_table(given.attempts), snakemake.output.attempts)

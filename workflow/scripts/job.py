@@ -1,0 +1,60 @@
+"""What every script needs: a log, one line for an error, and the measured time and memory."""
+
+import json
+import resource
+import sys
+import time
+import traceback
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+
+# The package of this checkout, if there is one, serves the jobs in any environment.
+CHECKOUT = Path(__file__).resolve().parents[2]
+if (CHECKOUT / "flashmm" / "__init__.py").is_file():
+    sys.path.insert(0, str(CHECKOUT))
+
+from flashmm.io import atomic_path
+from flashmm.options import FlashmmError, FlashmmWarning
+
+
+@contextmanager
+def job(snakemake):
+    """Send what is printed to the rule's log; end with one line and exit code 1 at an error."""
+    terminal = sys.stderr
+    with open(snakemake.log[0], "w", buffering=1) as log:
+        sys.stdout = sys.stderr = log
+        warnings.showwarning = log_warning
+        try:
+            yield
+        except Exception as error:
+            expected = isinstance(error, FlashmmError | OSError)
+            message = f"flashmm: {error if expected else f'{type(error).__name__}: {error}'}"
+            if not expected:
+                traceback.print_exc()
+            for stream in (log, terminal):
+                print(message, file=stream)
+            sys.exit(1)
+        finally:
+            sys.stdout, sys.stderr = sys.__stdout__, terminal
+
+
+def log_warning(message, category, filename, lineno, file=None, line=None):
+    """Print one line per warning; those of other packages say where they come from."""
+    ours = issubclass(category, FlashmmWarning)
+    print(f"note: {message}" if ours else f"{filename}:{lineno}: {message}", file=sys.stderr)
+
+
+@contextmanager
+def measured(path, **more):
+    """Write the seconds of the block and the peak memory of the process (MiB) as JSON."""
+    start = time.perf_counter()
+    yield
+    seconds = time.perf_counter() - start
+    # kibibytes on Linux, bytes on macOS
+    unit = 1024**2 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    with atomic_path(path) as unfinished:
+        unfinished.write_text(
+            json.dumps({"seconds": seconds, "peak_memory_mib": peak, **more}) + "\n"
+        )

@@ -1,0 +1,15 @@
+import pandas as pd
+from job import job
+
+from flashmm.io import atomic_path
+from flashmm.simulate import SimulationSpec, simulate_counts
+
+with job(snakemake):
+    fields = dict(snakemake.params.spec)
+    if "metadata" in fields:
+        fields["metadata"] = pd.read_csv(fields["metadata"], sep="\t", index_col=0)
+    simulation = simulate_counts(
+        SimulationSpec(**fields), list(snakemake.params.seed), path=snakemake.output.counts
+    )
+    with atomic_path(snakemake.output.truth) as unfinished:
+        simulation.truth.to_csv(unfinished, sep="\t", index=False)

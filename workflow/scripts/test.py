@@ -1,0 +1,15 @@
+from job import job
+
+from flashmm.inference import contrast_tests
+from flashmm.io import atomic_path, read_fit, write_table
+
+with job(snakemake):
+    tests = contrast_tests(
+        read_fit(snakemake.input.fit),
+        snakemake.params.contrasts,
+        ddf=snakemake.params.ddf,
+        alternative=snakemake.params.alternative,
+    )
+    with atomic_path(snakemake.output.notes) as unfinished:
+        unfinished.write_text("".join(f"{note}\n" for note in dict.fromkeys(tests.notes)))
+    write_table(tests.to_frame(), snakemake.output.table, snakemake.output.tsv)
