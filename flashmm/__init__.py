@@ -6,10 +6,11 @@ from flashmm.crossproducts import (
     summary_statistics,
     summary_statistics_from_matrices,
 )
+from flashmm.de import de
 from flashmm.evaluate import Evaluation, compare_fits, evaluate
 from flashmm.groups import GroupStatistics, merge
 from flashmm.inference import TestTable, contrast_tests
-from flashmm.io import read_groups, read_table, write_groups, write_table
+from flashmm.io import read_fit, read_groups, read_table, write_fit, write_groups, write_table
 from flashmm.lmm import LMMFit, fit_lmm
 from flashmm.mixedlm import fit_mixedlm
 from flashmm.options import (
@@ -42,16 +43,19 @@ __all__ = [
     "TestTable",
     "compare_fits",
     "contrast_tests",
+    "de",
     "evaluate",
     "fit_lmm",
     "fit_mixedlm",
     "merge",
+    "read_fit",
     "read_groups",
     "read_table",
     "simulate_counts",
     "summarise",
     "summary_statistics",
     "summary_statistics_from_matrices",
+    "write_fit",
     "write_groups",
     "write_table",
 ]

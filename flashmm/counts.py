@@ -472,7 +472,7 @@ def _from_file(file: h5py.File, path: Path, layer: str | None) -> CellMatrix:
     if layer is not None:
         _check_layer(layer, file.get("layers", ()), f"'{path}'")
     values = file.get("X") if layer is None else file["layers"][layer]
-    cell_names, genes = (table[table.attrs["_index"]] for table in tables)
+    cell_names, genes = map(_stored_names, tables)
     return _checked(
         CellMatrix(
             name=f"'{path}', {_place(layer)}",
@@ -535,6 +535,12 @@ def _stored_sparse(group: h5py.Group, name: str) -> CompressedMatrix:
     )
 
 
+def _stored_names(table: h5py.Group) -> h5py.Dataset:
+    """Find the names of the rows of a table; newer files keep them with a mask of missing ones."""
+    names = table[table.attrs["_index"]]
+    return names["values"] if isinstance(names, h5py.Group) else names
+
+
 def _read_columns(table: h5py.Group, names: Sequence[str]) -> dict[str, Any]:
     if _text(table.attrs.get("encoding-version", "")) == "0.1.0":
         # columns of this older form do not hold their categories themselves
@@ -545,7 +551,8 @@ def _read_columns(table: h5py.Group, names: Sequence[str]) -> dict[str, Any]:
 
 def _check_layer(layer: str, layers: Any, name: str) -> None:
     if layer not in layers:
-        raise InputError(f"{name} has no layer '{layer}'; it has {listed(layers)}.")
+        named = [other for other in layers if other is not None]  # None is X, in anndata >= 0.13
+        raise InputError(f"{name} has no layer '{layer}'; it has {listed(named)}.")
 
 
 def _place(layer: str | None) -> str:

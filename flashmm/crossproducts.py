@@ -398,7 +398,9 @@ def _columns_of(
 ) -> tuple[Any, tuple[str, ...]]:
     """Return a finite design matrix as float64 (Z as CSR) and the names of its columns."""
     names = [str(c) for c in matrix.columns] if isinstance(matrix, pd.DataFrame) else None
-    values = _float64(matrix if _is_sparse(matrix) else np.asarray(matrix), name)
+    if names and all(isinstance(dtype, pd.SparseDtype) for dtype in matrix.dtypes):
+        matrix = matrix.sparse.to_coo()
+    values = _float64(matrix, name)
     if values.ndim != 2:
         raise InputError(f"{name} has two axes; found an array of shape {values.shape}.")
     row, column = _not_finite(values)

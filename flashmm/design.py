@@ -340,7 +340,7 @@ class _Rows:
 
     def form(self, factor: Factor) -> np.ndarray | None:
         """Coefficients of a factor that varies between cells; None where it is constant in rows."""
-        if factor.columns and factor.columns <= set(self.table.columns):
+        if self.kind == "cells" or factor.columns <= set(self.table.columns):
             return None
         return self._form(factor.node, factor)
 

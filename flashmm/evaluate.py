@@ -26,6 +26,7 @@ from flashmm.options import InputError, Status, note
 
 __all__ = [
     "Evaluation",
+    "adjust_per_contrast",
     "average_metrics",
     "compare_fits",
     "contrast_cell_types",
@@ -160,7 +161,7 @@ def evaluate(
         for stratum, contrast, part in _slices(tests, group)
         for row in _slice_metrics(part, known, levels, fdr)
     ]
-    if known:
+    if truth is not None:
         rows.append(_untested_pairs(tests, truth) | {"contrast": ALL, "group": ALL})
     return Evaluation(_metrics_frame(rows, group), _curves(tests, known), tuple(notes))
 
@@ -266,8 +267,31 @@ def _prepare(
         }
     )
     tests["cell_type"] = _cell_types(tests, truth, contrast_map, cell_type, notes)
-    tests["de"] = _tested_pairs(tests).isin(_true_pairs(truth)) if _has_pairs(truth) else False
+    tests["de"] = False
+    if truth is not None and len(truth):
+        tests["de"] = _tested_pairs(tests).isin(_true_pairs(truth))
     return tests
+
+
+def adjust_per_contrast(p: np.ndarray, contrast: pd.Series) -> np.ndarray:
+    """Benjamini-Hochberg adjusted p-values, each contrast by itself.
+
+    Parameters
+    ----------
+    p : (tests,) array
+        P-values; NaN are no tests and stay NaN.
+    contrast : (tests,) Series
+        Name of the contrast of each test.
+
+    Returns
+    -------
+    (tests,) array
+        Adjusted p-values.
+    """
+    adjusted, code = np.full(len(p), np.nan), pd.factorize(contrast)[0]
+    for one in range(code.max(initial=-1) + 1):
+        adjusted[code == one] = adjust_p_values(p[code == one])
+    return adjusted
 
 
 def _require(frame: pd.DataFrame, columns: list[str], name: str) -> None:
@@ -299,12 +323,7 @@ def _score(table: pd.DataFrame, p: np.ndarray) -> np.ndarray:
 def _local_adjusted(table: pd.DataFrame, contrast: pd.Series, p: np.ndarray) -> np.ndarray:
     if "adj_p_value" in table:
         return table["adj_p_value"].to_numpy(dtype=float)
-    per_contrast = pd.Series(p, index=contrast.index).groupby(contrast)
-    return per_contrast.transform(adjust_p_values).to_numpy()
-
-
-def _has_pairs(truth: pd.DataFrame | None) -> bool:
-    return truth is not None and not truth.empty
+    return adjust_per_contrast(p, contrast)
 
 
 def _cell_types(
@@ -616,9 +635,9 @@ def _fdp_tpr_curve(tests: pd.DataFrame) -> pd.DataFrame:
     """False discovery proportion and true positive rate as the p-value threshold grows."""
     called = tests[tests["p"].notna()].sort_values("score", ascending=False, kind="stable")
     score, de = called["score"].to_numpy(), called["de"].to_numpy()
-    last = np.flatnonzero(np.append(score[1:] != score[:-1], True)) if len(score) else []
-    true = np.cumsum(de)[last]
-    found = np.asarray(last, dtype=float) + 1
+    # tied tests are called together
+    last = np.flatnonzero(np.append(score[1:] != score[:-1], True)[: len(score)])
+    true, found = np.cumsum(de)[last], last + 1.0
     with np.errstate(invalid="ignore"):
         tpr = true / np.float64(tests["de"].sum())
     curve = {"log10_p": -score[last], "fdp": 1 - true / found, "tpr": tpr}
@@ -711,7 +730,7 @@ def _control_tests(
         p_value=2 * stats.norm.sf(np.abs(z)),
         log10_p=(np.log(2) + stats.norm.logsf(np.abs(z))) / np.log(10),
     )
-    adjusted = table.groupby("contrast", sort=False)["p_value"].transform(adjust_p_values)
+    adjusted = adjust_per_contrast(table["p_value"].to_numpy(), table["contrast"])
     return table.assign(adj_p_value=adjusted, status=str(Status.OK))
 
 

@@ -213,7 +213,7 @@ def _check_terms(node: ast.expr, text: str, added: bool = True) -> None:
     match node:
         case ast.Name():
             return
-        case ast.Constant(value=int(value)) if added and value in (0, 1):
+        case ast.Constant(value=value) if added and type(value) is int and value in (0, 1):
             return
         case ast.Call():
             _check_call(node, text)
@@ -399,7 +399,7 @@ def _split_bars(words: Words) -> tuple[Words, dict[str, _Bar]]:
             bar = _bar(kept[start:], marks.pop(start) - start)
             alias = f"_bar_{len(bars)}_"
             bars[alias] = bar
-            kept[start:] = [("name", alias)]
+            kept[start:] = [("space", " "), ("name", alias), ("space", " ")]
     return Words(words.text, tuple(kept)), bars
 
 

@@ -8,6 +8,7 @@ import os
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,8 +17,10 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
+from flashmm.crossproducts import summary_statistics
 from flashmm.groups import GroupStatistics, listed, moment_name, moment_names
-from flashmm.options import InputError
+from flashmm.lmm import LMMFit
+from flashmm.options import FitOptions, InputError
 
 PathLike: TypeAlias = str | os.PathLike[str]
 
@@ -109,6 +112,117 @@ def read_groups(path: PathLike) -> GroupStatistics:
     """
     with reading(path):
         return _groups_of(ad.read_h5ad(path), path)
+
+
+def write_fit(fit: LMMFit, path: PathLike, groups_path: PathLike) -> None:
+    """Write a fit as an AnnData whose obs are the genes (`.h5ad`).
+
+    obs holds `status`, `loglik`, `n_iter` and `decrement`, obsm `coef`, `theta` and
+    `fisher_information` (each matrix as one row), and `uns["flashmm"]` the names, formulas and options,
+    and the groups file with its digest. Covariances are not stored: `read_fit` rebuilds the model.
+
+    Parameters
+    ----------
+    fit : LMMFit
+        A fit of statistics that came from groups.
+    path : path
+        The file to write.
+    groups_path : path
+        The file that holds the groups (`write_groups`); it is named relative to `path`.
+
+    Raises
+    ------
+    InputError
+        The fit does not come from groups.
+    """
+    if fit.stats.groups is None or fit.stats.fixed is None:
+        raise InputError(
+            "Only fits of groups can be written: one of matrices cannot be rebuilt without them."
+        )
+    obs = {name: getattr(fit, name) for name in ("status", "loglik", "n_iter", "decrement")}
+    adata = ad.AnnData(
+        obs=pd.DataFrame(obs, index=fit.genes.astype(str)),
+        obsm={
+            "coef": fit.coef,
+            "theta": fit.theta,
+            "fisher_information": fit.fisher_information.reshape(fit.n_genes, -1),
+        },
+        uns={"flashmm": _fit_recipe(fit, Path(path), Path(groups_path))},
+    )
+    with atomic_path(path) as unfinished:
+        adata.write_h5ad(unfinished, compression="gzip", compression_opts=1)
+
+
+def _fit_recipe(fit: LMMFit, path: Path, groups_path: Path) -> dict[str, Any]:
+    random = None if fit.stats.random is None else list(fit.stats.random)
+    return {
+        "coefficients": np.array(fit.coefficients, dtype=object),
+        "components": np.array(fit.components, dtype=object),
+        "aliased": np.array(fit.aliased, dtype=object),
+        "notes": np.array(fit.notes, dtype=object),
+        "df_residual": fit.df_residual,
+        "model": json.dumps({"fixed": fit.stats.fixed, "random": random}),
+        "options": json.dumps(asdict(fit.options)),
+        "groups": os.path.relpath(groups_path.resolve(), path.resolve().parent),
+        "groups_sha256": file_digest(groups_path),
+        "version": package_version(),
+    }
+
+
+def read_fit(path: PathLike, groups_path: PathLike | None = None) -> LMMFit:
+    """Read what `write_fit` wrote, and rebuild the statistics from the groups file that it names.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    groups_path : path, optional
+        The groups file, where it has moved.
+
+    Returns
+    -------
+    LMMFit
+        As it was fitted; nothing is fitted again.
+
+    Raises
+    ------
+    InputError
+        A file is missing, damaged or of another kind, or the groups file has changed since the fit.
+    """
+    with reading(path):
+        adata = ad.read_h5ad(path)
+    recipe = adata.uns.get("flashmm", {})
+    if "groups_sha256" not in recipe:
+        raise InputError(
+            f"'{path}' does not hold a fit. Make such a file with fit_lmm and write_fit."
+        )
+    source = Path(path).parent / str(recipe["groups"]) if groups_path is None else Path(groups_path)
+    if file_digest(source) != recipe["groups_sha256"]:
+        raise InputError(
+            f"'{source}' is not the groups file that '{path}' was fitted from (its digest differs). "
+            "Fit again, or name the original with groups_path."
+        )
+    model, options = json.loads(recipe["model"]), json.loads(recipe["options"])
+    if options["start"] is not None:
+        options["start"] = tuple(options["start"])
+    K1 = adata.obsm["theta"].shape[1]
+    return LMMFit(
+        coef=np.asarray(adata.obsm["coef"]),
+        theta=np.asarray(adata.obsm["theta"]),
+        fisher_information=np.asarray(adata.obsm["fisher_information"]).reshape(-1, K1, K1),
+        loglik=adata.obs["loglik"].to_numpy(),
+        status=adata.obs["status"].to_numpy().astype(str),
+        n_iter=adata.obs["n_iter"].to_numpy(),
+        decrement=adata.obs["decrement"].to_numpy(),
+        genes=adata.obs_names,
+        coefficients=_texts(recipe["coefficients"]),
+        components=_texts(recipe["components"]),
+        aliased=_texts(recipe["aliased"]),
+        df_residual=int(recipe["df_residual"]),
+        stats=summary_statistics(read_groups(source), model["fixed"], model["random"]),
+        options=FitOptions(**options),
+        notes=_texts(recipe["notes"]),
+    )
 
 
 def write_table(frame: pd.DataFrame, path: PathLike, tsv: PathLike | None = None) -> None:

@@ -34,7 +34,7 @@ from threadpoolctl import threadpool_limits
 from flashmm.contrasts import Contrast, resolve_contrasts
 from flashmm.counts import read_genes
 from flashmm.design import CellDesign, cell_design
-from flashmm.inference import adjust_p_values
+from flashmm.evaluate import adjust_per_contrast
 from flashmm.kernels.rotation import independent_columns
 from flashmm.options import DesignError, InputError, Status, note
 
@@ -165,7 +165,7 @@ def fit_mixedlm(
     obs, values = read_genes(data, genes, transform=transform, layer=layer)
     problem = _problem(cell_design(obs, fixed, random), reml)
     resolved = resolve_contrasts(
-        contrasts, problem.design.X.columns, problem.design.coefficient_columns
+        contrasts, list(problem.design.X.columns), problem.design.coefficient_columns
     )
     with threadpool_limits(limits=1, user_api="blas"):
         outcomes = [_fit_gene(problem, g, y, methods) for g, y in zip(genes, values.T, strict=True)]
@@ -286,7 +286,8 @@ def _independent_groups(Z: sparse.csr_array) -> np.ndarray:
     """Number the finest groups of cells that share no level of any component, (cells,) int."""
     # cells and levels are the nodes of a graph, the entries of Z its edges
     n = Z.shape[0]
-    edges = sparse.block_array([[None, Z], [Z.T, None]])
+    blocks: Any = [[None, Z], [Z.T, None]]
+    edges = sparse.block_array(blocks)
     _, label = connected_components(edges, directed=False)
     return np.unique(label[:n], return_inverse=True)[1]
 
@@ -358,7 +359,7 @@ def _read(problem: _Problem, result: Any) -> dict[str, Any]:
     """Take what is compared from MixedLM's result, and say why it cannot be used if so."""
     p = problem.X.shape[1]
     components = result.vcomp if "exog_vc" in problem.arguments else np.diag(result.cov_re)
-    found = {
+    found: dict[str, Any] = {
         "converged": bool(result.converged),
         "loglik": float(result.llf),
         "coef": np.asarray(result.fe_params, dtype=float),
@@ -435,7 +436,8 @@ def _assemble(
 def _fit_row(problem: _Problem, outcome: _Outcome) -> dict[str, Any]:
     taken = outcome.taken
     names = [f"theta:{name}" for name in (*problem.components, "residual")]
-    theta = np.full(len(names), np.nan) if taken is None else taken.theta
+    missing = np.full(len(names), np.nan)
+    theta = missing if taken is None or taken.theta is None else taken.theta
     return {
         "gene": outcome.gene,
         "optimiser": "" if taken is None else taken.optimiser,
@@ -481,7 +483,7 @@ def _tests(
         for contrast in contrasts
     ]
     frame = pd.DataFrame(rows)
-    adjusted = frame.groupby("contrast", sort=False)["p_value"].transform(adjust_p_values)
+    adjusted = adjust_per_contrast(frame["p_value"].to_numpy(), frame["contrast"])
     frame.insert(list(frame).index("log10_p") + 1, "adj_p_value", adjusted)
     return frame if (frame["df_num"] > 1).any() else frame.drop(columns="df_num")
 

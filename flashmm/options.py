@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from dataclasses import dataclass
 from enum import StrEnum
+from types import FrameType
 
 
 class FlashmmError(Exception):
@@ -40,8 +42,17 @@ def note(text: str) -> str:
     str
         `text`, unchanged.
     """
-    warnings.warn(text, FlashmmWarning, stacklevel=3)
+    warnings.warn(text, FlashmmWarning, stacklevel=_frames_inside())
     return text
+
+
+def _frames_inside() -> int:
+    """Stack level, for a warning given by the caller, of the first frame outside the package."""
+    frame: FrameType | None = sys._getframe(1)
+    level = 1
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "flashmm":
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 class Status(StrEnum):

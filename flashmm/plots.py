@@ -9,8 +9,10 @@ looks like.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
+from textwrap import fill
 from typing import Any, ParamSpec
 
 import matplotlib as mpl
@@ -18,6 +20,7 @@ import numpy as np
 import pandas as pd
 from cycler import cycler
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import (
     FuncFormatter,
@@ -77,7 +80,7 @@ INK, GREY, PALE, BAND = "#222222", "#8A8A8A", "#C9C9C9", "#E3E3E3"
 UP, DOWN = PALETTE[1], PALETTE[0]
 MAX_VECTOR_POINTS = 1500  # more points than this are drawn as pixels inside the SVG
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "axes.axisbelow": True,
     "axes.edgecolor": "#555555",
     "axes.grid": True,
@@ -164,8 +167,27 @@ def method_colours(methods: Sequence[str]) -> dict[str, str]:
     return {method: PALETTE[i % len(PALETTE)] for i, method in enumerate(dict.fromkeys(methods))}
 
 
-def _markers(methods: Sequence[str]) -> dict[str, str]:
-    return {method: MARKERS[i % len(MARKERS)] for i, method in enumerate(dict.fromkeys(methods))}
+@dataclass(frozen=True)
+class _Look:
+    """How one method is drawn; `scale` makes earlier methods larger, to be seen under later ones."""
+
+    colour: str
+    marker: str
+    line: Any
+    scale: float
+
+
+def _looks(methods: Sequence[str]) -> dict[str, _Look]:
+    colours = method_colours(methods)
+    return {
+        name: _Look(
+            colour,
+            MARKERS[i % len(MARKERS)],
+            LINES[i % len(LINES)],
+            1 + 0.3 * (len(colours) - 1 - i),
+        )
+        for i, (name, colour) in enumerate(colours.items())
+    }
 
 
 def _check(frame: pd.DataFrame, columns: Sequence[str], what: str) -> None:
@@ -179,6 +201,11 @@ def _of_contrast(curves: Mapping[str, pd.DataFrame], contrast: str) -> dict[str,
     if not curves:
         raise InputError("curves: no method was given; give {method: curve}.")
     return {str(name): curve[curve["contrast"] == contrast] for name, curve in curves.items()}
+
+
+def _dots(ax: Axes, x: Any, y: Any, **style: Any) -> None:
+    """Scatter points without rims; as pixels where an SVG would grow large."""
+    ax.scatter(x, y, lw=0, rasterized=len(x) > MAX_VECTOR_POINTS, **style)
 
 
 def _legend_below(fig: Figure, ax: Axes, **options: Any) -> None:
@@ -210,14 +237,14 @@ def qq_plot(curves: Mapping[str, pd.DataFrame], *, contrast: str = "all") -> Fig
     Figure
     """
     chosen, fig = _of_contrast(curves, contrast), Figure(figsize=(5.2, 4.9))
-    ax, colours, markers = fig.subplots(), method_colours(list(curves)), _markers(list(curves))
+    ax, looks = fig.subplots(), _looks(list(chosen))
     widest = max(chosen.values(), key=lambda c: c["upper"].max() if len(c) else 0.0)
     top = max(1.15 * float(widest["upper"].max()), 1.0) if len(widest) else 1.0
     ceiling = max(top, 2.2 * float(widest["expected"].max())) if len(widest) else 1.0
     end = 1.04 * float(widest["expected"].max()) if len(widest) else 1.0
     ax.plot([0, end], [0, end], color=INK, lw=0.9, zorder=2)
     for name, curve in chosen.items():
-        _qq_points(ax, name, curve, ceiling, colours[name], markers[name])
+        _qq_points(ax, name, curve, ceiling, looks[name])
     ax.fill_between(
         widest["expected"], widest["lower"], widest["upper"], color=BAND, lw=0, label="95 % band"
     )
@@ -227,14 +254,13 @@ def qq_plot(curves: Mapping[str, pd.DataFrame], *, contrast: str = "all") -> Fig
     return fig
 
 
-def _qq_points(
-    ax: Axes, name: str, curve: pd.DataFrame, ceiling: float, colour: str, marker: str
-) -> None:
+def _qq_points(ax: Axes, name: str, curve: pd.DataFrame, ceiling: float, look: _Look) -> None:
     """Points of one method; those above the ceiling sit on it as open arrowheads."""
     x, y = curve["expected"].to_numpy(), curve["observed"].to_numpy()
     beyond = y > ceiling
-    style = {"color": colour, "ls": "none", "zorder": 3, "rasterized": len(x) > MAX_VECTOR_POINTS}
-    ax.plot(x[~beyond], y[~beyond], marker=marker, ms=3.2, mew=0, label=name, **style)
+    style: dict[str, Any] = {"color": look.colour, "ls": "none", "zorder": 3}
+    style["rasterized"] = len(x) > MAX_VECTOR_POINTS
+    ax.plot(x[~beyond], y[~beyond], look.marker, ms=3 * look.scale, mew=0, label=name, **style)
     if beyond.any():
         ax.plot(x[beyond], np.full(beyond.sum(), ceiling), marker="^", ms=5, mfc="none", **style)
 
@@ -262,7 +288,7 @@ def p_histogram(curves: Mapping[str, pd.DataFrame], *, contrast: str = "all") ->
     for ax in axes.flat[len(chosen) :]:
         ax.remove()
     for ax, (name, curve) in zip(axes.flat, chosen.items(), strict=False):
-        _p_bars(ax, curve, method_colours(list(curves))[name])
+        _p_bars(ax, curve, method_colours(list(chosen))[name])
         ax.set(title=name, xlim=(0, 1))
         ax.tick_params(labelbottom=True)
     fig.supxlabel("Null p-value", fontsize=9.5)
@@ -274,7 +300,7 @@ def _p_bars(ax: Axes, curve: pd.DataFrame, colour: str) -> None:
     """Bars of one histogram over the band of its counts under uniform p-values."""
     n, bins = int(curve["n"].sum()), len(curve)
     # counts of a bin are binomial(n, 1/bins); density is count · bins / n
-    low, high = stats.binom.ppf([0.025, 0.975], n, 1 / bins) * bins / max(n, 1)
+    low, high = (float(stats.binom.ppf(q, n, 1 / bins)) * bins / max(n, 1) for q in (0.025, 0.975))
     width = curve["right"] - curve["left"]
     ax.bar(curve["left"], curve["density"], width, align="edge", color=colour, ec="white", lw=0.6)
     ax.axhspan(low, high, color=GREY, alpha=0.28, lw=0, zorder=2)
@@ -304,10 +330,10 @@ def fpr_plot(metrics: pd.DataFrame, *, contrast: str = "all") -> Figure:
     ax, floor = fig.subplots(), _fpr_floor(rows)
     for place, level in enumerate(levels):
         ax.plot([place - 0.45, place + 0.45], [level, level], color=INK, ls=(0, (4, 2)), lw=1)
-    for i, method in enumerate(methods):
+    for i, (method, look) in enumerate(_looks(methods).items()):
         part = rows[rows["method"] == method].set_index("level").reindex(levels)
         offset = (i - (len(methods) - 1) / 2) * min(0.8 / max(len(methods), 1), 0.22)
-        _fpr_marks(ax, method, part, np.arange(len(levels)) + offset, floor, i)
+        _fpr_marks(ax, method, part, np.arange(len(levels)) + offset, floor, look)
     ax.set_yscale("log")
     ax.set(xlim=(-0.5, len(levels) - 0.5), ylim=(floor / 1.3, None))
     ax.set_xticks(range(len(levels)), [f"{level:g}" for level in levels])
@@ -327,10 +353,10 @@ def _fpr_floor(rows: pd.DataFrame) -> float:
 
 
 def _fpr_marks(
-    ax: Axes, method: str, part: pd.DataFrame, x: np.ndarray, floor: float, i: int
+    ax: Axes, method: str, part: pd.DataFrame, x: np.ndarray, floor: float, look: _Look
 ) -> None:
     value, se = part["value"].to_numpy(dtype=float), part["std_error"].to_numpy(dtype=float)
-    colour, marker = PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]
+    colour, marker = look.colour, look.marker
     some = value > 0
     # the interval is symmetric in log(rate): se(log v) = se / v
     spread = np.exp(1.96 * np.nan_to_num(se[some] / value[some]))
@@ -376,10 +402,10 @@ def roc_plot(
     """
     chosen, fig = _of_contrast(curves, contrast), Figure(figsize=(7.6, 4.1))
     whole, part = fig.subplots(1, 2)
-    colours = method_colours(list(curves))
-    for i, (name, curve) in enumerate(chosen.items()):
+    looks = _looks(list(chosen))
+    for name, curve in chosen.items():
         label = name if auc is None else f"{name} (AUC {auc[name]:.3f})"
-        style = {"color": colours[name], "ls": LINES[i % len(LINES)], "drawstyle": "steps-post"}
+        style = {"color": looks[name].colour, "ls": looks[name].line, "drawstyle": "steps-post"}
         for ax in (whole, part):
             ax.plot(curve["fpr"], curve["tpr"], label=label, **style)
     for ax, end in ((whole, 1.0), (part, zoom)):
@@ -423,17 +449,17 @@ def fdr_tpr_plot(
     _check(metrics, ["method", "metric", "level", "value", "std_error", "contrast"], "metrics")
     points = _fdp_points(metrics[metrics["contrast"] == contrast], adjustment)
     methods = list(dict.fromkeys(points["method"]))
-    colours, markers = method_colours(methods), _markers(methods)
     fig = Figure(figsize=(5.6, 4.7))
     ax = fig.subplots()
     for level in sorted(points["level"].unique()):
         ax.axvline(level, color=INK, ls=(0, (4, 2)), lw=1, zorder=1)
         ax.annotate(f"{level:.0%}", (level, 1), (2, 2), ("data", "axes fraction"), "offset points")
-    for method in methods:
-        if curves is not None:
-            curve = _of_contrast(curves, contrast)[method]
-            ax.plot(curve["fdp"], curve["tpr"], color=colours[method], lw=0.9, alpha=0.5, zorder=2)
-        _fdp_marks(ax, method, points[points["method"] == method], colours[method], markers[method])
+    lines = _of_contrast(curves, contrast) if curves else {}
+    for method, look in _looks(methods).items():
+        if method in lines:
+            line = lines[method]
+            ax.plot(line["fdp"], line["tpr"], color=look.colour, lw=0.9, alpha=0.5, zorder=2)
+        _fdp_marks(ax, method, points[points["method"] == method], look)
     reach = np.nanmax([0.25, *(points["fdp"] + 1.96 * points["fdp_error"].fillna(0)).tolist()])
     ax.set(xlim=(0, min(1.05 * reach, 1)), ylim=(0, 1.01))
     ax.set(xlabel="Realised false discovery proportion", ylabel="True positive rate")
@@ -454,24 +480,17 @@ def _fdp_points(metrics: pd.DataFrame, adjustment: str) -> pd.DataFrame:
     return parts[0].merge(parts[1], on=keys)
 
 
-def _fdp_marks(ax: Axes, method: str, points: pd.DataFrame, colour: str, marker: str) -> None:
+def _fdp_marks(ax: Axes, method: str, points: pd.DataFrame, look: _Look) -> None:
     """Marks with 95 % intervals; filled where the proportion is not above its nominal level."""
     x, y = points["fdp"].to_numpy(), points["tpr"].to_numpy()
-    errors = {"xerr": 1.96 * points["fdp_error"], "yerr": 1.96 * points["tpr_error"]}
-    ax.errorbar(x, y, fmt="none", ecolor=colour, elinewidth=1, alpha=0.75, zorder=3, **errors)
+    xerr, yerr = 1.96 * points["fdp_error"], 1.96 * points["tpr_error"]
+    colour, marker = look.colour, look.marker
+    ax.errorbar(x, y, yerr, xerr, fmt="none", ecolor=colour, elinewidth=1, alpha=0.75, zorder=3)
     controlled = x - 1.96 * points["fdp_error"].fillna(0).to_numpy() <= points["level"].to_numpy()
     ax.plot([], [], marker=marker, ms=6.5, color=colour, ls="none", label=str(method))
-    ax.scatter(
-        x,
-        y,
-        s=46,
-        marker=marker,
-        ec=colour,
-        lw=1.5,
-        zorder=4,
-        clip_on=False,
-        c=[colour if good else "white" for good in controlled],
-    )
+    fills = [colour if good else "white" for good in controlled]
+    size = 38 * look.scale**2
+    ax.scatter(x, y, s=size, marker=marker, c=fills, ec=colour, lw=1.5, zorder=4, clip_on=False)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -531,18 +550,8 @@ def _agreement_panel(ax: Axes, part: pd.DataFrame, is_variance: bool) -> None:
     names = list(dict.fromkeys(part["name"])) if is_variance else [None]
     for i, name in enumerate(names):
         rows = (part["name"] == name).to_numpy() if name is not None else np.full(len(part), True)
-        ax.scatter(
-            columns[rows, 0],
-            columns[rows, 1],
-            s=18,
-            marker=MARKERS[i % len(MARKERS)],
-            color=PALETTE[i % len(PALETTE)],
-            alpha=0.75,
-            lw=0,
-            label=name,
-            zorder=3,
-            rasterized=int(rows.sum()) > MAX_VECTOR_POINTS,
-        )
+        style = {"marker": MARKERS[i % len(MARKERS)], "color": PALETTE[i % len(PALETTE)]}
+        _dots(ax, *columns[rows].T, s=18, alpha=0.75, label=name, zorder=3, **style)
     ax.set_box_aspect(1)
     ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.yaxis.set_major_locator(MaxNLocator(5))
@@ -554,18 +563,18 @@ def _say_agreement(ax: Axes, part: pd.DataFrame, quantity: str, labels: tuple[st
     """Write the largest difference into the free corner of a panel."""
     n = len(part)
     of = {"estimate": "standard errors", "theta": "of the total variance"}.get(quantity, "")
-    largest = _power_of_ten(part["scaled"].max() if of else part["difference"].abs().max())
+    largest = _short_number(part["scaled"].max() if of else part["difference"].abs().max())
     lines = [f"{n} pairs, differ by at most", f"{largest} {of}"] if n else ["nothing to compare"]
     if n and quantity == "loglik":
         ours, other = (part["difference"] > 1e-6).sum(), (part["difference"] < -1e-6).sum()
-        lines += ["higher in", f"  {labels[0]}: {ours}", f"  {labels[1]}: {other}"]
+        lines += ["higher for", f"  {labels[0]}: {ours} genes", f"  {labels[1]}: {other} genes"]
     ax.text(0.04, 0.96, "\n".join(lines), transform=ax.transAxes, va="top", fontsize=8)
 
 
-def _power_of_ten(value: float) -> str:
-    """Write a number as 4.3·10⁻⁷."""
-    if not np.isfinite(value) or value == 0:
-        return f"{value:g}"
+def _short_number(value: float) -> str:
+    """Write a number with two digits: 0.043, 3.2, 4.3·10⁻⁷."""
+    if not np.isfinite(value) or value == 0 or 1e-3 <= abs(value) < 1e3:
+        return f"{value:.2g}"
     mantissa, exponent = f"{value:.1e}".split("e")
     digits = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
     return f"{mantissa}·10{digits}"
@@ -605,7 +614,7 @@ def _strip(ax: Axes, methods: pd.Series, values: pd.Series, label: str) -> None:
         if not len(x):
             continue
         jitter = np.linspace(-0.16, 0.16, len(x)) if len(x) > 1 else np.zeros(1)
-        ax.scatter(x, i + jitter, s=16, color=colour, alpha=0.55, lw=0, zorder=3)
+        _dots(ax, x, i + jitter, s=16, color=colour, alpha=0.55, zorder=3)
         median = float(np.median(x))
         ax.plot([median, median], [i - 0.28, i + 0.28], color=colour, lw=2.4, zorder=4)
         ax.annotate(
@@ -624,13 +633,21 @@ def _strip(ax: Axes, methods: pd.Series, values: pd.Series, label: str) -> None:
 
 
 def _widen_to_decade(ax: Axes) -> None:
-    """Show at least a factor of ten, with plain numbers, so that small gaps stay small."""
+    """Show at least a factor of twenty, so that small gaps stay small."""
     low, high = ax.get_xlim()
     centre, half = np.sqrt(low * high), max(np.sqrt(high / low), np.sqrt(20.0))
     ax.set_xlim(centre / half, centre * half)
-    ax.xaxis.set_major_locator(LogLocator(10, subs=(1, 3) if half < 12 else (1,)))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}"))
-    ax.xaxis.set_minor_formatter(NullFormatter())
+    _plain_log_ticks(ax.xaxis)
+
+
+def _plain_log_ticks(axis: Axis) -> None:
+    """Label a logarithmic axis with plain numbers, a handful whatever its range."""
+    low, high = axis.get_view_interval()
+    decades = np.log10(high / low)
+    subs = (1, 2, 5) if decades < 1.5 else (1, 3) if decades < 3 else (1,)
+    axis.set_major_locator(LogLocator(10, subs=subs, numticks=8))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 # ----------------------------------------------------------------------------------------------
@@ -671,32 +688,22 @@ def volcano_plot(
         Several contrasts and none chosen, or a joint test, which has no direction.
     """
     tests = _volcano_tests(table, contrast)
-    found = (tests["adj_p_value"] <= fdr).to_numpy()
-    up = (tests["estimate"] > 0).to_numpy()
     fig = Figure(figsize=(6.4, 4.9))
     ax = fig.subplots()
     ax.axvline(0, color=GREY, lw=0.8, zorder=1)
+    found, up = (tests["adj_p_value"] <= fdr).to_numpy(), (tests["estimate"] > 0).to_numpy()
     for rows, colour, size, word in (
-        (~found, PALE, 9, f"not at {fdr:.0%}"),
+        (~found, PALE, 9, f"not at BH {fdr:.0%}"),
         (found & up, UP, 17, "up"),
         (found & ~up, DOWN, 17, "down"),
     ):
-        ax.scatter(
-            tests["estimate"][rows],
-            tests["score"][rows],
-            s=size,
-            color=colour,
-            lw=0,
-            alpha=0.85,
-            label=f"{rows.sum():,} {word}",
-            zorder=2,
-            rasterized=int(rows.sum()) > MAX_VECTOR_POINTS,
-        )
+        style = {"s": size, "color": colour, "label": f"{rows.sum():,} {word}"}
+        _dots(ax, tests["estimate"][rows], tests["score"][rows], alpha=0.85, zorder=2, **style)
     reach = 1.35 * float(tests["estimate"].abs().max()) if len(tests) else 1.0
-    ax.set(xlim=(-reach, reach), ylim=(0, None))
-    ax.set_ylim(0, 1.08 * ax.get_ylim()[1])
-    ax.set_title(str(tests["contrast"].iloc[0]) if len(tests) else "", wrap=True)
+    ceiling = 1.1 * float(tests["score"].max()) if len(tests) else 1.0
+    ax.set(xlim=(-reach, reach), ylim=(0, ceiling))
     ax.set(xlabel=f"Estimate (difference in {unit})", ylabel="p-value, −log₁₀")
+    ax.set_title(fill(str(tests["contrast"].iloc[0]), 64) if len(tests) else "")
     _name_genes(ax, tests[found].nlargest(top, "score"))
     _legend_below(fig, ax, markerscale=1.5, handletextpad=0.1)
     return fig
@@ -725,30 +732,16 @@ def _volcano_tests(table: pd.DataFrame, contrast: str | None) -> pd.DataFrame:
 
 def _name_genes(ax: Axes, genes: pd.DataFrame) -> None:
     """Write names beside their points, up on the right and down on the left, none over another."""
-    bottom, height = ax.get_ylim()[0], np.ptp(ax.get_ylim())
-    gap, edge = 0.048 * height, 0.97 * max(ax.get_xlim())
-    for side, part in ((1, genes[genes["estimate"] > 0]), (-1, genes[genes["estimate"] <= 0])):
+    gap, edge = 0.048 * ax.get_ylim()[1], 0.97 * ax.get_xlim()[1]
+    leader = {"arrowstyle": "-", "color": PALE, "lw": 0.6, "shrinkA": 1, "shrinkB": 2}
+    for side, align in ((1, "right"), (-1, "left")):
+        part = genes[np.where(genes["estimate"] > 0, 1, -1) == side]
         part = part.sort_values("score", ascending=False, kind="stable")
-        heights = _spread(part["score"].to_numpy(), gap, bottom + gap)
-        for (x, y, name), at in zip(
-            part[["estimate", "score", "gene"]].itertuples(index=False), heights, strict=True
-        ):
-            ax.annotate(
-                str(name),
-                (x, y),
-                (side * edge, at),
-                ha="right" if side > 0 else "left",
-                va="center",
-                fontsize=8,
-                style="italic",
-                arrowprops={
-                    "arrowstyle": "-",
-                    "color": PALE,
-                    "lw": 0.6,
-                    "shrinkA": 1,
-                    "shrinkB": 2,
-                },
-            )
+        points = part[["estimate", "score"]].to_numpy()
+        places = [(side * edge, y) for y in _spread(points[:, 1], gap, gap)]
+        for name, point, place in zip(part["gene"], points, places, strict=True):
+            text = ax.annotate(str(name), point, place, ha=align, va="center", arrowprops=leader)
+            text.set(fontsize=8, style="italic")
 
 
 def _spread(heights: np.ndarray, gap: float, bottom: float) -> np.ndarray:
@@ -777,10 +770,9 @@ def gene_moments(counts: Any) -> pd.DataFrame:
     DataFrame
         `mean, variance` (denominator cells − 1), one row per gene.
     """
-    n = counts.shape[0]
-    squares = counts.multiply(counts) if sparse.issparse(counts) else np.square(counts, dtype=float)
-    mean = np.asarray(counts.mean(axis=0), dtype=float).ravel()
-    mean_square = np.asarray(squares.mean(axis=0), dtype=float).ravel()
+    n, stored = counts.shape[0], sparse.issparse(counts)
+    values: Any = sparse.csr_array(counts, dtype=float) if stored else np.asarray(counts, float)
+    mean, mean_square = values.mean(axis=0), (values**2).mean(axis=0)
     return pd.DataFrame({"mean": mean, "variance": (mean_square - mean**2) * n / max(n - 1, 1)})
 
 
@@ -851,22 +843,17 @@ def _cell_heatmap(fig: Figure, ax: Axes, cells: pd.DataFrame) -> None:
 
 
 def _libsize_histogram(ax: Axes, obs: pd.DataFrame, libsize: str, condition: str) -> None:
-    size = obs[libsize].to_numpy(dtype=float)
-    positive = size[size > 0]
-    bins = np.geomspace(positive.min(), positive.max() * 1.0001, 41) if len(positive) else 10
-    groups = (
-        obs[condition].astype(str).to_numpy() if condition in obs else np.full(len(obs), "cells")
-    )
-    for i, group in enumerate(sorted(set(groups))):
-        colour = PALETTE[i % len(PALETTE)]
-        style = {
-            "bins": bins,
-            "weights": np.full((groups == group).sum(), 100 / (groups == group).sum()),
-        }
-        ax.hist(size[groups == group], histtype="stepfilled", color=colour, alpha=0.18, **style)
-        ax.hist(size[groups == group], histtype="step", color=colour, lw=1.5, label=group, **style)
+    positive = obs[libsize][obs[libsize] > 0].to_numpy(dtype=float)
+    low, high = (positive.min(), positive.max()) if len(positive) else (1.0, 10.0)
+    bins = np.geomspace(float(low), 1.0001 * float(high), 41)
+    group = obs[condition].astype(str) if condition in obs else pd.Series("cells", obs.index)
+    for i, (name, cells) in enumerate(obs[libsize].astype(float).groupby(group.to_numpy())):
+        percent = 100 * np.histogram(cells, bins)[0] / len(cells)
+        ax.stairs(percent, bins, fill=True, color=PALETTE[i % len(PALETTE)], alpha=0.18)
+        ax.stairs(percent, bins, color=PALETTE[i % len(PALETTE)], lw=1.5, label=str(name))
     ax.set_xscale("log")
     ax.set(xlabel="Library size (counts per cell)", ylabel="Cells of the condition (%)")
+    _plain_log_ticks(ax.xaxis)
     ax.set_title("Library size")
     ax.legend(loc="upper left")
 
@@ -877,20 +864,13 @@ def _mean_variance(ax: Axes, moments: pd.DataFrame, reference: pd.DataFrame | No
         shown.append((reference, PALETTE[4], "reference", 2))
     for frame, colour, label, order in shown:
         some = frame[(frame["mean"] > 0) & (frame["variance"] > 0)]
-        ax.scatter(
-            some["mean"],
-            some["variance"],
-            s=9,
-            color=colour,
-            alpha=0.5,
-            lw=0,
-            label=label,
-            zorder=order,
-            rasterized=len(some) > MAX_VECTOR_POINTS,
-        )
+        style = {"color": colour, "label": label, "zorder": order}
+        _dots(ax, some["mean"], some["variance"], s=9, alpha=0.5, **style)
     ends = moments.loc[moments["mean"] > 0, "mean"].agg(["min", "max"]).to_numpy()
     ax.plot(ends, ends, color=INK, ls=(0, (4, 2)), lw=1, label="Poisson", zorder=4)
     ax.set(xscale="log", yscale="log", xlabel="Mean (counts)")
     ax.set_ylabel("Variance (counts²)")
+    for axis in (ax.xaxis, ax.yaxis):
+        _plain_log_ticks(axis)
     ax.set_title("Genes")
     ax.legend(loc="upper left", markerscale=1.5, handletextpad=0.3)

@@ -252,9 +252,9 @@ def provenance(inputs: Inputs) -> dict[str, Any]:
     }
 
 
-def _made_by(groups: ad.AnnData) -> Mapping[str, Any]:
-    recipe: Mapping[str, Any] = groups.uns["flashmm"]
-    return recipe
+def _said(data: ad.AnnData, key: str) -> list[str]:
+    """Texts that a file of ours says about itself, one or several."""
+    return [str(text) for text in np.atleast_1d(data.uns["flashmm"][key])]
 
 
 def _version(package: str) -> str:
@@ -419,7 +419,7 @@ def _datasets(inputs: Inputs) -> pd.DataFrame:
     rows = []
     for path, groups in inputs.groups.items():
         run = next(run for run in inputs.runs if run.groups == path)
-        by = [str(column) for column in _made_by(groups)["by"]]
+        by = _said(groups, "by")
         levels = groups.obs[list(groups.obs.columns[: len(by)])].nunique()
         rows.append(
             {
@@ -428,7 +428,7 @@ def _datasets(inputs: Inputs) -> pd.DataFrame:
                 "Genes": groups.n_vars,
                 "Groups": groups.n_obs,
                 "Levels": ", ".join(f"{n} {name}" for name, n in zip(by, levels, strict=True)),
-                "Transform": str(_made_by(groups)["transform"]),
+                "Transform": _said(groups, "transform")[0],
                 "Counts": "simulated" if run.simulated else ", ".join(run.counts),
             }
         )
@@ -635,7 +635,7 @@ def _agreement(inputs: Inputs) -> Iterator[dict[str, Any]]:
             plots.agreement_plot(part, unit=run.unit),
             f"agreement-{_slug(str(method))}",
             f"flashmm against MixedLM, method {method}",
-            "Each point is a number of one gene; the line is identity. MixedLM's p-values come from "
+            "Each point is a number of one gene, the line is identity; MixedLM's p-values come from "
             "z tests, without degrees of freedom.",
             plots.CAPTIONS["agreement_plot"],
         )
@@ -870,7 +870,9 @@ def _notes(inputs: Inputs) -> Iterator[dict[str, Any]]:
     for run in inputs.runs:
         with reading(run.notes):
             lines = Path(run.notes).read_text("utf-8").splitlines()
-        for line in dict.fromkeys([*_simulation_notes(run), *_group_notes(inputs, run), *lines]):
+        for line in dict.fromkeys(
+            [*_simulation_notes(run), *_said(inputs.groups[run.groups], "notes"), *lines]
+        ):
             where.setdefault(line, []).append(f"{run.dataset}/{run.method}")
     if where:
         yield _text("What was decided on the way, and what to keep in mind.")
@@ -881,11 +883,7 @@ def _notes(inputs: Inputs) -> Iterator[dict[str, Any]]:
 def _simulation_notes(run: Run) -> list[str]:
     if not run.simulated:
         return []
-    return list(json.loads(_open(run.counts[0]).uns["flashmm"]["notes"]))
-
-
-def _group_notes(inputs: Inputs, run: Run) -> list[str]:
-    return [str(note) for note in np.atleast_1d(_made_by(inputs.groups[run.groups])["notes"])]
+    return _said(_open(run.counts[0]), "notes")
 
 
 def _listed(names: Sequence[str], limit: int = 3) -> str:

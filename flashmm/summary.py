@@ -107,6 +107,13 @@ class _Input:
         except InputError as error:
             raise InputError(f"{self.name}: {error}") from error
 
+    def read_libsize(self, request: _Request) -> None:
+        """Take the library sizes, where the transform divides by them, from their column."""
+        if TRANSFORMS[request.transform].needs_libsize:
+            sizes = evaluate_covariate(request.libsize, self.columns[self.kept])
+            check_libsize(sizes, request.libsize, self.name)
+            self.libsize[self.kept] = sizes
+
 
 @dataclass
 class _Sums:
@@ -210,7 +217,7 @@ def summarise(
         check_same_genes(inputs[0].genes, other.genes, inputs[0].name, other.name)
     keys = [cells.keys for cells in inputs]
     codes, obs = group_rows(pd.concat(align_tables(keys), ignore_index=True))
-    notes = note_references(keys, obs, _declared(keys))
+    notes = note_references(keys, obs, _declared(keys)) + _note_libsizes(inputs)
     _check_group_number(obs, len(codes))
 
     sums = _Sums.zeros(len(obs), len(inputs[0].genes), len(request.covariates))
@@ -258,21 +265,13 @@ def _prepare(data: Data, request: _Request) -> _Input:
     """Read and check all that is known of the cells before their values."""
     with open_counts(data, request.layer) as source:
         source.check_names()
-        there = source.column_names()
-        used = {name for x in request.covariates for name in covariate_columns(x, there)}
-        if TRANSFORMS[request.transform].needs_libsize:
-            used.add(request.libsize)
-        counted = request.libsize in used and request.libsize not in there
-        wanted = dict.fromkeys(
-            (*request.by, *sorted(used - {request.libsize} if counted else used))
-        )
-        columns = source.columns(list(wanted))
+        wanted, counted = _columns_in_use(source, request)
+        columns = source.columns(wanted)
         name, genes = source.name, source.genes
     kept, notes = _complete(columns, request, name)
     if counted and request.libsize != _LIBSIZE:
-        notes.append(
-            note(f"{name} has no column '{request.libsize}' in obs; totals of the cells are used.")
-        )
+        text = f"{name} has no column '{request.libsize}' in obs; totals of the cells are used."
+        notes.append(note(text))
     cells = _Input(
         data=data,
         name=name,
@@ -287,11 +286,20 @@ def _prepare(data: Data, request: _Request) -> _Input:
     )
     if not counted:
         cells.fill(slice(0, len(kept)), request)
-        if TRANSFORMS[request.transform].needs_libsize:
-            sizes = evaluate_covariate(request.libsize, columns[kept])
-            check_libsize(sizes, request.libsize, name)
-            cells.libsize[kept] = sizes
+        cells.read_libsize(request)
     return cells
+
+
+def _columns_in_use(source: CellMatrix, request: _Request) -> tuple[list[str], bool]:
+    """Name the columns to read, and say whether the library size has to be counted instead."""
+    there = source.column_names()
+    used = {name for x in request.covariates for name in covariate_columns(x, there)}
+    if TRANSFORMS[request.transform].needs_libsize:
+        used.add(request.libsize)
+    counted = request.libsize in used and request.libsize not in there
+    if counted:
+        used.remove(request.libsize)
+    return list(dict.fromkeys((*request.by, *sorted(used)))), counted
 
 
 def _complete(columns: pd.DataFrame, request: _Request, name: str) -> tuple[np.ndarray, list[str]]:
@@ -334,6 +342,13 @@ def _key(column: pd.Series, name: str) -> pd.Series:
 def _declared(tables: Sequence[pd.DataFrame]) -> list[str]:
     """Columns with levels in another order than the sorted one, so that a merge has to choose."""
     return [str(name) for name in tables[0] if not all(_is_sorted(table[name]) for table in tables)]
+
+
+def _note_libsizes(inputs: Sequence[_Input]) -> list[str]:
+    counted = [cells.name for cells in inputs if cells.counted]
+    if len(counted) in (0, len(inputs)):
+        return []
+    return [note(f"Library sizes are a column of some inputs, and counted in {listed(counted)}.")]
 
 
 def _is_sorted(column: pd.Series) -> bool:

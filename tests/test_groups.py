@@ -35,7 +35,9 @@ def summed(obs: pd.DataFrame, counts: np.ndarray, genes: pd.Index = GENES) -> Gr
     """Group statistics straight from their definition, one group after another."""
     y = np.log2(1 + counts)
     keys = obs[list(BY)].drop_duplicates().sort_values(list(BY))
-    rows = [(obs[list(BY)] == key).all(axis=1).to_numpy() for key in keys.itertuples(index=False)]
+    rows = [
+        (obs[list(BY)] == list(key)).all(axis=1).to_numpy() for key in keys.itertuples(index=False)
+    ]
     moments = {"n_cells": [int(row.sum()) for row in rows]}
     for x in COVARIATES:
         moments[f"sum:{x}"] = [obs.loc[row, x].sum() for row in rows]

@@ -278,8 +278,8 @@ def test_agreement_says_the_largest_difference():
     pairs = agreement_pairs()
     said = texts_of(plots.agreement_plot(pairs, labels=("ours", "theirs")))
     largest = pairs[pairs.quantity == "estimate"].scaled.max()
-    assert plots._power_of_ten(largest) in said
-    assert "ours: 12" in said and "theirs: 0" in said
+    assert plots._short_number(largest) in said
+    assert "ours: 12 genes" in said and "theirs: 0 genes" in said
     assert "0 of the total variance" in said
 
 
@@ -293,10 +293,10 @@ def test_agreement_leaves_out_pairs_with_a_missing_number():
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.0, "0"), (4.3e-7, "4.3·10⁻⁷"), (1.0, "1.0·10⁰"), (250.0, "2.5·10²"), (np.nan, "nan")],
+    [(0.0, "0"), (4.3e-7, "4.3·10⁻⁷"), (4.21, "4.2"), (0.05, "0.05"), (2500.0, "2.5·10³")],
 )
-def test_powers_of_ten(value, text):
-    assert plots._power_of_ten(value) == text
+def test_short_numbers(value, text):
+    assert plots._short_number(value) == text
 
 
 def test_cost_is_per_gene():

@@ -28,7 +28,7 @@ LAYERS = (
     {"plots"},
     {"report"},
 )
-# `io` and `report` open files; `counts` and `summary` stream them, `simulate` writes them in chunks.
+# `io` and `report` open files; `counts` and `summary` stream them, `simulate` writes in chunks.
 OPENERS = {"io", "report", "counts", "summary", "simulate", "provenance"}
 
 
@@ -56,7 +56,7 @@ def test_versions_agree():
 
 
 def imported(path: Path) -> Iterator[str]:
-    """Modules of the package that a file imports, at the top or inside a function."""
+    """Modules of the package that a file imports, at the top or in a function."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module == "flashmm":
             yield from (alias.name for alias in node.names)

@@ -23,15 +23,8 @@ def refusal(workflow, config):
     [
         ({"sed": 3}, ["'sed'", "did you mean 'seed'?"]),
         ({"test": {"a": 3}}, ["'test'", "a column"]),
-        ({"transform": "log"}, ["'transform'", "'log'", "log2p1"]),
-        ({"seed": -1}, ["'seed'", "-1"]),
-        ({"methods": "nowhere.tsv"}, ["nowhere.tsv", "no such file"]),
         ({"methods": {"a": {"fixed": "~ 1", "ddf": "kr"}}}, ["'kr'", "kenward-roger"]),
-        ({"methods": {"a/b": {"fixed": "~ 1"}}}, ["'a/b'", "letters"]),
-        ({"methods": {"a": {"random": "subject"}}}, ["a", "'fixed' missing"]),
         ({"datasets": {"x": {"counts": "nowhere.h5ad"}}}, ["x", "nowhere.h5ad", "no such file"]),
-        ({"datasets": {"x": {"count": "a.h5ad"}}}, ["'x'", "did you mean 'counts'?"]),
-        ({"counts": "nowhere.h5ad"}, ["nowhere.h5ad", "no such file"]),
     ],
 )
 def test_a_wrong_key_or_value(workflow, config, change, words):
@@ -43,7 +36,6 @@ def test_a_wrong_key_or_value(workflow, config, change, words):
     ("change", "words"),
     [
         ({"relicates": 3}, ["'relicates'", "did you mean 'replicates'?"]),
-        ({"replicates": "three"}, ["'three'", "number of simulated data sets"]),
         ({"scenarios": {"a": {"n_gene": 3}}}, ["a", "did you mean 'n_genes'?"]),
         ({"scenarios": {"a": {"reference": "nowhere.h5ad"}}}, ["a", "nowhere.h5ad"]),
         ({"reference": {"methods": ["nestd"]}}, ["'nestd'", "did you mean 'nested'?"]),
@@ -59,8 +51,6 @@ def test_a_wrong_benchmark_section(workflow, config, change, words):
     ("sheet", "words"),
     [
         ("name\trandom\na\tsubject\n", ["a", "'fixed' missing"]),
-        ("name\tfixd\na\t~ 1\n", ["a", "did you mean 'fixed'?"]),
-        (SHEET, ["no rows"]),
         (SHEET + "a\t~ 1\tsubject\tten\n", ["a", "'max_iter'", "'ten'"]),
         (SHEET + "a\t~ 1\tsubject\t\na\t~ 1\tsubject\t\n", ["a name is used twice"]),
     ],

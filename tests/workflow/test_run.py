@@ -43,9 +43,18 @@ def test_files_of_a_run(finished):
 def test_tests_are_tidy(finished):
     tests = pd.read_parquet(finished.folder / "results/tests/small-1/nested.parquet")
     text = pd.read_csv(finished.folder / "results/tests/small-1/nested.tsv", sep="\t")
-    assert list(tests.columns) == (
-        "gene contrast estimate std_error statistic df p_value log10_p adj_p_value status".split()
-    )
+    assert list(tests.columns) == [
+        "gene",
+        "contrast",
+        "estimate",
+        "std_error",
+        "statistic",
+        "df",
+        "p_value",
+        "log10_p",
+        "adj_p_value",
+        "status",
+    ]
     assert len(tests) == len(text) == 20 * 2
     assert all("condition" in name for name in tests["contrast"])
 

@@ -125,7 +125,7 @@ def model(method, transform):
     return {
         "transform": method.get("transform", transform),
         "formulas": {"fixed": method["fixed"], "random": random},
-        "options": {key: method[key] for key in options},
+        "options": {key: method[key] for key in options if key in method},
         "ddf": method.get("ddf"),
     }
 

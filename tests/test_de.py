@@ -1,0 +1,68 @@
+"""The whole path in one call equals its steps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import flashmm as fm
+from flashmm.de import split_columns
+
+FORMULA = "~ 0 + log(libsize) + cell_type + cell_type:condition"
+
+
+@pytest.fixture(scope="module")
+def simulation():
+    spec = fm.SimulationSpec(n_genes=40, n_cells=600, n_subjects=8, n_cell_types=2, n_de_genes=4)
+    return fm.simulate_counts(spec, seed=4)
+
+
+def test_equals_the_steps(simulation):
+    table = fm.de(
+        simulation.adata, f"{FORMULA} + (1|subject) + (1|subject:cell_type)", "condition"
+    )
+    groups = fm.summarise(
+        simulation.adata, by=["subject", "cell_type", "condition"], covariates=["log(libsize)"]
+    )
+    stats = fm.summary_statistics(groups, FORMULA, ["subject", "subject:cell_type"])
+    steps = fm.contrast_tests(fm.fit_lmm(stats), "condition")
+    pd.testing.assert_frame_equal(table.to_frame(), steps.to_frame())
+    assert len(table.contrasts) == 2
+
+
+def test_options_are_passed_on(simulation):
+    table = fm.de(
+        simulation.adata,
+        "~ condition",
+        random=["subject"],
+        transform="log1p",
+        method="ML",
+        ddf="residual",
+        alternative="greater",
+    )
+    assert (table.ddf, table.alternative) == ("residual", "greater")
+    assert (table.df[np.isfinite(table.df)] == 598).all()
+
+
+@pytest.mark.parametrize(
+    "formula, by, covariates",
+    [
+        ("~ a + (1|s)", ["s", "a"], []),
+        ("~ age + log(x) + (1|s)", ["s", "age"], ["log(x)"]),
+        ("~ scale(log(x)) + scale(age) + (1|s)", ["s", "age"], ["log(x)"]),
+        ("~ a:x + x + (1|s) + (0 + x || s:a)", ["s", "a"], ["x"]),
+        ("~ log(libsize):x + (1|s)", ["s"], ["log(libsize):x"]),
+    ],
+)
+def test_columns_are_split_by_what_varies_within_subjects(formula, by, covariates):
+    obs = pd.DataFrame(
+        {
+            "s": list("aabbcc"),
+            "a": list("uvuvuv"),
+            "age": [30, 30, 40, 40, 50, 50],
+            "x": np.arange(1.0, 7.0),
+        }
+    )
+    found = split_columns(obs, formula)
+    assert (sorted(found[0]), found[1]) == (sorted(by), covariates)
