@@ -63,8 +63,9 @@ def de(
 
     Notes
     -----
-    Numeric columns that vary between the cells of a subject are read as covariates, all other columns
-    define the groups. For other formulas on the same cells, `summarise` once and go on from the groups.
+    Numeric columns that vary between the cells of a subject are read as covariates, all other
+    columns define the groups. For other formulas on the same cells, `summarise` once and go on
+    from the groups.
     """
     by, covariates = split_columns(adata.obs, formula, random)
     groups = summarise(
@@ -91,8 +92,8 @@ def split_columns(
     by : list of str
         Grouping columns, those of the random terms first.
     covariates : list of str
-        Expressions over numeric columns that vary within the first random grouping, and over columns
-        that obs lacks (the library size is counted).
+        Expressions over numeric columns that vary within the first random grouping, and over
+        columns that obs lacks (the library size is counted).
     """
     terms, random_terms = read_model(formula, random)
     by = [column for term in random_terms for column in term.columns]

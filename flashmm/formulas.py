@@ -257,8 +257,15 @@ def _check_call(node: ast.Call, text: str) -> None:
     if node.func.id in _BASES:
         _check_basis(node, text)
     coding = node.func.id == "C"
-    for argument in (*node.args[coding:], *(k.value for k in _keywords(node, text))):
+    for argument in node.args[coding:]:
         _check_argument(argument, text, coding)
+    for option in _keywords(node, text):
+        if not (node.func.id in _BASES and _is_text(option.value)):  # constraints="center"
+            _check_argument(option.value, text, coding)
+
+
+def _is_text(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
 def _check_basis(node: ast.Call, text: str) -> None:
@@ -434,7 +441,7 @@ def _terms(words: Words) -> list[Term]:
         source = source[: leaf.col_offset] + alias.encode() + source[leaf.end_col_offset :]
     try:
         formula = Formula(source.decode().replace("@", ":"))
-    except (FormulaicError, RecursionError) as error:
+    except (FormulaicError, RecursionError, TypeError) as error:
         message = str(error).splitlines()[0]
         raise _refused(words.text, f"text that is no formula ({message})") from error
     return [tuple(factors[f.expr] for f in t.factors if f.expr != "1") for t in formula]

@@ -84,8 +84,9 @@ class TestTable:
         Returns
         -------
         pandas.DataFrame
-            Columns gene, contrast, estimate, std_error, statistic, df, (df_num, if any test is joint,)
-            p_value, log10_p, adj_p_value, status; contrasts one after another, genes in their order.
+            Columns gene, contrast, estimate, std_error, statistic, df, (df_num, if any test is
+            joint,) p_value, log10_p, adj_p_value, status; contrasts one after another, genes in
+            their order.
         """
         if names not in ("flashmm", "pertpy"):
             raise InputError(f"names must be 'flashmm' or 'pertpy'; found {names!r}.")
@@ -125,9 +126,9 @@ def contrast_tests(
         The fitted models.
     contrasts : optional
         None tests every coefficient. A string is a column name (every coefficient whose term holds
-        the column) or an expression in coefficient names; a list holds several; a dictionary maps names
-        to expressions, to ``{coefficient: weight}``, or to lists of them for a joint F test; a matrix
-        has R's shape, coefficients × contrasts.
+        the column) or an expression in coefficient names; a list holds several; a dictionary maps
+        names to expressions, to ``{coefficient: weight}``, or to lists of them for a joint F test;
+        a matrix has R's shape, coefficients × contrasts.
     ddf : {"kenward-roger", "satterthwaite", "residual"}, optional
         Denominator degrees of freedom; default "kenward-roger" for REML, "satterthwaite" for ML.
         "residual" is n - rank(X) as in FLASHMM: with few subjects it rejects too often for
@@ -151,13 +152,16 @@ def contrast_tests(
 
     Notes
     -----
-    Kenward & Roger 1997 (as pbkrtest), Satterthwaite as lmerTest (Kuznetsova 2017). Kenward-Roger keeps
-    components at zero in the information, so that a singular fit does not return to cell-level df.
+    Kenward & Roger 1997 (as pbkrtest), Satterthwaite as lmerTest (Kuznetsova 2017). Kenward-Roger
+    keeps components at zero in the information, so that a singular fit does not return to
+    cell-level df.
     """
     ddf = _checked_ddf(fit, ddf, alternative)
     resolved = resolve_contrasts(contrasts, fit.coefficients, fit.stats.coefficient_columns)
     if alternative != "two-sided" and any(len(c.matrix) > 1 for c in resolved):
-        raise InputError(f"Joint F tests have no direction; alternative={alternative!r} was asked for.")
+        raise InputError(
+            f"Joint F tests have no direction; alternative={alternative!r} was asked for."
+        )
     single = contrasts is None
     unreplicated = _unreplicated_columns(fit)
     _check_replication(fit, resolved, unreplicated, refuse=not single)
@@ -183,17 +187,19 @@ def _checked_ddf(fit: LMMFit, ddf: str | None, alternative: str) -> str:
     if ddf not in DDF:
         raise InputError(f"ddf must be one of {', '.join(DDF)}; found {ddf!r}.")
     if alternative not in ALTERNATIVES:
-        raise InputError(f"alternative must be one of {', '.join(ALTERNATIVES)}; found {alternative!r}.")
+        raise InputError(
+            f"alternative must be one of {', '.join(ALTERNATIVES)}; found {alternative!r}."
+        )
     if ddf == "kenward-roger" and not reml:
         raise InputError(
-            "ddf='kenward-roger' is defined for REML fits and this one is ML: fit with method='REML', or "
-            "use ddf='satterthwaite'."
+            "ddf='kenward-roger' is defined for REML fits and this one is ML: fit with "
+            "method='REML', or use ddf='satterthwaite'."
         )
     return ddf
 
 
 def _unreplicated_columns(fit: LMMFit) -> dict[str, str]:
-    """Columns constant within subjects with a level that one subject has -> that level, in words."""
+    """Columns between subjects with a level that one subject has -> that, in words."""
     design, groups = fit.stats.design, fit.stats.groups
     if design is None or groups is None:
         return {}
@@ -232,8 +238,8 @@ def _check_replication(
             continue
         text = (
             f"{said}, and an effect between subjects needs at least two per level: "
-            f"{', '.join(map(repr, touched[:3]))} cannot be tested. Leave that level's cells out, or "
-            "test something else."
+            f"{', '.join(map(repr, touched[:3]))} cannot be tested. Leave that level's cells out, "
+            "or test something else."
         )
         if refuse:
             raise DesignError(text)
@@ -315,7 +321,7 @@ def _independent_rows(matrix: np.ndarray) -> np.ndarray:
 
 
 def _t_tests(fit: LMMFit, rows: np.ndarray, state: _State) -> dict[str, np.ndarray]:
-    """t tests of the rows (C, p) of a contrast matrix."""
+    """T tests of the rows (C, p) of a contrast matrix."""
     kept = fit.model.kept
     basis = orthonormal_contrasts(fit.model.rotation, rows[:, kept])
     estimate = state.coef[:, kept] @ rows[:, kept].T
@@ -337,25 +343,27 @@ def _t_tests(fit: LMMFit, rows: np.ndarray, state: _State) -> dict[str, np.ndarr
 
 
 def _f_test(fit: LMMFit, rows: np.ndarray, state: _State) -> kernels.FTest:
-    """Joint F test of the rows (l, p) of one contrast."""
-    kept, l = fit.model.kept, len(rows)
+    """Joint F test of the rows (n, p) of one contrast."""
+    kept, n = fit.model.kept, len(rows)
     basis = orthonormal_contrasts(fit.model.rotation, rows[:, kept])
-    left, right = np.tril_indices(l)
+    left, right = np.tril_indices(n)
     forms = fit.model.engine.variance_forms(
         state.gamma, state.variance, basis[:, left], basis[:, right]
     )
-    square = np.empty((l, l), dtype=int)
+    square = np.empty((n, n), dtype=int)
     square[left, right] = square[right, left] = np.arange(len(left))
     estimate = state.coef[:, kept] @ rows[:, kept].T
     covariance = forms.value[:, square]
     gradient = forms.gradient[:, square].transpose(0, 3, 1, 2)
     if state.ddf == "kenward-roger":
-        adjusted = kernels.kenward_roger_variance(covariance, forms.hessian[:, square], state.theta_cov)
+        adjusted = kernels.kenward_roger_variance(
+            covariance, forms.hessian[:, square], state.theta_cov
+        )
         return kernels.kenward_roger_f(estimate, covariance, gradient, adjusted, state.theta_cov)
     if state.ddf == "satterthwaite":
         return kernels.satterthwaite_f(estimate, covariance, gradient, state.theta_cov)
     wald = np.linalg.solve(covariance, estimate[..., None])[..., 0]
-    statistic = np.einsum("ga,ga->g", estimate, wald) / l
+    statistic = np.einsum("ga,ga->g", estimate, wald) / n
     return kernels.FTest(statistic, np.full(len(estimate), float(fit.df_residual)))
 
 
@@ -363,7 +371,10 @@ def _fill_p_values(table: dict[str, Any], alternative: str) -> None:
     joint = table["df_num"] > 1
     for columns, tail in (
         (np.flatnonzero(~joint), lambda t, d, _: kernels.t_tail(t, d, alternative)),
-        (np.flatnonzero(joint), lambda f, d, num: kernels.f_tail(f, np.broadcast_to(num, f.shape), d)),
+        (
+            np.flatnonzero(joint),
+            lambda f, d, num: kernels.f_tail(f, np.broadcast_to(num, f.shape), d),
+        ),
     ):
         p, log10_p = tail(
             table["statistic"][:, columns], table["df"][:, columns], table["df_num"][columns]
@@ -402,8 +413,9 @@ def _notes(fit: LMMFit, table: dict[str, Any], ddf: str) -> tuple[str, ...]:
         return ()
     return (
         note(
-            f"{cells.sum()} of {fit.fitted.sum()} genes have Satterthwaite degrees of freedom that count "
-            f"cells ({fit.df_residual} or more): their components are at zero, and tests between "
-            "subjects are anti-conservative there. Kenward-Roger (REML) does not have this."
+            f"{cells.sum()} of {fit.fitted.sum()} genes have Satterthwaite degrees of freedom "
+            f"that count cells ({fit.df_residual} or more): their components are at zero, and "
+            "tests between subjects are anti-conservative there. Kenward-Roger (REML) does not "
+            "have this."
         ),
     )

@@ -20,7 +20,7 @@ import pandas as pd
 from flashmm.crossproducts import summary_statistics
 from flashmm.groups import GroupStatistics, listed, moment_name, moment_names
 from flashmm.lmm import LMMFit
-from flashmm.options import FitOptions, InputError
+from flashmm.options import FitOptions, FlashmmError, InputError
 
 PathLike: TypeAlias = str | os.PathLike[str]
 
@@ -64,7 +64,7 @@ def reading(path: PathLike) -> Iterator[None]:
     """Turn whatever fails while a file is read into an InputError that names the file."""
     try:
         yield
-    except InputError:
+    except FlashmmError:
         raise
     except FileNotFoundError as error:
         raise InputError(f"There is no file '{path}'.") from error
@@ -118,8 +118,9 @@ def write_fit(fit: LMMFit, path: PathLike, groups_path: PathLike) -> None:
     """Write a fit as an AnnData whose obs are the genes (`.h5ad`).
 
     obs holds `status`, `loglik`, `n_iter` and `decrement`, obsm `coef`, `theta` and
-    `fisher_information` (each matrix as one row), and `uns["flashmm"]` the names, formulas and options,
-    and the groups file with its digest. Covariances are not stored: `read_fit` rebuilds the model.
+    `fisher_information` (each matrix as one row), and `uns["flashmm"]` the names, formulas and
+    options, and the groups file with its digest. Covariances are not stored: `read_fit` rebuilds
+    the model.
 
     Parameters
     ----------
@@ -199,8 +200,8 @@ def read_fit(path: PathLike, groups_path: PathLike | None = None) -> LMMFit:
     source = Path(path).parent / str(recipe["groups"]) if groups_path is None else Path(groups_path)
     if file_digest(source) != recipe["groups_sha256"]:
         raise InputError(
-            f"'{source}' is not the groups file that '{path}' was fitted from (its digest differs). "
-            "Fit again, or name the original with groups_path."
+            f"'{source}' is not the groups file that '{path}' was fitted from (its digest "
+            "differs). Fit again, or name the original with groups_path."
         )
     model, options = json.loads(recipe["model"]), json.loads(recipe["options"])
     if options["start"] is not None:

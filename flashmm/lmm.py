@@ -109,7 +109,7 @@ class LMMFit:
 
     @cached_property
     def cov(self) -> np.ndarray:
-        """Covariance of the fixed effects, (genes, coefficients, coefficients), made when asked for."""
+        """Covariance of the fixed effects (genes, coefficients, coefficients), made on demand."""
         return self.covariance(self.fitted)
 
     def covariance(self, wanted: np.ndarray) -> np.ndarray:
@@ -271,25 +271,25 @@ def prepare(stats: SummaryStatistics, options: FitOptions) -> Model:
     kept = independent_columns(stats.XtX)
     if not kept.any() or stats.n_cells - kept.sum() < 1:
         raise DesignError(
-            f"{stats.n_cells} cells and {kept.sum()} independent fixed coefficients leave nothing to "
-            "estimate a variance from."
+            f"{stats.n_cells} cells and {kept.sum()} independent fixed coefficients leave nothing "
+            "to estimate a variance from."
         )
     ZtZ = stats.ZtZ.toarray() if sparse.issparse(stats.ZtZ) else np.asarray(stats.ZtZ)
     rotation = rotate_design(
         stats.XtX[np.ix_(kept, kept)], stats.ZtX[:, kept], ZtZ, stats.component_sizes, stats.n_cells
     )
     _check_confounding(rotation, stats)
-    build = {"spectral": SpectralEngine.build, "dense": DenseEngine.build}[_engine_name(stats, options)]
+    build = SpectralEngine.build if _is_spectral(stats, options) else DenseEngine.build
     return Model(kept, rotation, build(rotation, options.method == "REML", options.nonnegative))
 
 
-def _engine_name(stats: SummaryStatistics, options: FitOptions) -> str:
+def _is_spectral(stats: SummaryStatistics, options: FitOptions) -> bool:
     K = len(stats.component_sizes)
     if options.engine == "spectral" and K != 1:
         raise InputError(
             f"engine='spectral' fits one random component; this model has {K}. Use engine='dense'."
         )
-    return options.engine if options.engine != "auto" else ("spectral" if K == 1 else "dense")
+    return K == 1 and options.engine != "dense"
 
 
 def _check_confounding(rotation: Rotation, stats: SummaryStatistics) -> None:
@@ -299,15 +299,15 @@ def _check_confounding(rotation: Rotation, stats: SummaryStatistics) -> None:
         total = float(np.diag(rotation.ZtZ)[block].sum())
         if S_diagonal[block].sum() <= 1e-9 * total:
             raise DesignError(
-                f"The random component {name!r} is confounded with the fixed effects: nothing of it is "
-                "left to estimate its variance from (one subject per condition?). Remove the fixed "
-                "columns that identify its levels, or the random term."
+                f"The random component {name!r} is confounded with the fixed effects: nothing of "
+                "it is left to estimate its variance from (one subject per condition?). Remove "
+                "the fixed columns that identify its levels, or the random term."
             )
     if rotation.rank >= rotation.df_residual:
         raise DesignError(
             "The random effects have as many independent levels as there are residual degrees of "
-            f"freedom ({rotation.df_residual}), so no residual variance can be estimated: every cell "
-            "seems to be a level of its own. Check the random terms."
+            f"freedom ({rotation.df_residual}), so no residual variance can be estimated: every "
+            "cell seems to be a level of its own. Check the random terms."
         )
 
 
@@ -332,8 +332,8 @@ def fit_lmm(
         Restricted or full maximum likelihood.
     nonnegative : bool
         Keep variance components at or above zero (as lme4). False lets them be negative as FLASHMM
-        does; genes whose covariance is then not positive definite keep their estimates and lose their
-        standard errors.
+        does; genes whose covariance is then not positive definite keep their estimates and lose
+        their standard errors.
     engine : {"auto", "spectral", "dense"}
         "spectral" for one component, "dense" for any number.
     start : sequence of float, optional
@@ -341,8 +341,8 @@ def fit_lmm(
     max_iter : int
         Limit of the iterations per gene.
     tol : float
-        A gene has converged when its Newton decrement, in units of the log-likelihood and so invariant
-        to the scale of y, is below `tol`.
+        A gene has converged when its Newton decrement, in units of the log-likelihood and so
+        invariant to the scale of y, is below `tol`.
     block_size : int, optional
         Genes fitted together; bounds memory, does not change results.
 
@@ -361,9 +361,9 @@ def fit_lmm(
     Notes
     -----
     One odd gene never stops the batch: see `Status`. The likelihood is a function of cross-products
-    only (Xu et al. 2026, Nat. Commun. 17:2384); the spectral form is that of Kang et al. 2008 (EMMA),
-    Newton steps use the observed information, the average information of Gilmour et al. 1995 being the
-    mean of the two.
+    only (Xu et al. 2026, Nat. Commun. 17:2384); the spectral form is that of Kang et al. 2008
+    (EMMA), Newton steps use the observed information, the average information of Gilmour et al.
+    1995 being the mean of the two.
     """
     values = None if start is None else tuple(float(v) for v in start)
     options = FitOptions(method, nonnegative, engine, values, max_iter, tol, block_size)
@@ -383,8 +383,8 @@ def _check_start(options: FitOptions, K: int) -> None:
         return
     if len(start) != K + 1 or not np.isfinite(start).all() or start[-1] <= 0:
         raise InputError(
-            f"start must be {K + 1} finite values, the components and last a positive residual variance; "
-            f"found {start}."
+            f"start must be {K + 1} finite values, the components and last a positive residual "
+            f"variance; found {start}."
         )
     if options.nonnegative and min(start) < 0:
         raise InputError(f"start must not be negative when nonnegative=True; found {start}.")
@@ -471,12 +471,13 @@ def _assemble(
     aliased = tuple(name for name, k in zip(stats.coefficients, kept, strict=True) if not k)
     coef = np.full((stats.n_genes, len(kept)), np.nan)
     coef[:, kept] = np.concatenate([part.coef for part in parts])
-    notes = ()
+    notes: tuple[str, ...] = ()
     if aliased:
         notes = (
             note(
-                f"{len(aliased)} of {len(kept)} fixed coefficients are linear combinations of others in "
-                f"these cells and were dropped: {', '.join(aliased)}. Contrasts that need them are NaN."
+                f"{len(aliased)} of {len(kept)} fixed coefficients are linear combinations of "
+                f"others in these cells and were dropped: {', '.join(aliased)}. Contrasts that "
+                "need them are NaN."
             ),
         )
     return LMMFit(

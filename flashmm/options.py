@@ -14,7 +14,7 @@ class FlashmmError(Exception):
 
 
 class InputError(FlashmmError, ValueError):
-    """Data (a file, a matrix, a column) that cannot be used: says which, what was found, what to do."""
+    """Data (a file, a matrix, a column) that cannot be used, and what to do."""
 
 
 class FormulaError(FlashmmError, ValueError):
@@ -22,11 +22,11 @@ class FormulaError(FlashmmError, ValueError):
 
 
 class DesignError(FlashmmError, ValueError):
-    """A design that cannot answer the question: constant subjects, no replicates, no columns left."""
+    """A design that cannot answer the question: constant subjects, no replicates, no columns."""
 
 
 class FlashmmWarning(UserWarning):
-    """Something was decided for the user (a column dropped, cells left out) and is said once."""
+    """Something was decided for the user, such as a column dropped, and is said once."""
 
 
 def note(text: str) -> str:
@@ -76,12 +76,12 @@ class Status(StrEnum):
 _SENTENCES = {
     Status.OK: "The fit converged inside the parameter space.",
     Status.BOUNDARY: "The fit converged with at least one variance component at zero.",
-    Status.NOT_CONVERGED: "The iterations ended before the Newton decrement fell below the tolerance.",
+    Status.NOT_CONVERGED: "The iterations ended before the decrement fell below the tolerance.",
     Status.ALL_ZERO: "Every cell has the value zero, so there is nothing to fit.",
     Status.PERFECT_FIT: "The fixed effects explain the gene exactly, so no variance is left.",
-    Status.NO_WITHIN_VARIANCE: "Cells of the same level do not differ, so the residual variance is zero.",
-    Status.NOT_POSITIVE_DEFINITE: "A negative component makes the covariance of the cells indefinite; "
-    "estimates are kept, their standard errors are not defined.",
+    Status.NO_WITHIN_VARIANCE: "Cells of a level do not differ, so no residual variance is left.",
+    Status.NOT_POSITIVE_DEFINITE: "A negative component makes the covariance of the cells "
+    "indefinite; estimates are kept, their standard errors are not defined.",
     Status.NOT_ESTIMABLE: "The contrast needs a coefficient that the design cannot estimate.",
 }
 
@@ -97,7 +97,7 @@ class FitOptions:
     nonnegative : bool
         Whether variance components are bounded below by zero.
     engine : {"auto", "spectral", "dense"}
-        The algorithm; "auto" takes the spectral engine for one component and the dense one otherwise.
+        The algorithm; "auto" takes the spectral engine for one component, else the dense one.
     start : tuple of float or None
         Start values of the components, residual last; None searches a shared grid.
     max_iter : int

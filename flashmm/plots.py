@@ -78,7 +78,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", (0, (5, 1.5)), (0, (4, 1.2, 1, 1.2)), (0, (1, 1)), (0, (8, 1.5, 1, 1.5, 1, 1.5)))
 INK, GREY, PALE, BAND = "#222222", "#8A8A8A", "#C9C9C9", "#E3E3E3"
 UP, DOWN = PALETTE[1], PALETTE[0]
-MAX_VECTOR_POINTS = 1500  # more points than this are drawn as pixels inside the SVG
+MAX_VECTOR_POINTS = 800  # more points than this are drawn as pixels inside the SVG
 
 STYLE: Any = {
     "axes.axisbelow": True,
@@ -169,7 +169,7 @@ def method_colours(methods: Sequence[str]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class _Look:
-    """How one method is drawn; `scale` makes earlier methods larger, to be seen under later ones."""
+    """How one method is drawn; earlier ones are larger by `scale`, to be seen under later ones."""
 
     colour: str
     marker: str

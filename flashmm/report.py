@@ -69,6 +69,15 @@ ACCURACY = (
     "de_tests",
     "de_untested",
 )
+COUNTS = ("missing", "tests", "de_tests", "de_untested")
+QUANTITIES = {
+    "estimate": "coefficient",
+    "std_error": "standard error",
+    "statistic": "statistic",
+    "p_value": "p-value",
+    "theta": "variance component",
+    "loglik": "log-likelihood",
+}
 GENE_COLUMNS = {
     "gene": "Gene",
     "estimate": "Estimate",
@@ -308,6 +317,11 @@ def _figure(
     }
 
 
+def _row(*figures: dict[str, Any], good: str | None = None) -> dict[str, Any]:
+    """Figures side by side where the page is wide enough; `good` is said once for all of them."""
+    return {"kind": "row", "figures": figures, "good": good}
+
+
 def _cell(value: Any) -> str:
     """Text of a number or anything else in a table."""
     if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
@@ -328,6 +342,14 @@ def _number(value: float) -> str:
     return f"{value:.2e}"
 
 
+def _with_error(value: float, error: float) -> str:
+    """A number with its standard error, both to the error's second digit."""
+    if np.isnan(error):
+        return _number(value)
+    digits = 3 if error == 0 else int(np.clip(1 - np.floor(np.log10(error)), 0, 6))
+    return f"{value:.{digits}f} ± {error:.{digits}f}"
+
+
 def _slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "_", text).strip("_")
 
@@ -338,6 +360,7 @@ def _slug(text: str) -> str:
 
 def _sections(inputs: Inputs, said: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     parts = (
+        ("run", "What was run", _what_was_run(inputs)),
         ("results", "Genes found", _results(inputs)),
         ("simulation", "Simulation", _simulation(inputs)),
         ("accuracy", "Accuracy against the truth", _accuracy(inputs)),
@@ -345,7 +368,7 @@ def _sections(inputs: Inputs, said: Mapping[str, Any]) -> Iterator[dict[str, Any
         ("fits", "How the fits ended", _fits(inputs)),
         ("performance", "Run time and memory", _performance(inputs)),
         ("notes", "Notes of the run", _notes(inputs)),
-        ("run", "What was run", _what_was_run(inputs, said)),
+        ("provenance", "Provenance", _provenance(said)),
     )
     for name, title, blocks in parts:
         found = list(blocks)
@@ -385,9 +408,12 @@ def _cards(inputs: Inputs) -> list[dict[str, str]]:
 # What was run
 
 
-def _what_was_run(inputs: Inputs, said: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _what_was_run(inputs: Inputs) -> Iterator[dict[str, Any]]:
     yield _table(_datasets(inputs), "Data sets", "What was summarised, once, into groups of cells.")
     yield _table(_methods(inputs), "Methods", "What was fitted and how it was tested.")
+
+
+def _provenance(said: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     versions = {"flashmm": said["flashmm"], "Python": said["python"], **said["packages"]}
     yield _table(
         pd.DataFrame({"Package": list(versions), "Version": list(versions.values())}),
@@ -528,51 +554,57 @@ def _accuracy(inputs: Inputs) -> Iterator[dict[str, Any]]:
         yield _table(
             _accuracy_table(part),
             f"Error rates and power, {scenario}",
-            f"Mean over {int(part['replicates'].max())} replicate(s) ± its standard error, all "
-            "contrasts together.",
+            f"Mean over {inputs.config['benchmark']['replicates']} data sets ± its standard error, "
+            "all contrasts together.",
         )
 
 
 def _accuracy_figures(
     inputs: Inputs, scenario: str, metrics: pd.DataFrame
 ) -> Iterator[dict[str, Any]]:
-    slug, first = _slug(scenario), f"{scenario}, first replicate"
-    name = plots.CAPTIONS
-    yield _figure(
-        inputs,
-        plots.qq_plot(_curves(inputs, "qq", scenario)),
-        f"qq-{slug}",
-        f"Null p-values, {first}",
-        "Observed against expected −log₁₀ p of the tests without a true effect.",
-        name["qq_plot"],
-    )
+    yield _row(_qq_figure(inputs, scenario), _fpr_figure(inputs, scenario, metrics))
     yield _figure(
         inputs,
         plots.p_histogram(_curves(inputs, "p_histogram", scenario)),
-        f"p_histogram-{slug}",
-        f"Histogram of null p-values, {first}",
+        f"p_histogram-{_slug(scenario)}",
+        f"Histogram of null p-values, {scenario}, first replicate",
         "Density of the p-values of the tests without a true effect.",
-        name["p_histogram"],
-    )
-    yield _figure(
-        inputs,
-        plots.fpr_plot(metrics),
-        f"fpr-{slug}",
-        f"False positive rate, {scenario}",
-        "Share of the tests without a true effect whose p-value is below the level, with 95 % "
-        "intervals.",
-        name["fpr_plot"],
+        plots.CAPTIONS["p_histogram"],
     )
     roc = _curves(inputs, "roc", scenario)
     if roc:
-        yield from _power_figures(inputs, scenario, metrics, roc)
+        yield _roc_figure(inputs, scenario, metrics, roc)
+        yield _fdr_figure(inputs, scenario, metrics)
 
 
-def _power_figures(
+def _qq_figure(inputs: Inputs, scenario: str) -> dict[str, Any]:
+    return _figure(
+        inputs,
+        plots.qq_plot(_curves(inputs, "qq", scenario)),
+        f"qq-{_slug(scenario)}",
+        f"Null p-values, {scenario}, first replicate",
+        "Observed against expected −log₁₀ p of the tests without a true effect.",
+        plots.CAPTIONS["qq_plot"],
+    )
+
+
+def _fpr_figure(inputs: Inputs, scenario: str, metrics: pd.DataFrame) -> dict[str, Any]:
+    return _figure(
+        inputs,
+        plots.fpr_plot(metrics),
+        f"fpr-{_slug(scenario)}",
+        f"False positive rate, {scenario}",
+        "Share of the tests without a true effect whose p-value is below the level, with 95 % "
+        "intervals.",
+        plots.CAPTIONS["fpr_plot"],
+    )
+
+
+def _roc_figure(
     inputs: Inputs, scenario: str, metrics: pd.DataFrame, roc: Mapping[str, pd.DataFrame]
-) -> Iterator[dict[str, Any]]:
+) -> dict[str, Any]:
     auc = metrics[(metrics["metric"] == "auc") & (metrics["contrast"] == "all")]
-    yield _figure(
+    return _figure(
         inputs,
         plots.roc_plot(roc, auc=dict(zip(auc["method"], auc["value"], strict=True))),
         f"roc-{_slug(scenario)}",
@@ -580,12 +612,16 @@ def _power_figures(
         "True against false positive rate as the p-value threshold grows; mean area in the legend.",
         plots.CAPTIONS["roc_plot"],
     )
-    yield _figure(
+
+
+def _fdr_figure(inputs: Inputs, scenario: str, metrics: pd.DataFrame) -> dict[str, Any]:
+    return _figure(
         inputs,
         plots.fdr_tpr_plot(metrics, _curves(inputs, "fdp_tpr", scenario)),
         f"fdr_tpr-{_slug(scenario)}",
         f"Power and false discoveries, {scenario}",
-        "True positive rate against the realised false discovery proportion at the nominal levels.",
+        "True positive rate against the realised false discovery proportion at the nominal levels; "
+        "thin lines are the first replicate.",
         plots.CAPTIONS["fdr_tpr_plot"],
     )
 
@@ -602,10 +638,8 @@ def _accuracy_table(metrics: pd.DataFrame) -> pd.DataFrame:
     shown = metrics[
         (metrics["contrast"] == "all") & metrics["metric"].isin(ACCURACY) & metrics["value"].notna()
     ].copy()
-    shown["text"] = [
-        _number(value) if np.isnan(error) else f"{_number(value)} ± {_number(error)}"
-        for value, error in zip(shown["value"], shown["std_error"], strict=True)
-    ]
+    shown.loc[shown["metric"].isin(COUNTS), "std_error"] = np.nan
+    shown["text"] = list(map(_with_error, shown["value"], shown["std_error"]))
     order = shown["metric"].map(ACCURACY.index)
     shown = shown.iloc[np.argsort(order.to_numpy(), kind="stable")]
     wide = shown.pivot_table(
@@ -635,15 +669,15 @@ def _agreement(inputs: Inputs) -> Iterator[dict[str, Any]]:
             plots.agreement_plot(part, unit=run.unit),
             f"agreement-{_slug(str(method))}",
             f"flashmm against MixedLM, method {method}",
-            "Each point is a number of one gene, the line is identity; MixedLM's p-values come from "
-            "z tests, without degrees of freedom.",
+            "One point per gene and number; standard errors are compared without the small-sample "
+            "correction, which MixedLM does not have.",
             plots.CAPTIONS["agreement_plot"],
         )
     table = inputs.table("agreement")
     yield _table(
         _differences(table),
         "Differences",
-        "Absolute differences, and the same relative to the unit of the last column.",
+        "Absolute differences, and the largest one on the scale that the last column names.",
     )
     yield _table(
         _race(table),
@@ -654,7 +688,8 @@ def _agreement(inputs: Inputs) -> Iterator[dict[str, Any]]:
     yield _table(
         _failures(inputs.table("attempts"), optimisers),
         "Failures of MixedLM, by optimiser",
-        "Genes on which an optimiser gave no usable fit; the next one of the list is then tried.",
+        "Genes on which an optimiser gave no usable fit, so that the next one was tried, of "
+        f"{', '.join(optimisers)}; those not listed were not needed.",
     )
 
 
@@ -663,16 +698,16 @@ def _differences(table: pd.DataFrame) -> pd.DataFrame:
         "dataset": "Data set",
         "method": "Method",
         "quantity": "Quantity",
-        "n": "Numbers",
+        "n": "Compared",
         "reference_only": "Missing here",
         "ours_only": "Missing in MixedLM",
         "median": "Median",
         "max": "Largest",
-        "scaled_median": "Median, scaled",
         "scaled_max": "Largest, scaled",
-        "unit": "Unit of scaled",
+        "unit": "Scale",
     }
-    return table[list(names)].rename(columns=names)
+    shown = table[table["quantity"].isin(QUANTITIES)]
+    return shown[list(names)].replace({"quantity": QUANTITIES}).rename(columns=names)
 
 
 def _race(table: pd.DataFrame) -> pd.DataFrame:
@@ -694,7 +729,7 @@ def _race(table: pd.DataFrame) -> pd.DataFrame:
 def _failures(attempts: pd.DataFrame, optimisers: Sequence[str]) -> pd.DataFrame:
     rows = []
     for (dataset, method), part in attempts.groupby(["dataset", "method"], sort=False):
-        for optimiser in optimisers:
+        for optimiser in (name for name in optimisers if (part["optimiser"] == name).any()):
             tried = part[part["optimiser"] == optimiser]
             reasons = tried.loc[~tried["accepted"], "reason"].value_counts()
             rows.append(
@@ -758,19 +793,20 @@ def _found(
 def _volcanoes(inputs: Inputs, run: Run, tests: pd.DataFrame) -> Iterator[dict[str, Any]]:
     single = tests[tests["estimate"].notna()]
     stem = f"volcano-{_slug(run.dataset)}-{_slug(run.method)}"
-    for number, (contrast, part) in enumerate(single.groupby("contrast", sort=False), start=1):
-        block = _figure(
+    figures = [
+        _figure(
             inputs,
             plots.volcano_plot(part, fdr=inputs.config["report"]["fdr"], unit=run.unit),
             f"{stem}-{number}-{_slug(str(contrast))[:60]}",
             f"Volcano plot of {contrast}",
             f"Estimate in {run.unit} against −log₁₀ p; one point per gene.",
-            plots.CAPTIONS["volcano_plot"],
         )
-        if number <= MAX_VOLCANOES:
-            yield block
-    left = single["contrast"].nunique() - MAX_VOLCANOES
-    if left > 0:
+        for number, (contrast, part) in enumerate(single.groupby("contrast", sort=False), start=1)
+    ]
+    if figures:
+        yield _row(*figures[:MAX_VOLCANOES], good=plots.CAPTIONS["volcano_plot"])
+    if len(figures) > MAX_VOLCANOES:
+        left = len(figures) - MAX_VOLCANOES
         yield _text(f"The volcano plots of {left} more contrasts are in {inputs.figures}.")
 
 

@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Folder of real counts and reference outputs beside the project; skips where it is not there."""
+    """Folder of real counts and reference outputs beside the project; skips without it."""
     path = Path(__file__).resolve().parents[2] / "shared"
     if not (path / "reference").is_dir():
         pytest.skip("no folder of reference outputs beside the project")

@@ -66,7 +66,8 @@ def kenward_roger(y, X, Z_blocks, theta):
 
 
 def problem(seed=0, n=150, subjects=8, batches=4, genes=6, components=1, sd=(0.7, 0.5)):
-    """A small unbalanced data set: Y (n, genes), X (n, p), list of Z_k, treatment nested in subject."""
+    """A small unbalanced data set: Y (n, genes), X (n, p), list of Z_k, treatment nested in
+    subject."""
     rng = np.random.default_rng(seed)
     weights = rng.dirichlet(np.full(subjects, 3.0))
     subject = np.r_[np.arange(subjects), rng.choice(subjects, n - subjects, p=weights)]

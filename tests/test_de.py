@@ -19,9 +19,7 @@ def simulation():
 
 
 def test_equals_the_steps(simulation):
-    table = fm.de(
-        simulation.adata, f"{FORMULA} + (1|subject) + (1|subject:cell_type)", "condition"
-    )
+    table = fm.de(simulation.adata, f"{FORMULA} + (1|subject) + (1|subject:cell_type)", "condition")
     groups = fm.summarise(
         simulation.adata, by=["subject", "cell_type", "condition"], covariates=["log(libsize)"]
     )

@@ -12,7 +12,14 @@ from statsmodels.stats.multitest import multipletests
 import flashmm as fm
 from flashmm.inference import adjust_p_values
 
-NAMES = ["Intercept", "log(libsize)", "type[B cells, naive]", "type[CD14+ M.]", "trt[T.stim]", "x:trt[T.stim]"]
+NAMES = [
+    "Intercept",
+    "log(libsize)",
+    "type[B cells, naive]",
+    "type[CD14+ M.]",
+    "trt[T.stim]",
+    "x:trt[T.stim]",
+]
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["K1", "K2"])
@@ -142,7 +149,18 @@ def test_frames(fit):
     table = fm.contrast_tests(fit, {"a": "trt[T.stim]", "b": "x:trt[T.stim]"})
     frame = table.to_frame()
     assert list(frame.columns) == (
-        "gene contrast estimate std_error statistic df p_value log10_p adj_p_value status".split()
+        [
+            "gene",
+            "contrast",
+            "estimate",
+            "std_error",
+            "statistic",
+            "df",
+            "p_value",
+            "log10_p",
+            "adj_p_value",
+            "status",
+        ]
     )
     assert len(frame) == 2 * fit.n_genes
     row = frame[(frame.gene == fit.genes[2]) & (frame.contrast == "b")].iloc[0]

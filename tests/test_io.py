@@ -22,10 +22,11 @@ from flashmm.io import (
     package_version,
     read_groups,
     read_table,
+    reading,
     write_groups,
     write_table,
 )
-from flashmm.options import InputError
+from flashmm.options import DesignError, InputError
 
 KEYS = {
     "subject": pd.Categorical(["S2", "S10", "S2"], ["S2", "S10"]),
@@ -168,6 +169,11 @@ def test_groups_that_another_tool_stored_sparse(tmp_path: Path) -> None:
     adata.layers["sum"] = sparse.csr_matrix(adata.layers["sum"])
     adata.write_h5ad(path)
     assert_equal(read_groups(path), make_groups())
+
+
+def test_errors_of_our_own_pass_while_a_file_is_read() -> None:
+    with pytest.raises(DesignError, match="constant"), reading("fit.h5ad"):
+        raise DesignError("the subject column is constant")
 
 
 # ---- writing whole files

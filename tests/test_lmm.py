@@ -23,9 +23,7 @@ def problem(request):
     return oracle.problem(3, components=request.param)
 
 
-@given(
-    power=st.integers(-6, 6), sign=st.sampled_from([-1, 1]), components=st.sampled_from([1, 2])
-)
+@given(power=st.integers(-6, 6), sign=st.sampled_from([-1, 1]), components=st.sampled_from([1, 2]))
 @settings(max_examples=20, deadline=None)
 def test_scale_of_the_response(power, sign, components):
     Y, X, Z = oracle.problem(5, components=components)
@@ -111,7 +109,9 @@ def test_theta_cov_is_the_inverse_of_the_information(problem):
     Y, X, Z = problem
     fit = fm.fit_lmm(statistics(Y, X, Z))
     identity = fit.theta_cov @ fit.fisher_information
-    np.testing.assert_allclose(identity, np.broadcast_to(np.eye(len(Z) + 1), identity.shape), atol=1e-9)
+    np.testing.assert_allclose(
+        identity, np.broadcast_to(np.eye(len(Z) + 1), identity.shape), atol=1e-9
+    )
 
 
 class TestDegenerateGenes:
@@ -235,7 +235,9 @@ class TestBadInput:
     def test_more_coefficients_than_cells(self):
         rng = np.random.default_rng(0)
         with pytest.raises(fm.DesignError, match="nothing to"):
-            fm.fit_lmm(statistics(rng.normal(size=(5, 2)), rng.normal(size=(5, 5)), [np.ones((5, 1))]))
+            fm.fit_lmm(
+                statistics(rng.normal(size=(5, 2)), rng.normal(size=(5, 5)), [np.ones((5, 1))])
+            )
 
 
 def test_records_are_frozen(problem):

@@ -428,3 +428,10 @@ def test_chosen_names_are_distinct_and_in_order(n, total, seed):
 def test_at_least_one_gene_must_be_asked_for():
     with pytest.raises(InputError, match="at least one"):
         choose_genes(["a"], 0)
+
+
+def test_nothing_but_empty_genes_gives_empty_attempts():
+    result = fit_mixedlm(small_counts(), ["g5"], FIXED, ["subject"])
+    assert result.attempts.empty and result.failures.empty
+    assert result.failure_counts.tried.tolist() == [0, 0, 0]
+    assert result.fits.status.tolist() == ["all_zero"]

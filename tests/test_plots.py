@@ -384,3 +384,16 @@ def test_simulation_without_types_and_conditions():
 def test_missing_columns_are_named(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_many_points_become_pixels_and_stay_reproducible(tmp_path):
+    rng = np.random.default_rng(6)
+    n = plots.MAX_VECTOR_POINTS + 1
+    moments = pd.DataFrame({"mean": rng.gamma(1, 1, n), "variance": rng.gamma(2, 1, n)})
+    obs, _ = cells()
+    saved = [
+        plots.save_figure(plots.simulation_plot(obs, moments), tmp_path / name)[0].read_bytes()
+        for name in ("one", "two")
+    ]
+    assert saved[0] == saved[1]
+    assert saved[0].count(b"<image") > 1  # the heat map, and the points of the genes

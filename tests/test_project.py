@@ -21,10 +21,12 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LAYERS = (
     {"options", "provenance"},
     {"kernels"},
-    {"groups", "counts", "formulas", "design", "crossproducts", "contrasts", "summary", "io"},
-    {"lmm", "simulate", "kinship", "multitrait"},
+    {"groups", "formulas", "design", "crossproducts", "contrasts"},
+    {"lmm", "kinship", "multitrait"},
+    {"io"},
+    {"counts", "summary", "simulate"},
     {"inference"},
-    {"evaluate", "mixedlm"},
+    {"de", "evaluate", "mixedlm"},
     {"plots"},
     {"report"},
 )

@@ -1,8 +1,9 @@
 """The interface of the R package FLASHMM 1.3: genes × cells in, coefficients × genes out.
 
-Argument names with a dot take an underscore (``max.iter`` is ``max_iter``). Variance components are not
-bounded below and degrees of freedom are n - p, as in R; a gene that R stops on (constant, exactly
-singular) has values where they exist and NaN elsewhere. Matrices with names are pandas data frames.
+Argument names with a dot take an underscore (``max.iter`` is ``max_iter``). Variance components
+are not bounded below and degrees of freedom are n - p, as in R; a gene that R stops on (constant,
+exactly singular) has values where they exist and NaN elsewhere. Matrices with names are pandas
+data frames.
 """
 
 from __future__ import annotations
@@ -26,10 +27,15 @@ from flashmm.options import FlashmmWarning, InputError, Status
 from flashmm.simulate import SimulationSpec, simulate_counts
 
 METHODS = {"REML": "REML", "ML": "ML", "REML-FS": "REML", "ML-FS": "ML"}
-ALTERNATIVES = {"two.sided": "two-sided", "two-sided": "two-sided", "less": "less", "greater": "greater"}
+ALTERNATIVES = {
+    "two.sided": "two-sided",
+    "two-sided": "two-sided",
+    "less": "less",
+    "greater": "greater",
+}
 
-# FLASHMM stops on a score below epsilon, our engine on a Newton decrement; epsilon = 1e-5, the default
-# there, is tol = 1e-16, the default here.
+# FLASHMM stops on a score below epsilon, our engine on a Newton decrement; epsilon = 1e-5, the
+# default there, is tol = 1e-16, the default here.
 TOL_PER_EPSILON_SQUARED = 1e-6
 
 
@@ -51,7 +57,7 @@ class RList(dict[str, Any]):
             raise AttributeError(name) from None
 
 
-def sslmm(X: Any, Y: Any, Z: Any, nBlocks: int | None = None) -> RList:  # noqa: N803
+def sslmm(X: Any, Y: Any, Z: Any, nBlocks: int | None = None) -> RList:
     """Summary statistics of cell-level data.
 
     Parameters
@@ -74,19 +80,19 @@ def sslmm(X: Any, Y: Any, Z: Any, nBlocks: int | None = None) -> RList:  # noqa:
 
 
 def lmmfit(
-    Y: Any,  # noqa: N803
-    X: Any,  # noqa: N803
-    Z: Any,  # noqa: N803
+    Y: Any,
+    X: Any,
+    Z: Any,
     d: int | Sequence[int],
     method: str = "REML",
-    nBlocks: int | None = None,  # noqa: N803
+    nBlocks: int | None = None,
     theta0: Sequence[float] | None = None,
     max_iter: int = 50,
     epsilon: float = 1e-5,
     output_cov: bool = True,
-    output_FIM: bool = False,  # noqa: N803
-    output_RE: bool = False,  # noqa: N803
-    output_SS: bool = False,  # noqa: N803
+    output_FIM: bool = False,
+    output_RE: bool = False,
+    output_SS: bool = False,
     verbose: bool = False,
 ) -> RList:
     """Fit linear mixed models from cell-level data.
@@ -120,12 +126,12 @@ def lmmfit(
 
 
 def lmm(
-    XX: Any = None,  # noqa: N803
-    XY: Any = None,  # noqa: N803
-    ZX: Any = None,  # noqa: N803
-    ZY: Any = None,  # noqa: N803
-    ZZ: Any = None,  # noqa: N803
-    Ynorm: Any = None,  # noqa: N803
+    XX: Any = None,
+    XY: Any = None,
+    ZX: Any = None,
+    ZY: Any = None,
+    ZZ: Any = None,
+    Ynorm: Any = None,
     n: int | None = None,
     summary_stats: Mapping[str, Any] | None = None,
     d: int | Sequence[int] | None = None,
@@ -134,8 +140,8 @@ def lmm(
     max_iter: int = 50,
     epsilon: float = 1e-5,
     output_cov: bool = True,
-    output_FIM: bool = False,  # noqa: N803
-    output_RE: bool = False,  # noqa: N803
+    output_FIM: bool = False,
+    output_RE: bool = False,
     verbose: bool = False,
 ) -> RList:
     """Fit linear mixed models from summary statistics.
@@ -166,8 +172,8 @@ def lmm(
     -------
     RList
         ``method, epsilon, dlogL, logLik, niter, coef, se, t, p, df, theta, se_theta`` and what the
-        options add, coefficients × genes; ``logLik`` of REML leaves -log|X'X|/2 out, as FLASHMM does.
-        ``status``, one word per gene, is ours.
+        options add, coefficients × genes; ``logLik`` of REML leaves -log|X'X|/2 out, as FLASHMM
+        does. ``status``, one word per gene, is ours.
 
     Raises
     ------
@@ -182,20 +188,20 @@ def lmm(
 
 
 def flashmm(
-    Y: Any,  # noqa: N803
+    Y: Any,
     fixed: str,
     random: str | Sequence[str],
     metadata: pd.DataFrame,
     is_counts: bool = False,
     method: str = "REML",
-    nBlocks: int | None = None,  # noqa: N803
+    nBlocks: int | None = None,
     theta0: Sequence[float] | None = None,
     max_iter: int = 50,
     epsilon: float = 1e-5,
     output_cov: bool = True,
-    output_FIM: bool = False,  # noqa: N803
-    output_RE: bool = False,  # noqa: N803
-    output_SS: bool = False,  # noqa: N803
+    output_FIM: bool = False,
+    output_RE: bool = False,
+    output_SS: bool = False,
     verbose: bool = False,
 ) -> RList:
     """Fit linear mixed models from cell-level data and formulas.
@@ -212,7 +218,8 @@ def flashmm(
         One row per cell.
     is_counts : bool
         Whether Y holds raw counts, to be transformed as log2(1 + Y).
-    method, nBlocks, theta0, max_iter, epsilon, output_cov, output_FIM, output_RE, output_SS, verbose
+    method, nBlocks, theta0, max_iter, epsilon, output_cov, output_FIM, output_RE, output_SS,
+    verbose
         As in `lmmfit`.
 
     Returns
@@ -227,7 +234,7 @@ def flashmm(
         [component.replace(":", "") for component in design.components], design.component_sizes
     )
     names = [f"{label}{level}" for label, level in zip(labels, design.Z_levels, strict=True)]
-    Z = pd.DataFrame.sparse.from_spmatrix(sparse.csr_matrix(design.Z), columns=names)
+    Z = pd.DataFrame(design.Z.toarray(), columns=names)
     return lmmfit(
         _log2p1(Y) if is_counts else Y,
         X,
@@ -326,19 +333,19 @@ def contrast_matrix(
     return pd.DataFrame(columns, index=names)
 
 
-def simuRNAseq(  # noqa: N802
+def simuRNAseq(
     counts: Any = None,
-    nGenes: int | None = None,  # noqa: N803
-    nCells: int | None = None,  # noqa: N803
+    nGenes: int | None = None,
+    nCells: int | None = None,
     metadata: pd.DataFrame | None = None,
     samples_nested: bool = True,
     nsam: int = 25,
     ncls: int = 10,
     ntrt: int = 2,
     trt: str | None = None,
-    nDEgenes: int | None = None,  # noqa: N803
-    nDEgenesType: Mapping[str, int] | None = None,  # noqa: N803
-    pDEgenesType: Mapping[str, float] | Sequence[float] | None = None,  # noqa: N803
+    nDEgenes: int | None = None,
+    nDEgenesType: Mapping[str, int] | None = None,
+    pDEgenesType: Mapping[str, float] | Sequence[float] | None = None,
     adjust_library_size: bool = True,
     direction: str = "both",
     minbeta: float = 0.25,
@@ -351,7 +358,8 @@ def simuRNAseq(  # noqa: N802
     Parameters
     ----------
     counts : (genes, cells) array, sparse matrix or DataFrame, optional
-        Reference counts; without them, counts of mean 1 + Poisson(1) and size 1 + Poisson(1) are drawn.
+        Reference counts; without them, counts of mean 1 + Poisson(1) and size 1 + Poisson(1) are
+        drawn.
     nGenes, nCells : int, optional
         Numbers to simulate; default those of `counts` (1,000 and 5,000 without).
     metadata : DataFrame, optional
@@ -378,8 +386,8 @@ def simuRNAseq(  # noqa: N802
     Returns
     -------
     RList
-        ``ref_mean_dispersion, metadata, counts`` (genes × cells), ``DEgenes`` (gene, beta, cluster),
-        ``treatment``.
+        ``ref_mean_dispersion, metadata, counts`` (genes × cells), ``DEgenes`` (gene, beta,
+        cluster), ``treatment``.
     """
     low, high = sorted((abs(minbeta), abs(maxbeta)))
     given = None if metadata is None else metadata.rename(columns=_OURS)
@@ -449,11 +457,12 @@ def _names(values: Any, axis: str) -> list[str] | None:
     return [str(v) for v in getattr(values, axis)] if isinstance(values, pd.DataFrame) else None
 
 
-def _log2p1(Y: Any) -> Any:  # noqa: N803
+def _log2p1(Y: Any) -> Any:
     """log2(1 + Y), keeping names and sparsity."""
-    if sparse.issparse(Y):
-        return (Y.astype(np.float64).log1p() / np.log(2.0)).tocsr()
-    return np.log2(1.0 + Y)
+    values: Any = Y
+    if sparse.issparse(values):
+        return values.astype(np.float64).log1p() / np.log(2.0)
+    return np.log2(1.0 + values)
 
 
 def _sizes(d: int | Sequence[int] | None) -> list[int]:
@@ -463,7 +472,11 @@ def _sizes(d: int | Sequence[int] | None) -> list[int]:
 
 
 def _statistics(
-    Y: Any, X: Any, Z: Any, sizes: list[int], n_blocks: int | None  # noqa: N803
+    Y: Any,
+    X: Any,
+    Z: Any,
+    sizes: list[int],
+    n_blocks: int | None,
 ) -> SummaryStatistics:
     values = _matrix(Y)
     options = {}
@@ -497,7 +510,9 @@ def _as_list(stats: SummaryStatistics) -> RList:
 
 def _from_list(given: Mapping[str, Any], d: int | Sequence[int] | None) -> SummaryStatistics:
     """Cross-products back from FLASHMM's orientation, shapes checked."""
-    missing = [name for name in ("XX", "XY", "ZX", "ZY", "ZZ", "Ynorm", "n") if given.get(name) is None]
+    missing = [
+        name for name in ("XX", "XY", "ZX", "ZY", "ZZ", "Ynorm", "n") if given.get(name) is None
+    ]
     if missing:
         raise InputError(f"These summary statistics are missing: {', '.join(missing)}.")
     values = {name: _dense(given[name]) for name in ("XX", "XY", "ZX", "ZY", "ZZ")}
@@ -505,7 +520,9 @@ def _from_list(given: Mapping[str, Any], d: int | Sequence[int] | None) -> Summa
     p, q, G = len(values["XX"]), len(values["ZZ"]), len(norm)
     sizes = _sizes(d)
     if sum(sizes) != q:
-        raise InputError(f"d must sum to the {q} columns of Z; found {sizes}, which sum to {sum(sizes)}.")
+        raise InputError(
+            f"d must sum to the {q} columns of Z; found {sizes}, which sum to {sum(sizes)}."
+        )
     shapes = {"XX": (p, p), "XY": (p, G), "ZX": (q, p), "ZY": (q, G), "ZZ": (q, q)}
     for name, shape in shapes.items():
         if values[name].shape == (shape[0],) and G == 1:
@@ -536,7 +553,8 @@ def _from_list(given: Mapping[str, Any], d: int | Sequence[int] | None) -> Summa
 
 def _dense(values: Any) -> np.ndarray:
     values = values.to_numpy() if isinstance(values, pd.DataFrame) else values
-    return values.toarray() if sparse.issparse(values) else np.asarray(values, dtype=np.float64)
+    values = values.toarray() if hasattr(values, "toarray") else values
+    return np.asarray(values, dtype=np.float64)
 
 
 def _fit(
@@ -546,8 +564,8 @@ def _fit(
     max_iter: int,
     epsilon: float,
     output_cov: bool,
-    output_FIM: bool,  # noqa: N803
-    output_RE: bool,  # noqa: N803
+    output_FIM: bool,
+    output_RE: bool,
     verbose: bool,
 ) -> RList:
     """Fit without bounds and put the results in FLASHMM's words."""
@@ -636,8 +654,8 @@ def _chosen(names: pd.Index, index: int | str | Sequence[int | str] | None) -> l
             chosen.append(names[int(item) - 1])
         else:
             raise InputError(
-                f"index {item!r} is neither a coefficient ({', '.join(names)}) nor a number from 1 to "
-                f"{len(names)}."
+                f"index {item!r} is neither a coefficient ({', '.join(names)}) nor a number from "
+                f"1 to {len(names)}."
             )
     return chosen
 
@@ -653,8 +671,10 @@ def _contrast_columns(contrast: Any, p: int) -> tuple[list[str], np.ndarray]:
     return [f"L{j + 1}" for j in range(L.shape[1])], L
 
 
-def _contrast_se(fit: Mapping[str, Any], L: np.ndarray) -> np.ndarray:  # noqa: N803
+def _contrast_se(fit: Mapping[str, Any], L: np.ndarray) -> np.ndarray:
     if "cov" not in fit:
-        raise InputError("contrast needs the covariance of the coefficients: fit with output_cov=True.")
+        raise InputError(
+            "contrast needs the covariance of the coefficients: fit with output_cov=True."
+        )
     with np.errstate(invalid="ignore"):
         return np.sqrt(np.einsum("pc,pqg,qc->cg", L, fit["cov"], L, optimize=True))

@@ -49,7 +49,8 @@ def satterthwaite_df(value: Array, gradient: Array, theta_cov: Array) -> Array:
         ∂v/∂θ.
     theta_cov : (genes, k, k) array
         Covariance of θ̂. With the inverse expected information of all components this is the
-        Kenward-Roger df of one contrast; lmerTest uses the observed one, components at zero dropped.
+        Kenward-Roger df of one contrast; lmerTest uses the observed one, components at zero
+        dropped.
 
     Returns
     -------
@@ -116,15 +117,15 @@ class FTest(NamedTuple):
 def kenward_roger_f(
     estimate: Array, covariance: Array, gradient: Array, adjusted: Array, theta_cov: Array
 ) -> FTest:
-    """Scaled F test of l contrasts (Kenward & Roger 1997; Halekoh & Højsgaard 2014).
+    """Scaled F test of several contrasts (Kenward & Roger 1997; Halekoh & Højsgaard 2014).
 
     Parameters
     ----------
-    estimate : (genes, l) array
+    estimate : (genes, rows) array
         Lβ̂.
-    covariance, adjusted : (genes, l, l) arrays
+    covariance, adjusted : (genes, rows, rows) arrays
         LΦL' and its Kenward-Roger adjustment.
-    gradient : (genes, k, l, l) array
+    gradient : (genes, k, rows, rows) array
         ∂(LΦL')/∂θ.
     theta_cov : (genes, k, k) array
         Inverse expected information of θ.
@@ -134,37 +135,35 @@ def kenward_roger_f(
     FTest
         The scaled statistic and its denominator df.
     """
-    l = estimate.shape[1]
+    rows = estimate.shape[1]
     R = np.linalg.solve(covariance[:, None], gradient)
     traces = np.einsum("gkaa->gk", R)
     A1 = np.einsum("gk,gkl,gl->g", traces, theta_cov, traces, optimize=True)
     A2 = np.einsum("gkab,gkl,glba->g", R, theta_cov, R, optimize=True)
-    B = (A1 + 6 * A2) / (2 * l)
+    B = (A1 + 6 * A2) / (2 * rows)
     with np.errstate(divide="ignore", invalid="ignore"):
-        g = ((l + 1) * A1 - (l + 4) * A2) / ((l + 2) * A2)
-        den = 3 * l + 2 * (1 - g)
+        g = ((rows + 1) * A1 - (rows + 4) * A2) / ((rows + 2) * A2)
+        den = 3 * rows + 2 * (1 - g)
         V0 = 1 + g / den * B
         V0 = np.where(np.abs(V0) < 1e-10, 0.0, V0)
-        V1, V2 = 1 - (l - g) / den * B, 1 - (l + 2 - g) / den * B
-        rho = ((1 - A2 / l) / V1) ** 2 * V0 / (V2 * l)
-        df = 4 + (l + 2) / (l * rho - 1)
-        scale = np.where(np.abs(df - 2) < 0.01, 1.0, df * (1 - A2 / l) / (df - 2))
+        V1, V2 = 1 - (rows - g) / den * B, 1 - (rows + 2 - g) / den * B
+        rho = ((1 - A2 / rows) / V1) ** 2 * V0 / (V2 * rows)
+        df = 4 + (rows + 2) / (rows * rho - 1)
+        scale = np.where(np.abs(df - 2) < 0.01, 1.0, df * (1 - A2 / rows) / (df - 2))
     wald = np.einsum("ga,ga->g", estimate, np.linalg.solve(adjusted, estimate[..., None])[..., 0])
-    return FTest(scale * wald / l, df)
+    return FTest(scale * wald / rows, df)
 
 
-def satterthwaite_f(
-    estimate: Array, covariance: Array, gradient: Array, theta_cov: Array
-) -> FTest:
-    """F test of l contrasts from the t tests of their eigen-contrasts (lmerTest's contestMD).
+def satterthwaite_f(estimate: Array, covariance: Array, gradient: Array, theta_cov: Array) -> FTest:
+    """F test of several contrasts from the t tests of their eigen-contrasts (lmerTest's contestMD).
 
     Parameters
     ----------
-    estimate : (genes, l) array
+    estimate : (genes, rows) array
         Lβ̂.
-    covariance : (genes, l, l) array
+    covariance : (genes, rows, rows) array
         LΦL'.
-    gradient : (genes, k, l, l) array
+    gradient : (genes, k, rows, rows) array
         ∂(LΦL')/∂θ.
     theta_cov : (genes, k, k) array
         Covariance of θ̂.
@@ -174,16 +173,16 @@ def satterthwaite_f(
     FTest
         The statistic and its denominator df.
     """
-    l = estimate.shape[1]
+    rows = estimate.shape[1]
     values, vectors = np.linalg.eigh(covariance)
     along = np.einsum("gam,ga->gm", vectors, estimate)
     t2 = along**2 / values
     slopes = np.einsum("gam,gkab,gbm->gmk", vectors, gradient, vectors, optimize=True)
     nu = satterthwaite_df(values, slopes, theta_cov)
-    # E[F] of independent t² with ν_m: E = Σ ν_m/(ν_m - 2), matched to F(l, df): df = 2E/(E - l)
+    # E[F] of independent t² with ν_m: E = Σ ν_m/(ν_m - 2), matched to F(l, df): df = 2E/(E - rows)
     with np.errstate(divide="ignore", invalid="ignore"):
         E = (nu / (nu - 2)).sum(1)
-        df = 2 * E / (E - l)
+        df = 2 * E / (E - rows)
     equal = (np.abs(nu - nu[:, :1]) < 1e-8).all(1)
     df = np.where(equal, nu[:, 0], df)
     return FTest(t2.mean(1), np.where((nu <= 2).any(1), 2.0, df))
@@ -232,7 +231,10 @@ def _log10(p: Array, scaled: Array, df_num: Array | float, df: Array, shift: flo
         a, b = d / 2, (np.broadcast_to(df_num, p.shape)[small]) / 2
         x = d / (d + f)
         log_p = (
-            -a * np.log1p(f / d) + b * np.log1p(-x) - np.log(a) - special.betaln(a, b)
+            -a * np.log1p(f / d)
+            + b * np.log1p(-x)
+            - np.log(a)
+            - special.betaln(a, b)
             + np.log(special.hyp2f1(a + b, 1.0, a + 1.0, x))
         )
         result[small] = log_p / np.log(10.0) + shift

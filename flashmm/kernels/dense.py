@@ -3,7 +3,8 @@
 In the rotation W(γ) = I + Σ γ_k B_k (rank × rank, B_k = F_k'F_k), x = W⁻¹t and
     Q(γ) = e + t'x                 f(γ) = m log Q + log |W°|
 with W° = W, m = ν for REML and, for ML, W° = I + Σ γ_k B°_k from the root of Z'Z itself and m = n.
-With the residual as component 0, B_0 = I (and e beside t), every score and information is one formula.
+With the residual as component 0, B_0 = I (and e beside t), every score and information is one
+formula.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class DenseEngine:
     # ---- objective ---------------------------------------------------------------------------
 
     def _objective(self, gamma: Array, t: Array, e: Array) -> Array:
-        """f at one γ per gene, (genes,); infinite where W° is not positive definite."""
+        """F at one γ per gene, (genes,); infinite where W° is not positive definite."""
         log_det = _log_det(_weighted_sum(gamma, self.B_log_det))
         fine = np.isfinite(log_det)
         f = np.full(len(gamma), np.inf)
@@ -106,7 +107,9 @@ class DenseEngine:
         Bx = np.einsum("krs,gs->gkr", self.B, x)
         # -Q_k = x'B_kx,  Q_kl = 2 x'B_kW⁻¹B_lx
         b = np.einsum("gkr,gr->gk", Bx, x) / Q[:, None]
-        bb = 2.0 * np.einsum("gkr,grs,gls->gkl", Bx, W_inverse, Bx, optimize=True) / Q[:, None, None]
+        bb = (
+            2.0 * np.einsum("gkr,grs,gls->gkl", Bx, W_inverse, Bx, optimize=True) / Q[:, None, None]
+        )
         WB = log_det_inverse[:, None] @ self.B_log_det
         a = np.einsum("gkrr->gk", WB)
         aa = np.einsum("gkrs,glsr->gkl", WB, WB, optimize=True)
@@ -143,8 +146,10 @@ class DenseEngine:
             best[better], gamma[better] = f[better], g
         return gamma
 
-    def optimise(self, t: Array, e: Array, start: Array | None, max_iter: int, tol: float) -> Optimum:
-        """Coarse shared grid, then Newton with an active set and step halving, batched over genes."""
+    def optimise(
+        self, t: Array, e: Array, start: Array | None, max_iter: int, tol: float
+    ) -> Optimum:
+        """Coarse shared grid, then Newton with an active set, batched over genes."""
         if start is None:
             gamma = self._grid_start(t, e)
         else:
@@ -261,7 +266,9 @@ class DenseEngine:
         within = (e + np.einsum("gr,gr->g", x, x))[:, None]
         quadratic = np.hstack([np.einsum("gr,krs,gs->gk", x, self.B, x, optimize=True), within])
         rest = self.dof - self.B_log_det.shape[-1] + np.einsum("grr->g", log_det_inverse)
-        trace = np.hstack([np.einsum("grs,ksr->gk", log_det_inverse, self.B_log_det), rest[:, None]])
+        trace = np.hstack(
+            [np.einsum("grs,ksr->gk", log_det_inverse, self.B_log_det), rest[:, None]]
+        )
         return (quadratic / s0**2 - trace / s0) / 2
 
     def information(self, gamma: Array, variance: Array, t: Array, e: Array) -> tuple[Array, Array]:
@@ -280,7 +287,9 @@ class DenseEngine:
         s0 = variance[:, None, None]
         return TT / s0**2 / 2, QQ / s0**3 - TT / s0**2 / 2
 
-    def variance_forms(self, gamma: Array, variance: Array, left: Array, right: Array) -> VarianceForms:
+    def variance_forms(
+        self, gamma: Array, variance: Array, left: Array, right: Array
+    ) -> VarianceForms:
         """Bilinear forms a'Φb of the columns of `left`, `right` (p, C), orthonormal basis."""
         J, _ = self._fixed_in_random()
         A, blocks, s0 = self.rotation.A, self.rotation.blocks, variance

@@ -51,7 +51,9 @@ class VarianceForms(NamedTuple):
 class Engine(Protocol):
     """One way to maximise the likelihood of all genes and to differentiate what follows from it."""
 
-    def optimise(self, t: Array, e: Array, start: Array | None, max_iter: int, tol: float) -> Optimum:
+    def optimise(
+        self, t: Array, e: Array, start: Array | None, max_iter: int, tol: float
+    ) -> Optimum:
         """Minimise the profile objective of each gene."""
 
     def residual_variance(self, gamma: Array, t: Array, e: Array) -> Array:
@@ -72,7 +74,9 @@ class Engine(Protocol):
     def information(self, gamma: Array, variance: Array, t: Array, e: Array) -> tuple[Array, Array]:
         """Return the expected and the observed information of θ, each (genes, K+1, K+1)."""
 
-    def variance_forms(self, gamma: Array, variance: Array, left: Array, right: Array) -> VarianceForms:
+    def variance_forms(
+        self, gamma: Array, variance: Array, left: Array, right: Array
+    ) -> VarianceForms:
         """Bilinear forms a'Φb of the columns of `left`, `right` (p, C), orthonormal basis."""
 
     def blup(self, gamma: Array, t: Array) -> Array:

@@ -1,7 +1,7 @@
 """Project the fixed effects out and rotate, once for all genes.
 
-With X'X = R'R and A = R⁻ᵀX'Z, the residual cross-product of the random design is S = Z'Z - A'A. From
-S = U diag(λ) U' and F = U √λ (columns with λ > 0) every gene becomes (t, e):
+With X'X = R'R and A = R⁻ᵀX'Z, the residual cross-product of the random design is S = Z'Z - A'A.
+From S = U diag(λ) U' and F = U √λ (columns with λ > 0) every gene becomes (t, e):
 
     t = F⁺ Z'r   (rank,)   the part of the residual r = y - Xβ̂ in the span of Z,
     e = r'r - t't          what is left, a sum of squares on ν - rank dimensions,
@@ -32,7 +32,8 @@ def independent_columns(XtX: Array, tolerance: float = RANK_TOLERANCE) -> Array:
     XtX : (p, p) array
         Cross-product of the design.
     tolerance : float
-        A column is dependent if the part of its squared norm that earlier columns leave is below it.
+        A column is dependent if the part of its squared norm that earlier columns leave is below
+        it.
 
     Returns
     -------
@@ -92,7 +93,7 @@ class Rotation:
 
     @property
     def log_det_XtX(self) -> float:
-        """log |X'X|."""
+        """Log |X'X|."""
         return 2.0 * float(np.log(np.diag(self.R)).sum())
 
     @property
@@ -104,7 +105,9 @@ class Rotation:
     def blocks(self) -> list[slice]:
         """Rows of Z'… that belong to each component."""
         ends = np.cumsum(self.component_sizes)
-        return [slice(end - size, end) for end, size in zip(ends, self.component_sizes, strict=True)]
+        return [
+            slice(end - size, end) for end, size in zip(ends, self.component_sizes, strict=True)
+        ]
 
 
 def rotate_design(

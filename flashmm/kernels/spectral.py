@@ -21,7 +21,9 @@ Array = np.ndarray
 POINTS_PER_DECADE = 5
 DECADES_BELOW, DECADES_ABOVE = 5, 7
 # Fractions of the lower bound of γ where the grid of unbounded fits looks.
-NEGATIVE_FRACTIONS = np.array([0.999, 0.99, 0.97, 0.93, 0.85, 0.7, 0.5, 0.3, 0.15, 0.05, 0.01, 1e-3])
+NEGATIVE_FRACTIONS = np.array(
+    [0.999, 0.99, 0.97, 0.93, 0.85, 0.7, 0.5, 0.3, 0.15, 0.05, 0.01, 1e-3]
+)
 BLOCK_ELEMENTS = 2**22
 
 
@@ -68,7 +70,7 @@ class SpectralEngine:
     # ---- objective ---------------------------------------------------------------------------
 
     def _grid_objective(self, grid: Array, t2: Array, e: Array) -> Array:
-        """f at every point of a grid that genes share, (genes, points)."""
+        """F at every point of a grid that genes share, (genes, points)."""
         rho = 1.0 / (1.0 + np.outer(self.rotation.eigenvalues, grid))
         log_det = np.log1p(np.outer(grid, self.log_det_values)).sum(1)
         return self.dof * np.log(e[:, None] + t2 @ rho) + log_det
@@ -115,7 +117,9 @@ class SpectralEngine:
 
     # ---- optimisation ------------------------------------------------------------------------
 
-    def optimise(self, t: Array, e: Array, start: Array | None, max_iter: int, tol: float) -> Optimum:
+    def optimise(
+        self, t: Array, e: Array, start: Array | None, max_iter: int, tol: float
+    ) -> Optimum:
         """Global search on the shared grid, then safeguarded Newton, vectorised over genes."""
         t2 = t * t
         if start is None:
@@ -159,7 +163,9 @@ class SpectralEngine:
             settled = (decrement[active] < tol) & (f2 > 0)
             # The last step is taken before stopping, unless rounding carries it out of the bracket.
             gamma[active] = np.where(at_boundary | (settled & ~inside), x, candidate)
-            decrement[active] = np.where(f2 > 0, decrement[active], np.where(at_boundary, 0.0, np.inf))
+            decrement[active] = np.where(
+                f2 > 0, decrement[active], np.where(at_boundary, 0.0, np.inf)
+            )
             active = active[~(at_boundary | settled)]
         return gamma, decrement, n_iter
 
@@ -228,7 +234,9 @@ class SpectralEngine:
         )
         return TT / 2, QQ - TT / 2
 
-    def variance_forms(self, gamma: Array, variance: Array, left: Array, right: Array) -> VarianceForms:
+    def variance_forms(
+        self, gamma: Array, variance: Array, left: Array, right: Array
+    ) -> VarianceForms:
         """Bilinear forms a'Φb of the columns of `left`, `right` (p, C), orthonormal basis."""
         E = self._fixed_in_random()
         products = (E @ left) * (E @ right)

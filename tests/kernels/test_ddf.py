@@ -67,7 +67,9 @@ def test_inverse_does_not_depend_on_the_units_of_the_components():
     information = A @ A.swapaxes(1, 2)
     units = np.array([1e-8, 1.0, 1e8])
     scaled = ddf.invert_information(information * units[:, None] * units)
-    np.testing.assert_allclose(scaled * units[:, None] * units, np.linalg.inv(information), rtol=1e-8)
+    np.testing.assert_allclose(
+        scaled * units[:, None] * units, np.linalg.inv(information), rtol=1e-8
+    )
 
 
 def test_observed_covariance_leaves_out_components_at_zero():

@@ -50,7 +50,9 @@ class Fitted:
             yield g, self.Y[:, g], V
 
 
-@pytest.fixture(params=CASES, ids=lambda c: f"{c[0].__name__}-K{c[1]}-{'REML' if c[2] else 'ML'}-{c[3]}")
+@pytest.fixture(
+    params=CASES, ids=lambda c: f"{c[0].__name__}-K{c[1]}-{'REML' if c[2] else 'ML'}-{c[3]}"
+)
 def fitted(request):
     return Fitted(*request.param)
 
@@ -93,9 +95,9 @@ def test_information_matches_the_dense_matrices(fitted):
         fitted.gamma, fitted.variance, fitted.t, fitted.e
     )
     for g, y, _ in fitted.genes():
-        _, E, O = oracle.information(y, fitted.X, fitted.Z_blocks, fitted.theta[g], fitted.reml)
+        _, E, I_O = oracle.information(y, fitted.X, fitted.Z_blocks, fitted.theta[g], fitted.reml)
         np.testing.assert_allclose(expected[g], E, rtol=1e-9)
-        np.testing.assert_allclose(observed[g], O, rtol=1e-9, atol=1e-10 * np.abs(O).max())
+        np.testing.assert_allclose(observed[g], I_O, rtol=1e-9, atol=1e-10 * np.abs(I_O).max())
 
 
 def test_variance_forms_match_kenward_and_rogers_matrices(fitted):
@@ -121,9 +123,7 @@ def test_hessian_of_the_variance_is_the_derivative_of_its_gradient(fitted):
         return fitted.engine.variance_forms(gamma, s0, basis, basis).gradient[0].ravel()
 
     g = int(fitted.theta[:, 0].argmax())
-    forms = fitted.engine.variance_forms(
-        fitted.gamma[[g]], fitted.variance[[g]], basis, basis
-    )
+    forms = fitted.engine.variance_forms(fitted.gamma[[g]], fitted.variance[[g]], basis, basis)
     numeric = approx_fprime(fitted.theta[g], gradient, 1e-6).reshape(forms.hessian[0].shape)
     np.testing.assert_allclose(forms.hessian[0], numeric, rtol=1e-4, atol=1e-5)
 

@@ -68,7 +68,9 @@ def test_tables(case, fit, name):
 
 
 def test_p_values(case, fit):
-    np.testing.assert_allclose(fit.p[case.genes], case.table("p")[case.genes], rtol=1e-4, atol=1e-12)
+    np.testing.assert_allclose(
+        fit.p[case.genes], case.table("p")[case.genes], rtol=1e-4, atol=1e-12
+    )
 
 
 def test_log_likelihood_and_df(case, fit):
@@ -106,7 +108,12 @@ def test_formula_interface_equals_matrices(shared):
     case = Case(shared / "reference" / "flashmm_r", "k2_reml")
     arguments = {"method": "REML"}
     by_formula = r.flashmm(
-        case.counts, case.meta["fixed"], case.meta["random"], case.metadata, is_counts=True, **arguments
+        case.counts,
+        case.meta["fixed"],
+        case.meta["random"],
+        case.metadata,
+        is_counts=True,
+        **arguments,
     )
     by_matrix = r.lmmfit(case.Y, case.X, case.Z, case.meta["d"], **arguments)
     for name in ("coef", "theta", "p"):
@@ -240,5 +247,5 @@ class TestWhatStopsInR:
         with pytest.raises(fm.InputError, match="8"):
             r.lmmfit(Y, X, Z, d=[5, 2])
         Y.iloc[1, 3] = np.nan
-        with pytest.raises(fm.InputError, match="finite|NaN"):
+        with pytest.raises(fm.InputError, match=r"finite|NaN"):
             r.lmmfit(Y, X, Z, d=8)

@@ -33,7 +33,10 @@ class Case:
             components=self.groups,
         )
         self.levels = np.concatenate(
-            [[f"{group}|{level}" for level in block] for group, block in zip(self.groups, blocks, strict=True)]
+            [
+                [f"{group}|{level}" for level in block]
+                for group, block in zip(self.groups, blocks, strict=True)
+            ]
         )
         self.fit = fm.fit_lmm(self.stats, method=method)
         self.singular = self.meta[f"singular_{self.method}"]
@@ -42,7 +45,9 @@ class Case:
         return pd.read_csv(self.folder / f"{name}_{self.method}.csv")
 
 
-@pytest.fixture(scope="module", params=[(c, m) for c in CASES for m in ("REML", "ML")], ids="-".join)
+@pytest.fixture(
+    scope="module", params=[(c, m) for c in CASES for m in ("REML", "ML")], ids="-".join
+)
 def case(request, shared):
     name, method = request.param
     return Case(shared / "reference" / "lme4" / name, method)

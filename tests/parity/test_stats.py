@@ -1,4 +1,5 @@
-"""Parity with lmer, lmerTest, pbkrtest and FLASHMM on simulated crossed, nested and single designs."""
+"""Parity with lmer, lmerTest, pbkrtest and FLASHMM on simulated crossed, nested and single
+designs."""
 
 from __future__ import annotations
 
@@ -66,7 +67,9 @@ def test_likelihood_and_components(reference, reml, ml):
     np.testing.assert_allclose(reml.loglik, reference.column("reml_loglik"), atol=1e-6)
     np.testing.assert_allclose(ml.loglik, reference.column("ml_loglik"), atol=1e-6)
     theta = reference.theta()
-    np.testing.assert_allclose(reml.theta / theta.sum(1)[:, None], theta / theta.sum(1)[:, None], atol=1e-5)
+    np.testing.assert_allclose(
+        reml.theta / theta.sum(1)[:, None], theta / theta.sum(1)[:, None], atol=1e-5
+    )
     assert ((reml.status == "boundary") == reference.singular).all()
 
 
@@ -81,7 +84,11 @@ def test_coefficients_and_covariance(reference, reml, ml):
 
 
 def test_satterthwaite_coefficients(reference, reml, ml):
-    expects = pytest.warns(fm.FlashmmWarning) if reference.singular.any() and len(reference.factors) == 1 else np.errstate()
+    expects = (
+        pytest.warns(fm.FlashmmWarning)
+        if reference.singular.any() and len(reference.factors) == 1
+        else np.errstate()
+    )
     with expects:
         table = fm.contrast_tests(reml, ddf="satterthwaite")
     np.testing.assert_allclose(table.df, reference.column("satt_df"), rtol=1e-4)
@@ -104,12 +111,16 @@ def test_kenward_roger_coefficients(reference, reml):
 
 
 @pytest.mark.filterwarnings("ignore::flashmm.FlashmmWarning")
-@pytest.mark.parametrize("ddf, key", [("satterthwaite", "contrast_satt"), ("kenward-roger", "contrast_kr")])
+@pytest.mark.parametrize(
+    "ddf, key", [("satterthwaite", "contrast_satt"), ("kenward-roger", "contrast_kr")]
+)
 def test_single_contrast(reference, reml, ddf, key):
     contrast = np.array(reference.raw["contrast"], dtype=float)[:, None]
     table = fm.contrast_tests(reml, contrast, ddf=ddf)
     np.testing.assert_allclose(table.estimate[:, 0], reference.column(key, "Estimate"), atol=1e-5)
-    np.testing.assert_allclose(table.std_error[:, 0], reference.column(key, "Std. Error"), rtol=1e-5)
+    np.testing.assert_allclose(
+        table.std_error[:, 0], reference.column(key, "Std. Error"), rtol=1e-5
+    )
     np.testing.assert_allclose(table.df[:, 0], reference.column(key, "df"), rtol=1e-4)
 
 

@@ -42,7 +42,6 @@ rule compare:
     resources:
         mem_mb=2000,
     params:
-        ddf=of_method("ddf"),
         version=VERSION,
     script:
         "../scripts/compare.py"

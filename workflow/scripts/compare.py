@@ -7,8 +7,8 @@ from flashmm.io import read_fit, read_table, write_table
 with job(snakemake):
     given = snakemake.input
     fit = read_fit(given.fit)
-    # every coefficient, whatever the contrasts of the config are
-    ours = [contrast_tests(fit, ddf=snakemake.params.ddf).to_frame(), fit_frame(fit)]
+    # every coefficient; MixedLM has no degrees of freedom, residual ones come closest to its z tests
+    ours = [contrast_tests(fit, ddf="residual").to_frame(), fit_frame(fit)]
     reference = [read_table(given.reference_tests), read_table(given.reference_fits)]
     write_table(compare_fits(ours, reference), snakemake.output.agreement)
     write_table(pair_fits(ours, reference), snakemake.output.pairs)

@@ -29,7 +29,8 @@ def job(snakemake):
             yield
         except Exception as error:
             expected = isinstance(error, FlashmmError | OSError)
-            message = f"flashmm: {error if expected else f'{type(error).__name__}: {error}'}"
+            text = str(error) if expected else f"{type(error).__name__}: {error}"
+            message = f"flashmm: {text} [{snakemake.log[0]}]"
             if not expected:
                 traceback.print_exc()
             for stream in (log, terminal):
