@@ -40,7 +40,7 @@ class Contrast:
 # --------------------------------------------------------------------------------------------
 
 
-def parse_expression(text: str, names: Sequence[str]) -> np.ndarray:
+def parse_expression(text: str, names: Sequence[str], columns: Sequence[str] = ()) -> np.ndarray:
     """Read a linear combination of coefficients.
 
     Parameters
@@ -52,6 +52,8 @@ def parse_expression(text: str, names: Sequence[str]) -> np.ndarray:
         (coefficients,). Names are matched longest first, so they may hold spaces, commas, colons,
         brackets and signs: with coefficients "A10", "A1" and "A10-A1" the text "A10-A1" is the
         third. A match never ends inside a word. Backticks around a name settle any doubt.
+    columns : sequence of str, optional
+        Data columns, to be suggested with the coefficients where a name is unknown.
 
     Returns
     -------
@@ -66,7 +68,7 @@ def parse_expression(text: str, names: Sequence[str]) -> np.ndarray:
     """
     if not isinstance(text, str):
         raise FormulaError(f"a contrast is a string; found {type(text).__name__}.")
-    reader = _Reader(text, tuple(names))
+    reader = _Reader(text, tuple(names), tuple(columns))
     try:
         with np.errstate(all="ignore"):
             value = reader.sum()
@@ -88,6 +90,7 @@ class _Reader:
 
     text: str
     names: tuple[str, ...]
+    columns: tuple[str, ...] = ()
     at: int = 0
     longest_first: list[int] = field(init=False)
 
@@ -181,7 +184,7 @@ class _Reader:
         # the whole run of text between operators, of which a part may have been read as a name
         starts = (m.end() for m in _OPERATOR.finditer(self.text, 0, self.at))
         word = _OPERATOR.split(self.text[max(starts, default=0) :])[0].strip(" (")
-        near = difflib.get_close_matches(word, self.names, n=3, cutoff=0.4)
+        near = difflib.get_close_matches(word, (*self.columns, *self.names), n=3, cutoff=0.4)
         known = "near names are" if near else "the coefficients are"
         self.fail(f"no coefficient is called {word!r} ({known} {_listed(near or self.names)})")
 
@@ -279,7 +282,8 @@ class _Coefficients:
         return self.each(self.holding(text)) or (Contrast(text, self.expression(text)),)
 
     def expression(self, text: str) -> np.ndarray:
-        return parse_expression(text, self.names)[None]
+        columns = sorted(frozenset().union(*self.columns))
+        return parse_expression(text, self.names, columns)[None]
 
     def rows(self, value: Any, name: str) -> np.ndarray:
         """(rows, coefficients) of one entry of a dictionary."""

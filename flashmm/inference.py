@@ -175,6 +175,7 @@ def contrast_tests(
             state = _State.of(fit, index, gamma, bounds, ddf)
             _test_block(table, fit, resolved, estimable, state)
     _fill_p_values(table, alternative)
+    table["status"] = table["status"].astype(str)
     notes = fit.notes + _notes(fit, table, ddf)
     return TestTable(
         **table, genes=fit.genes, contrasts=resolved, ddf=ddf, alternative=alternative, notes=notes

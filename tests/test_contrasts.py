@@ -306,3 +306,8 @@ def test_order_of_coefficients_does_not_matter(order, expression):
     text, _ = expression
     shuffled = parse_expression(text, [NAMES[i] for i in order])
     np.testing.assert_array_equal(shuffled, parse_expression(text, NAMES)[list(order)])
+
+
+def test_a_misspelt_column_is_suggested():
+    with pytest.raises(FormulaError, match="near names are 'condition'"):
+        resolve_contrasts("conditon", ["a", "b"], [frozenset({"condition"}), frozenset()])

@@ -459,10 +459,9 @@ def _names(values: Any, axis: str) -> list[str] | None:
 
 def _log2p1(Y: Any) -> Any:
     """log2(1 + Y), keeping names and sparsity."""
-    values: Any = Y
-    if sparse.issparse(values):
-        return values.astype(np.float64).log1p() / np.log(2.0)
-    return np.log2(1.0 + values)
+    if hasattr(Y, "tocsr"):
+        return Y.tocsr().astype(np.float64).log1p() / np.log(2.0)
+    return np.log2(1.0 + Y)
 
 
 def _sizes(d: int | Sequence[int] | None) -> list[int]:

@@ -1,0 +1,184 @@
+"""The report: one page from the files of a run, and the words and numbers on it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+from flashmm import report
+from flashmm.crossproducts import summary_statistics
+from flashmm.inference import contrast_tests
+from flashmm.io import write_fit, write_groups, write_table
+from flashmm.lmm import fit_lmm
+from flashmm.options import InputError
+from flashmm.provenance import source_digest
+from flashmm.summary import summarise
+
+HOSTILE = "</script><img src=x onerror=alert(1)>"
+FIXED = "~ 0 + cell_type + cell_type:condition"
+
+
+def counts(n: int = 240) -> ad.AnnData:
+    """Six subjects, two types, two conditions; one gene with a hostile name, one without counts."""
+    rng = np.random.default_rng(5)
+    obs = pd.DataFrame(
+        {
+            "subject": [f"S{i % 6}" for i in range(n)],
+            "condition": ["ctrl" if i % 6 < 3 else "treated" for i in range(n)],
+            "cell_type": ["a" if (i // 6) % 2 else "b <c>, d+" for i in range(n)],
+        },
+        index=[f"cell{i}" for i in range(n)],
+    )
+    values = rng.poisson(2, size=(n, 40)).astype(np.float32)
+    values[:, 1] = 0
+    genes = pd.DataFrame(index=[HOSTILE, "zero", *(f"gene{i}" for i in range(2, 40))])
+    return ad.AnnData(sparse.csr_matrix(values), obs=obs, var=genes)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> Path:
+    """A report of one method on real counts, made from files."""
+    folder = tmp_path_factory.mktemp("report")
+    by = ["subject", "cell_type", "condition"]
+    groups = summarise(counts(), by)
+    write_groups(groups, folder / "groups.h5ad")
+    fit = fit_lmm(summary_statistics(groups, FIXED, ["subject"]))
+    write_fit(fit, folder / "fit.h5ad", folder / "groups.h5ad")
+    tests = contrast_tests(fit, "condition").to_frame()
+    write_table(tests, folder / "tests.parquet")
+    (folder / "notes.txt").write_text("Something was decided.\n")
+    (folder / "measured.json").write_text(
+        json.dumps({"seconds": 0.5, "genes": 40, "peak_memory_mib": 100.0})
+    )
+    metrics = pd.DataFrame(
+        {"dataset": "mine", "method": "subject", "metric": "lambda_gc", "value": [1.0, 1.5]}
+    ).assign(contrast=list(tests["contrast"].unique()))
+    write_table(metrics, folder / "metrics.parquet")
+    run = {
+        "dataset": "mine",
+        "scenario": "mine",
+        "replicate": None,
+        "counts": ["mine.h5ad"],
+        "method": "subject",
+        "model": {
+            "transform": "log2p1",
+            "formulas": {"fixed": FIXED, "random": ["subject"]},
+            "options": {"method": "REML", "nonnegative": True},
+            "ddf": None,
+        },
+        **{name: str(folder / f"{name}.h5ad") for name in ("groups", "fit")},
+        "tests": str(folder / "tests.parquet"),
+        "notes": str(folder / "notes.txt"),
+        "measured": str(folder / "measured.json"),
+    }
+    config = {"seed": 1, "report": {"title": "A <title>", "top_genes": 30, "fdr": 0.05}}
+    report.write_report(
+        folder / "report.html",
+        folder / "figures",
+        runs=[run],
+        tables={"metrics": str(folder / "metrics.parquet")},
+        scenarios={},
+        config=config,
+    )
+    return folder / "report.html"
+
+
+def test_page_loads_nothing(page):
+    text = page.read_text()
+    assert "default-src 'none'" in text
+    assert not re.search(r'\b(?:src|href)="(?!data:|#)', text)
+    assert "@import" not in text and "url(" not in text
+
+
+def test_names_of_others_are_text_only(page):
+    text = page.read_text()
+    assert "<img src=x" not in text
+    assert "A &lt;title&gt;" in text
+    assert "b &lt;c&gt;, d+" in text
+
+
+def test_table_of_genes_holds_the_top_of_each_contrast(page):
+    payload = re.search(r'<script type="application/json">(.*?)</script>', page.read_text())
+    data = json.loads(payload[1])
+    assert [len(contrast["rows"]) for contrast in data["contrasts"]] == [30, 30]
+    first = data["contrasts"][0]
+    assert first["total"] == 39
+    p = [row[5] for row in first["rows"]]
+    assert p == sorted(p)
+    assert len(first["rows"][0]) == len(data["columns"]) + 1
+    assert any(row[0] == HOSTILE for contrast in data["contrasts"] for row in contrast["rows"])
+
+
+def test_sections_of_an_analysis(page):
+    text = page.read_text()
+    assert re.findall(r'<section id="(\w+)"', text) == [
+        "run",
+        "results",
+        "fits",
+        "performance",
+        "notes",
+        "provenance",
+    ]
+    assert "Something was decided." in text
+    assert "all_zero" in text
+    assert "the value zero, so there is nothing to fit" in text
+
+
+def test_figures_are_kept_as_svg_and_png(page):
+    svg = {path.stem for path in (page.parent / "figures").glob("*.svg")}
+    png = {path.stem for path in (page.parent / "figures").glob("*.png")}
+    assert svg == png and len(svg) == 3
+    assert page.read_text().count("<figure>") == 3
+
+
+def test_provenance_is_kept_beside_the_page(page):
+    said = json.loads((page.parent / "provenance.json").read_text())
+    assert said["source"] == source_digest(presentation=True)
+    assert said["config"]["seed"] == 1
+    assert [len(record["sha256"]) for record in said["inputs"]["mine"]] == [64]
+
+
+def test_a_missing_file_is_named(page):
+    run = report.Run("d", "s", None, [], "m", {}, "nowhere.h5ad", "", "", "", "")
+    inputs = report.Inputs((run,), {}, {}, {}, page.parent)
+    with pytest.raises(InputError, match=r"nowhere\.h5ad"):
+        _ = inputs.groups
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        (np.nan, "–"),
+        (pd.NA, "–"),
+        (True, "yes"),
+        (np.int64(12345), "12,345"),
+        (0.0, "0"),
+        (0.05, "0.05"),
+        (1234.5678, "1,235"),
+        (2.5e-7, "2.50e-07"),
+        ("a", "a"),
+    ],
+)
+def test_cells_of_tables(value, text):
+    assert report._cell(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "text"),
+    [
+        (0.05234, 0.00412, "0.0523 ± 0.0041"),
+        (1.2345, 0.2, "1.23 ± 0.20"),
+        (0.5, 0.0, "0.500 ± 0.000"),
+        (0.5, np.nan, "0.5"),
+    ],
+)
+def test_numbers_with_errors(value, error, text):
+    assert report._with_error(value, error) == text
