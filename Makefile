@@ -15,6 +15,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SMK := workflow/Snakefile Snakefile workflow/rules
 
+ifneq ($(words $(CURDIR)),1)
+$(error Snakemake cannot start a Python whose path holds a space; move the project from $(CURDIR))
+endif
+
 # Handed to the recipes through the environment, so that a path may hold spaces and quotes.
 export COUNTS CONFIG
 # One BLAS thread per process: jobs and tests run side by side.
@@ -29,7 +33,7 @@ help:
 	@sed -n '/^# make/s/^# //p' Makefile
 
 report: $(VENV)/.installed
-	@$(BIN)/snakemake --cores $(CORES) --configfile "$$CONFIG" $${COUNTS:+--config "counts='$${COUNTS//\'/\'\'}'"}
+	@$(BIN)/snakemake --cores $(CORES) --configfile "$$CONFIG" $${COUNTS:+--config "counts=[\"$$COUNTS\"]"}
 	@echo "Report: $(CURDIR)/results/report.html"
 
 test: $(VENV)/.installed-dev

@@ -162,10 +162,12 @@ def contrast_tests(
         raise InputError(
             f"Joint F tests have no direction; alternative={alternative!r} was asked for."
         )
-    single = contrasts is None
+    everything = contrasts is None
     unreplicated = _unreplicated_columns(fit)
-    _check_replication(fit, resolved, unreplicated, refuse=not single)
-    estimable = np.array([_is_estimable(fit, c, unreplicated if single else {}) for c in resolved])
+    _check_replication(fit, resolved, unreplicated, refuse=not everything)
+    estimable = np.array(
+        [_is_estimable(fit, c, unreplicated if everything else {}) for c in resolved]
+    )
 
     table = _empty_table(fit, resolved)
     table["status"][:] = fit.status[:, None]
@@ -176,7 +178,9 @@ def contrast_tests(
             _test_block(table, fit, resolved, estimable, state)
     _fill_p_values(table, alternative)
     table["status"] = table["status"].astype(str)
-    notes = fit.notes + _notes(fit, table, ddf)
+    notes = fit.notes + _note_cell_df(fit, table, ddf)
+    if not everything:
+        notes += _note_cells_as_replicates(fit, resolved)
     return TestTable(
         **table, genes=fit.genes, contrasts=resolved, ddf=ddf, alternative=alternative, notes=notes
     )
@@ -404,8 +408,33 @@ def adjust_p_values(p: np.ndarray) -> np.ndarray:
     return adjusted
 
 
-def _notes(fit: LMMFit, table: dict[str, Any], ddf: str) -> tuple[str, ...]:
-    """What a reader of the table must know about its degrees of freedom."""
+def _note_cells_as_replicates(fit: LMMFit, contrasts: tuple[Contrast, ...]) -> tuple[str, ...]:
+    """Tested columns that vary within subjects and that no random term holds."""
+    design, groups = fit.stats.design, fit.stats.groups
+    if design is None or groups is None:
+        return ()
+    subject = design.random[0].columns[0]
+    held = frozenset().union(*(component.columns for component in design.random))
+    tested = frozenset().union(*(_columns_of(fit, contrast) for contrast in contrasts)) - held
+    alone = [
+        column
+        for column in sorted(tested & set(groups.obs.columns))
+        if not pd.api.types.is_numeric_dtype(groups.obs[column])
+        and (groups.obs.groupby(subject, observed=True)[column].nunique() > 1).any()
+    ]
+    return tuple(
+        note(
+            f"{column!r} varies within {subject}s and no random term holds it, so its tests take "
+            f"cells as replicates and reject too often where its effect differs between "
+            f"{subject}s. A random term such as '{subject}:{column}' makes {subject}s the "
+            "replicates."
+        )
+        for column in alone
+    )
+
+
+def _note_cell_df(fit: LMMFit, table: dict[str, Any], ddf: str) -> tuple[str, ...]:
+    """Genes whose Satterthwaite degrees of freedom count cells."""
     if ddf != "satterthwaite" or not fit.fitted.any():
         return ()
     # n - rank(X) for REML, n for ML

@@ -214,7 +214,6 @@ class TestReplication:
         fit = self.fit([4, 1])
         with pytest.raises(fm.DesignError, match=r"'c1' of 'condition' has one subject"):
             fm.contrast_tests(fit, "condition")
-        fm.contrast_tests(fit, "batch")
 
     def test_one_subject_is_not_estimable_among_all_coefficients(self):
         fit = self.fit([4, 1])
@@ -227,3 +226,29 @@ class TestReplication:
         table = fm.contrast_tests(self.fit([3, 2]), "condition")
         assert np.isfinite(table.p_value).all()
         assert (table.df < 20).all()
+
+
+class TestCellsAsReplicates:
+    """A condition within subjects needs a random term that holds it."""
+
+    @pytest.fixture
+    def groups(self):
+        spec = fm.SimulationSpec(
+            n_genes=20, n_cells=800, n_subjects=6, n_cell_types=2, nested=False, n_de_genes=0
+        )
+        adata = fm.simulate_counts(spec, seed=3).adata
+        return fm.summarise(adata, by=["subject", "cell_type", "condition"])
+
+    def table(self, groups, random):
+        stats = fm.summary_statistics(groups, "~ cell_type + cell_type:condition", random)
+        return fm.contrast_tests(fm.fit_lmm(stats), "condition")
+
+    def test_is_said(self, groups):
+        with pytest.warns(fm.FlashmmWarning, match="cells as replicates"):
+            table = self.table(groups, ["subject", "subject:cell_type"])
+        assert any("'subject:condition'" in text for text in table.notes)
+
+    def test_is_not_said_where_subjects_are_the_replicates(self, groups):
+        table = self.table(groups, ["subject", "subject:cell_type:condition"])
+        assert table.notes == ()
+        assert np.median(table.df) < 30

@@ -7,7 +7,7 @@ from flashmm.io import read_fit, read_table, write_table
 with job(snakemake):
     given = snakemake.input
     fit = read_fit(given.fit)
-    # every coefficient; MixedLM has no degrees of freedom, residual ones come closest to its z tests
+    # every coefficient; MixedLM has no degrees of freedom, residual ones are closest to its z tests
     ours = [contrast_tests(fit, ddf="residual").to_frame(), fit_frame(fit)]
     reference = [read_table(given.reference_tests), read_table(given.reference_fits)]
     write_table(compare_fits(ours, reference), snakemake.output.agreement)
