@@ -130,6 +130,12 @@ class Run:
         return self.replicate is not None
 
     @property
+    def ddf(self) -> str:
+        """Degrees of freedom asked for, or the default for the likelihood."""
+        default = "kenward-roger" if self.model["options"]["method"] == "REML" else "satterthwaite"
+        return str(self.model["ddf"] or default)
+
+    @property
     def unit(self) -> str:
         """Unit of the estimates."""
         return UNITS[self.model["transform"]]
@@ -453,7 +459,7 @@ def _datasets(inputs: Inputs) -> pd.DataFrame:
                 "Cells": int(groups.obs["n_cells"].sum()),
                 "Genes": groups.n_vars,
                 "Groups": groups.n_obs,
-                "Levels": ", ".join(f"{n} {name}" for name, n in zip(by, levels, strict=True)),
+                "Levels": ", ".join(f"{name} {n}" for name, n in zip(by, levels, strict=True)),
                 "Transform": _said(groups, "transform")[0],
                 "Counts": "simulated" if run.simulated else ", ".join(run.counts),
             }
@@ -472,7 +478,7 @@ def _methods(inputs: Inputs) -> pd.DataFrame:
                 "Random effects": ", ".join(formulas["random"] or ["in the formula"]),
                 "Likelihood": options["method"],
                 "Components": "≥ 0" if options["nonnegative"] else "unbounded",
-                "Degrees of freedom": run.model["ddf"] or "default",
+                "Degrees of freedom": run.ddf,
                 "Transform": run.model["transform"],
             }
         )
@@ -771,13 +777,14 @@ def _found(
     rows = []
     for contrast, part in tests.groupby("contrast", sort=False):
         found = part["adj_p_value"] <= fdr
+        joint = part["estimate"].isna().all()  # F tests have no direction
         rows.append(
             {
                 "Contrast": contrast,
                 "Genes tested": int(part["p_value"].notna().sum()),
                 "Found": int(found.sum()),
-                "Up": int((found & (part["estimate"] > 0)).sum()),
-                "Down": int((found & (part["estimate"] < 0)).sum()),
+                "Up": np.nan if joint else (found & (part["estimate"] > 0)).sum(),
+                "Down": np.nan if joint else (found & (part["estimate"] < 0)).sum(),
                 "Median df": part["df"].median(),
                 "Inflation λ": inflation.get(contrast, np.nan),
             }

@@ -49,7 +49,7 @@ def page(tmp_path_factory) -> Path:
     by = ["subject", "cell_type", "condition"]
     groups = summarise(counts(), by)
     write_groups(groups, folder / "groups.h5ad")
-    fit = fit_lmm(summary_statistics(groups, FIXED, ["subject"]))
+    fit = fit_lmm(summary_statistics(groups, FIXED, ["subject", "subject:cell_type"]))
     write_fit(fit, folder / "fit.h5ad", folder / "groups.h5ad")
     tests = contrast_tests(fit, "condition").to_frame()
     write_table(tests, folder / "tests.parquet")
@@ -69,7 +69,7 @@ def page(tmp_path_factory) -> Path:
         "method": "subject",
         "model": {
             "transform": "log2p1",
-            "formulas": {"fixed": FIXED, "random": ["subject"]},
+            "formulas": {"fixed": FIXED, "random": ["subject", "subject:cell_type"]},
             "options": {"method": "REML", "nonnegative": True},
             "ddf": None,
         },
