@@ -37,7 +37,7 @@ report: $(VENV)/.installed
 	@echo "Report: $(CURDIR)/results/report.html"
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n $(CORES)
+	$(BIN)/python -m pytest -n $(CORES) --dist loadfile
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

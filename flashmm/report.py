@@ -11,7 +11,7 @@ import hashlib
 import json
 import platform
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -256,6 +256,10 @@ def provenance(inputs: Inputs) -> dict[str, Any]:
         "platform": platform.platform(),
         "packages": {name: _version(name) for name in PACKAGES},
         "seed": inputs.config["seed"],
+        "simulations": {
+            run.dataset: json.loads(_said(_open(run.counts[0]), "provenance")[0])
+            for run in inputs.simulations
+        },
         "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
         "config": inputs.config,
         "inputs": {
@@ -326,6 +330,10 @@ def _figure(
 def _row(*figures: dict[str, Any], good: str | None = None) -> dict[str, Any]:
     """Figures side by side where the page is wide enough; `good` is said once for all of them."""
     return {"kind": "row", "figures": figures, "good": good}
+
+
+def _details(summary: str, lines: Iterable[str]) -> dict[str, Any]:
+    return {"kind": "details", "summary": summary, "text": "\n".join(lines)}
 
 
 def _cell(value: Any) -> str:
@@ -427,24 +435,21 @@ def _provenance(said: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         f"On {said['platform']}; digest of the package's source {said['source']}.",
     )
     yield _text(
-        f"Every random number derives from the seed {said['seed']}. The digest of the config "
-        f"(SHA-256) is {said['config_sha256']}."
+        f"Every random number derives from the seed {said['seed']}; those of a simulation from it, "
+        "the CRC-32 of the scenario's name, and the replicate. The SHA-256 digest of the config is "
+        f"{said['config_sha256']}."
     )
-    digests = [
+    if said["simulations"]:
+        seeds = {name: made["seed"] for name, made in said["simulations"].items()}
+        yield _details("Seeds of the simulations", (f"{n}  {seed}" for n, seed in seeds.items()))
+    digests = (
         f"{record['sha256']}  {record['file']}"
         for records in said["inputs"].values()
         for record in records
-    ]
-    yield {
-        "kind": "details",
-        "summary": "Digests of the counts (SHA-256)",
-        "text": "\n".join(dict.fromkeys(digests)),
-    }
-    yield {
-        "kind": "details",
-        "summary": "The config, defaults filled in",
-        "text": json.dumps(said["config"], indent=2, ensure_ascii=False),
-    }
+    )
+    yield _details("Digests of the counts (SHA-256)", dict.fromkeys(digests))
+    config = json.dumps(said["config"], indent=2, ensure_ascii=False)
+    yield _details("The config, defaults filled in", [config])
 
 
 def _datasets(inputs: Inputs) -> pd.DataFrame:

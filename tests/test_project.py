@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +49,22 @@ def test_environment_has_the_dependencies_of_the_package():
 def test_environment_of_the_rules_has_the_dependencies_of_the_package():
     wanted = {f"python{PROJECT['requires-python']}", *PROJECT["dependencies"]}
     assert set(conda("workflow/envs/flashmm.yaml")) == wanted
+
+
+def test_dependencies_are_those_that_the_package_imports():
+    names = {"sklearn": "scikit-learn", "cycler": "matplotlib"}  # cycler comes with matplotlib
+    found = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                found.add((node.module or "").split(".")[0])
+    found = {names.get(name, name) for name in found - sys.stdlib_module_names - {"flashmm"}}
+    # pandas writes Parquet with pyarrow, AnnData its files with h5py
+    declared = {re.split(r"[<>=~]", name)[0] for name in PROJECT["dependencies"]}
+    assert found <= declared
+    assert declared - found <= {"pyarrow", "h5py"}
 
 
 def test_versions_agree():

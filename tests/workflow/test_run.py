@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import zipfile
+import zlib
 
 import anndata as ad
 import numpy as np
@@ -79,6 +81,13 @@ def test_report_holds_everything_it_shows(finished):
         assert f'id="{part}"' in page
     assert page.count("<figure>") == page.count('src="data:image/')
     assert not re.search(r'(src|href)="(?!data:|#)', page)
+
+
+def test_provenance(finished):
+    said = json.loads((finished.folder / "results" / "provenance.json").read_text())
+    assert said["simulations"]["small-1"]["seed"] == [7, zlib.crc32(b"small"), 1]
+    assert said["config"]["benchmark"]["replicates"] == 1
+    assert set(said["inputs"]) == {"small-1", "flat-1"}
 
 
 def test_nothing_is_left_to_do(finished):
