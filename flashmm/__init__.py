@@ -10,7 +10,15 @@ from flashmm.de import de
 from flashmm.evaluate import Evaluation, compare_fits, evaluate
 from flashmm.groups import GroupStatistics, merge
 from flashmm.inference import TestTable, contrast_tests
-from flashmm.io import read_fit, read_groups, read_table, write_fit, write_groups, write_table
+from flashmm.io import (
+    read_fit,
+    read_groups,
+    read_provenance,
+    read_table,
+    write_fit,
+    write_groups,
+    write_table,
+)
 from flashmm.lmm import LMMFit, fit_lmm
 from flashmm.mixedlm import fit_mixedlm
 from flashmm.options import (
@@ -50,6 +58,7 @@ __all__ = [
     "merge",
     "read_fit",
     "read_groups",
+    "read_provenance",
     "read_table",
     "simulate_counts",
     "summarise",

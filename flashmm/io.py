@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import metadata
@@ -16,6 +16,8 @@ from typing import Any, TypeAlias
 import anndata as ad
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+from pyarrow import parquet
 
 from flashmm.crossproducts import summary_statistics
 from flashmm.groups import GroupStatistics, listed, moment_name, moment_names
@@ -23,6 +25,9 @@ from flashmm.lmm import LMMFit
 from flashmm.options import FitOptions, FlashmmError, InputError
 
 PathLike: TypeAlias = str | os.PathLike[str]
+
+# Key of the metadata of a Parquet schema.
+_PROVENANCE = b"flashmm"
 
 # Reading a damaged file, h5py and pyarrow (whose errors are ValueErrors) raise any of these.
 _READ_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, EOFError)
@@ -226,7 +231,12 @@ def read_fit(path: PathLike, groups_path: PathLike | None = None) -> LMMFit:
     )
 
 
-def write_table(frame: pd.DataFrame, path: PathLike, tsv: PathLike | None = None) -> None:
+def write_table(
+    frame: pd.DataFrame,
+    path: PathLike,
+    tsv: PathLike | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> None:
     """Write the columns of a table (not its index) as Parquet, and as text where `tsv` is given.
 
     Parameters
@@ -237,12 +247,25 @@ def write_table(frame: pd.DataFrame, path: PathLike, tsv: PathLike | None = None
         The Parquet file.
     tsv : path, optional
         A tab-separated file for people; with an ending such as `.tsv.gz` it is compressed.
+    provenance : mapping, optional
+        What made the table; kept as JSON under ``flashmm`` in the metadata of the Parquet schema,
+        with the version of the package (`read_provenance`).
     """
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    recipe = json.dumps({"flashmm": package_version()} | dict(provenance or {}), default=str)
+    metadata = {**(table.schema.metadata or {}), _PROVENANCE: recipe}
     with atomic_path(path) as unfinished:
-        frame.to_parquet(unfinished, index=False)
+        parquet.write_table(table.replace_schema_metadata(metadata), unfinished)
     if tsv is not None:
         with atomic_path(tsv) as unfinished:
             frame.to_csv(unfinished, sep="\t", index=False, na_rep="NA", lineterminator="\n")
+
+
+def read_provenance(path: PathLike) -> dict[str, Any]:
+    """Read what made a Parquet table that `write_table` wrote."""
+    with reading(path):
+        metadata = parquet.read_schema(path).metadata or {}
+    return dict(json.loads(metadata.get(_PROVENANCE, b"{}")))
 
 
 def read_table(path: PathLike) -> pd.DataFrame:

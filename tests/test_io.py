@@ -21,6 +21,7 @@ from flashmm.io import (
     file_digest,
     package_version,
     read_groups,
+    read_provenance,
     read_table,
     reading,
     write_groups,
@@ -266,3 +267,13 @@ def test_package_version(monkeypatch: pytest.MonkeyPatch) -> None:
     assert package_version() == "flashmm 9"
     monkeypatch.setattr(metadata, "version", absent)
     assert package_version() == flashmm.__version__
+
+
+def test_tables_carry_what_made_them(tmp_path):
+    frame = pd.DataFrame({"gene": ["a", "b"], "p_value": [0.1, np.nan]})
+    write_table(frame, tmp_path / "t.parquet", provenance={"rule": "test", "params": {"ddf": None}})
+    made = read_provenance(tmp_path / "t.parquet")
+    assert made == {"flashmm": package_version(), "rule": "test", "params": {"ddf": None}}
+    pd.testing.assert_frame_equal(read_table(tmp_path / "t.parquet"), frame)
+    frame.to_parquet(tmp_path / "other.parquet")
+    assert read_provenance(tmp_path / "other.parquet") == {}

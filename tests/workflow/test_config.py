@@ -71,3 +71,17 @@ def test_an_unknown_method_of_a_data_set(workflow, config, counts):
     counts.write_h5ad(workflow.folder / "counts.h5ad")
     config["datasets"] = {"x": {"counts": "counts.h5ad", "methods": ["subjct"]}}
     assert "did you mean 'subject'?" in refusal(workflow, config)
+
+
+@pytest.mark.parametrize(
+    ("formulas", "words"),
+    [
+        ({"fixed": "~ exp(x) + (1|s)"}, ["a call of `exp`"]),
+        ({"fixed": "~ x", "random": "x | s | t"}, ["x | s | t"]),
+        ({"fixed": "~ x"}, ["random term"]),
+    ],
+)
+def test_a_formula_that_is_not_allowed(workflow, config, formulas, words):
+    line = refusal(workflow, config | {"methods": dict.fromkeys(("subject", "nested"), formulas)})
+    assert line.startswith("flashmm: methods: ")
+    assert all(word in line for word in words), line

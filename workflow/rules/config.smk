@@ -18,6 +18,8 @@ CHECKOUT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).pare
 if (CHECKOUT / "flashmm" / "__init__.py").is_file():
     sys.path.insert(0, str(CHECKOUT))
 
+from flashmm.formulas import read_model
+from flashmm.options import FlashmmError
 from flashmm.provenance import source_digest
 
 
@@ -121,6 +123,10 @@ def model(method, transform):
     random = method.get("random")
     if isinstance(random, str):
         random = [term.strip() for term in random.split(";")]
+    try:
+        read_model(method["fixed"], random)
+    except FlashmmError as error:
+        stop(f"methods: {error}")
     options = ("method", "nonnegative", "engine", "max_iter", "tol", "block_size")
     return {
         "transform": method.get("transform", transform),

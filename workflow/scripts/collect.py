@@ -1,5 +1,5 @@
 import pandas as pd
-from job import job
+from job import job, recipe
 
 from flashmm.io import read_table, write_table
 
@@ -10,6 +10,7 @@ def named(run, frame):
 
 
 with job(snakemake):
+    made = recipe(snakemake)
     for table, runs in snakemake.params.runs.items():
         parts = map(read_table, snakemake.input[table])
         whole = pd.concat(list(map(named, runs, parts)), ignore_index=True)
@@ -18,4 +19,5 @@ with job(snakemake):
             whole,
             f"results/evaluation/{table}.parquet",
             tsv if tsv in snakemake.output.tsv else None,
+            made,
         )

@@ -1,15 +1,15 @@
-from job import job
+from job import job, recipe
 
 from flashmm.evaluate import compare_fits, fit_frame, pair_fits
 from flashmm.inference import contrast_tests
 from flashmm.io import read_fit, read_table, write_table
 
 with job(snakemake):
-    given = snakemake.input
+    given, made = snakemake.input, recipe(snakemake)
     fit = read_fit(given.fit)
     # every coefficient; MixedLM has no degrees of freedom, residual ones are closest to its z tests
     ours = [contrast_tests(fit, ddf="residual").to_frame(), fit_frame(fit)]
     reference = [read_table(given.reference_tests), read_table(given.reference_fits)]
-    write_table(compare_fits(ours, reference), snakemake.output.agreement)
-    write_table(pair_fits(ours, reference), snakemake.output.pairs)
-    write_table(read_table(given.attempts), snakemake.output.attempts)
+    write_table(compare_fits(ours, reference), snakemake.output.agreement, provenance=made)
+    write_table(pair_fits(ours, reference), snakemake.output.pairs, provenance=made)
+    write_table(read_table(given.attempts), snakemake.output.attempts, provenance=made)

@@ -1,5 +1,5 @@
 import pandas as pd
-from job import job
+from job import job, recipe
 
 from flashmm.evaluate import evaluate
 from flashmm.io import read_table, write_table
@@ -13,6 +13,8 @@ with job(snakemake):
         levels=snakemake.params.levels,
         fdr=snakemake.params.fdr,
     )
-    made = {"metrics": evaluation.metrics, **evaluation.curves}
+    tables = {"metrics": evaluation.metrics, **evaluation.curves}
+    made = recipe(snakemake)
     for table in dict(snakemake.output.items()):
-        write_table(made.get(table, pd.DataFrame({"contrast": []})), snakemake.output[table])
+        frame = tables.get(table, pd.DataFrame({"contrast": []}))
+        write_table(frame, snakemake.output[table], provenance=made)

@@ -14,7 +14,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 if (CHECKOUT / "flashmm" / "__init__.py").is_file():
     sys.path.insert(0, str(CHECKOUT))
 
-from flashmm.io import atomic_path
+from flashmm.io import atomic_path, file_digest
 from flashmm.options import FlashmmError, FlashmmWarning
 
 
@@ -44,6 +44,16 @@ def log_warning(message, category, filename, lineno, file=None, line=None):
     """Print one line per warning; those of other packages say where they come from."""
     ours = issubclass(category, FlashmmWarning)
     print(f"note: {message}" if ours else f"{filename}:{lineno}: {message}", file=sys.stderr)
+
+
+def recipe(snakemake):
+    """What made a table: the rule, its parameters and the digests of the files that it read."""
+    return {
+        "rule": snakemake.rule,
+        "wildcards": dict(snakemake.wildcards),
+        "params": dict(snakemake.params),
+        "inputs": {path: file_digest(path) for path in map(str, snakemake.input)},
+    }
 
 
 @contextmanager

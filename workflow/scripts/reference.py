@@ -1,4 +1,4 @@
-from job import job, measured
+from job import job, measured, recipe
 
 from flashmm.io import read_groups, write_table
 from flashmm.mixedlm import choose_genes, fit_mixedlm
@@ -18,6 +18,9 @@ with job(snakemake):
             layer=params.layer,
         )
     # measured times stay in results/benchmarks, so that the tables are the same in every run
-    write_table(result.tests, snakemake.output.tests)
-    write_table(result.fits.drop(columns=["seconds", "peak_memory_mib"]), snakemake.output.fits)
-    write_table(result.attempts.drop(columns=["seconds"]), snakemake.output.attempts)
+    made = recipe(snakemake)
+    fits = result.fits.drop(columns=["seconds", "peak_memory_mib"])
+    write_table(result.tests, snakemake.output.tests, provenance=made)
+    write_table(fits, snakemake.output.fits, provenance=made)
+    attempts = result.attempts.drop(columns=["seconds"])
+    write_table(attempts, snakemake.output.attempts, provenance=made)

@@ -1,4 +1,4 @@
-from job import job
+from job import job, recipe
 
 from flashmm.inference import contrast_tests
 from flashmm.io import atomic_path, read_fit, write_table
@@ -14,4 +14,4 @@ with job(snakemake):
     notes = dict.fromkeys((*fit.stats.notes, *tests.notes))
     with atomic_path(snakemake.output.notes) as unfinished:
         unfinished.write_text("".join(f"{note}\n" for note in notes))
-    write_table(tests.to_frame(), snakemake.output.table, snakemake.output.tsv)
+    write_table(tests.to_frame(), snakemake.output.table, snakemake.output.tsv, recipe(snakemake))
