@@ -326,7 +326,7 @@ def fpr_plot(metrics: pd.DataFrame, *, contrast: str = "all") -> Figure:
     _check(metrics, ["method", "metric", "level", "value", "std_error", "contrast"], "metrics")
     rows = metrics[(metrics["metric"] == "fpr") & (metrics["contrast"] == contrast)]
     methods, levels = list(dict.fromkeys(rows["method"])), sorted(rows["level"].unique())[::-1]
-    fig = Figure(figsize=(max(4.6, 1.5 + len(levels) * (0.7 + 0.28 * len(methods))), 4.0))
+    fig = Figure(figsize=(max(5.2, 1.5 + len(levels) * (0.5 + 0.2 * len(methods))), 4.9))
     ax, floor = fig.subplots(), _fpr_floor(rows)
     for place, level in enumerate(levels):
         ax.plot([place - 0.45, place + 0.45], [level, level], color=INK, ls=(0, (4, 2)), lw=1)
