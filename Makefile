@@ -32,8 +32,17 @@ export MKL_NUM_THREADS = 1
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
 
+# A killed run leaves Snakemake's lock behind. Ours is the kernel's and ends with the last process of
+# a run: whoever holds it may clear the other, and goes on where the killed run stopped.
 report: $(VENV)/.installed
-	@$(BIN)/snakemake --cores $(CORES) --configfile "$$CONFIG" $${COUNTS:+--config "counts=[\"$$COUNTS\"]"}
+	@mkdir -p .snakemake; exec 9> .snakemake/make.lock; \
+	run() { $(BIN)/snakemake --cores $(CORES) --configfile "$$CONFIG" \
+	  $${COUNTS:+--config "counts=[\"$$COUNTS\"]"} "$$@"; }; \
+	if command -v flock > /dev/null; then \
+	  flock --nonblock 9 || { echo "Another run is at work in $(CURDIR)." >&2; exit 1; }; \
+	  [ -z "$$(ls .snakemake/locks 2> /dev/null)" ] || run --unlock; \
+	fi; \
+	run
 	@echo "Report: $(CURDIR)/results/report.html"
 
 test: $(VENV)/.installed-dev
