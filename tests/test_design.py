@@ -593,7 +593,7 @@ def test_covariates():
     ],
 )
 def test_covariate_errors(expr, error, words):
-    zero, holes = CELLS["m"].clip(lower=1).to_numpy(), CELLS["m"].to_numpy().copy()
+    zero, holes = CELLS["m"].clip(lower=1).to_numpy().copy(), CELLS["m"].to_numpy().copy()
     zero[[4, 7]], holes[:4] = 0, np.nan
     with pytest.raises(error, match=words):
         evaluate_covariate(expr, CELLS.assign(zero=zero, holes=holes))

@@ -242,7 +242,8 @@ def test_warnings_are_kept_and_not_shown(monkeypatch):
     with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("always")
         result = fake_fit(monkeypatch, lbfgs={"converged": False}, bfgs={})
-    assert not shown
+    # anndata sets an option that pandas 3 announces to remove
+    assert not [w for w in shown if "infer_string" not in str(w.message)]
     assert result.attempts.warnings.tolist() == ["lbfgs warns", "bfgs warns"]
 
 
