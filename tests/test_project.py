@@ -24,7 +24,7 @@ LAYERS = (
     {"groups", "formulas", "design", "crossproducts", "contrasts"},
     {"lmm", "kinship", "multitrait"},
     {"io"},
-    {"counts", "summary", "simulate"},
+    {"counts", "summary", "simulation_spec", "simulate"},
     {"inference"},
     {"de", "evaluate", "mixedlm"},
     {"plots"},
