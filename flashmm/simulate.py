@@ -14,18 +14,22 @@ expected count of a cell with the geometric mean library size and no effects.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from os import PathLike
 from pathlib import Path
 from string import ascii_uppercase
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import anndata
 import h5py
 import numpy as np
 import pandas as pd
 from anndata.utils import make_index_unique
+from isal import isal_zlib
 from numpy.typing import NDArray
 from scipy import sparse
 from tqdm.auto import tqdm
@@ -57,10 +61,16 @@ from flashmm.simulation_spec import (
 )
 
 Seed = int | Sequence[int] | np.random.SeedSequence
+T = TypeVar("T")
+R = TypeVar("R")
+Effect = Callable[[int], Floats]  # of a level, on every gene
 
 DEFAULT_GENES = 1_000
 DEFAULT_CELLS = 5_000
 LOG_LIBSIZE_SD = 0.5  # droplet data: 0.56 in the Kang 2018 PBMC subset that the tests read
+KEPT_EFFECTS = 2**24  # numbers of each component that stay in memory: 128 MB
+CHUNK = 2**16  # stored numbers per compressed chunk of a file
+PIECES_AHEAD = 8  # chunks that are compressed or wait to be written
 BLOCK_CELLS = 256  # cells per random stream; part of what a seed means, so never an option
 
 
@@ -107,13 +117,14 @@ def simulate_counts(
     *,
     path: str | PathLike[str] | None = None,
     chunk_cells: int = 4_096,
+    threads: int = 2,
     progress: bool | None = None,
 ) -> Simulation:
     """Simulate counts, in memory or straight into an .h5ad file.
 
     The design, the effects and the counts come from separate random streams (the counts from one
     per 256 cells), so that changing the DE genes leaves the cells as they are, and the result
-    depends neither on `chunk_cells` nor on where it is kept.
+    depends neither on `chunk_cells` and `threads` nor on where it is kept.
 
     Parameters
     ----------
@@ -121,10 +132,13 @@ def simulate_counts(
     seed : int, sequence of int, or numpy.random.SeedSequence
         The same spec and seed give the same counts.
     path : path of an .h5ad file, optional
-        Write there, chunk by chunk, and return an AnnData backed by it: memory then holds one chunk
-        and the sheet of cells, whatever the number of cells. The file appears when it is complete.
+        Write there while drawing, and return an AnnData backed by it: memory then holds the cells
+        that are drawn ahead and the sheet of cells, whatever the number of cells. The file appears
+        when it is complete.
     chunk_cells : int
-        Cells per chunk, rounded up to whole blocks of 256 cells.
+        Cells to draw ahead of the writing, rounded up to whole blocks of 256 cells.
+    threads : int
+        Threads that draw and compress.
     progress : bool, optional
         Whether to show a progress bar; None shows it on a terminal.
 
@@ -138,13 +152,15 @@ def simulate_counts(
         The seed, the reference or a number that the reference cannot serve.
     """
     check_whole("chunk_cells", chunk_cells, 1)
+    check_whole("threads", threads, 1)
     plan = _plan(spec, seed)
-    chunks = _chunks(plan, -(-chunk_cells // BLOCK_CELLS), progress)
     sheet = anndata.AnnData(obs=plan.obs, var=plan.var, uns={"flashmm": _self_description(plan)})
-    if path is None:
-        sheet.X = sparse.vstack(list(chunks), format="csr")
-    else:
-        sheet = _write(sheet, chunks, Path(path))
+    with ThreadPoolExecutor(threads) as pool:
+        blocks = _blocks(plan, pool, max(threads, -(-chunk_cells // BLOCK_CELLS)), progress)
+        if path is None:
+            sheet.X = sparse.vstack(list(blocks), format="csr")
+        else:
+            sheet = _write(sheet, blocks, pool, Path(path))
     return Simulation(
         adata=sheet,
         truth=plan.truth,
@@ -251,42 +267,75 @@ class _Plan:
     pair: Integers  # (cells,) codes of subject x cell type
     is_treated: NDArray[np.bool_]  # (cells,)
     de_cell_type: Integers  # (DE genes,) codes; the DE genes are the last genes
+    subject_effect: Effect | None
+    pair_effect: Effect | None
     notes: tuple[str, ...]
 
     @property
     def n_blocks(self) -> int:
         return -(-len(self.obs) // BLOCK_CELLS)
 
+    @property
+    def n_null(self) -> int:
+        return len(self.var) - len(self.truth)
+
     def block(self, index: int) -> sparse.csr_matrix:
         """Counts of one block of cells, from its own random stream."""
-        cells = slice(index * BLOCK_CELLS, (index + 1) * BLOCK_CELLS)
+        last = min((index + 1) * BLOCK_CELLS, len(self.obs))
+        cells = np.arange(index * BLOCK_CELLS, last)
+        null, de = slice(0, self.n_null), slice(self.n_null, len(self.var))
         rng = stream(self.streams.counts, index)
+        # the null genes first, so that they do not notice the others
+        parts = [
+            self._draw(rng, cells, genes, level[cells])
+            for genes, level in (
+                (null, self.pair if self.pair_effect else self.subject),
+                (de, 2 * self.pair + self.is_treated),
+            )
+            if genes.start < genes.stop
+        ]
+        return parts[0] if len(parts) == 1 else sparse.hstack(parts, format="csr")
+
+    def _draw(
+        self, rng: np.random.Generator, cells: Integers, genes: slice, level: Integers
+    ) -> sparse.csr_matrix:
+        """Counts of some genes; cells of the same level have the same effects on them."""
+        _, first, level = np.unique(level, return_index=True, return_inverse=True)
+        size = self.var["dispersion"].to_numpy()[genes]
         try:
-            return draw_block(rng, self.log_mean(cells), self.var["dispersion"].to_numpy())
+            return draw_block(
+                rng, self.log_mean(cells[first], genes), size, level, self.offset[cells]
+            )
         except OverflowError as error:
             raise InputError(
                 f"simulate_counts: {error} is not one that cells have (limit {LARGEST_COUNT:,}); "
                 "lower the variances, max_log_fc or the means of the reference"
             ) from error
 
-    def log_mean(self, cells: slice) -> Floats:
-        """Natural log of the expected counts (cells, genes)."""
-        spec, streams = self.spec, self.streams
-        log_mean = self.offset[cells, None] + np.log(self.var["mean"].to_numpy())
-        _add_effects(log_mean, streams.subject, self.subject[cells], spec.subject_variance)
-        _add_effects(log_mean, streams.pair, self.pair[cells], spec.subject_cell_type_variance)
-        is_type = self.cell_type[cells, None] == self.de_cell_type
-        responds = self.is_treated[cells, None] & is_type
-        log_mean[:, len(self.var) - len(self.truth) :] += responds * self.truth["log_fc"].to_numpy()
+    def log_mean(self, cells: Integers, genes: slice) -> Floats:
+        """Natural log of the expected counts (cells, genes), without the offset."""
+        log_mean = np.tile(np.log(self.var["mean"].to_numpy()[genes]), (len(cells), 1))
+        for effect, level in ((self.subject_effect, self.subject), (self.pair_effect, self.pair)):
+            if effect is not None:
+                for row, code in zip(log_mean, level[cells], strict=True):
+                    row += effect(int(code))[genes]
+        if genes.start == self.n_null:  # the DE genes
+            is_type = self.cell_type[cells, None] == self.de_cell_type
+            responds = self.is_treated[cells, None] & is_type
+            log_mean += responds * self.truth["log_fc"].to_numpy()
         return log_mean
 
 
-def _add_effects(
-    log_mean: Floats, seed: np.random.SeedSequence, level: Integers, variance: float
-) -> None:
-    if variance > 0:
-        levels, where = np.unique(level, return_inverse=True)
-        log_mean += draw_effects(seed, levels, log_mean.shape[1], variance)[where]
+def _effect(seed: np.random.SeedSequence, n_genes: int, variance: float) -> Effect | None:
+    """Draw the effects of a level when they are first met, and keep the latest ones."""
+    if variance == 0:
+        return None
+
+    @lru_cache(max(1, KEPT_EFFECTS // n_genes))
+    def effect(level: int) -> Floats:
+        return draw_effects(seed, np.array([level]), n_genes, variance)[0]
+
+    return effect
 
 
 def _plan(spec: SimulationSpec, seed: Seed) -> _Plan:
@@ -313,6 +362,8 @@ def _plan(spec: SimulationSpec, seed: Seed) -> _Plan:
         pair=subject * len(spec.cell_types) + cell_type,
         is_treated=is_treated,
         de_cell_type=_codes(truth["cell_type"].astype(cells["cell_type"].dtype)),
+        subject_effect=_effect(streams.subject, len(var), spec.subject_variance),
+        pair_effect=_effect(streams.pair, len(var), spec.subject_cell_type_variance),
         notes=(*background.notes, *_design_notes(cells, truth, is_treated)),
     )
 
@@ -513,32 +564,96 @@ def _design_notes(
 # --- counts to memory or to disk ------------------------------------------------------------------
 
 
-def _chunks(
-    plan: _Plan, blocks_per_chunk: int, progress: bool | None
+def _in_order(
+    pool: Executor, call: Callable[[T], R], items: Iterable[T], ahead: int
+) -> Iterator[R]:
+    """Results of the calls in the order of the items, at most `ahead` of them not yet taken."""
+    waiting: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(call, item))
+            if len(waiting) >= ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _blocks(
+    plan: _Plan, pool: Executor, ahead: int, progress: bool | None
 ) -> Iterator[sparse.csr_matrix]:
     disable = None if progress is None else not progress
     with tqdm(total=len(plan.obs), desc="simulate", unit="cells", disable=disable) as bar:
-        for first in range(0, plan.n_blocks, blocks_per_chunk):
-            blocks = range(first, min(first + blocks_per_chunk, plan.n_blocks))
-            chunk = sparse.vstack([plan.block(index) for index in blocks], format="csr")
-            yield chunk
-            bar.update(chunk.shape[0])
+        for block in _in_order(pool, plan.block, range(plan.n_blocks), ahead):
+            yield block
+            bar.update(block.shape[0])
 
 
 def _write(
-    sheet: anndata.AnnData, chunks: Iterator[sparse.csr_matrix], path: Path
+    sheet: anndata.AnnData, blocks: Iterator[sparse.csr_matrix], pool: Executor, path: Path
 ) -> anndata.AnnData:
-    """Write the sheet, then append chunk after chunk; return the file opened as backed AnnData."""
+    """Write the sheet, then the counts; return the file opened as backed AnnData."""
     with atomic_path(path) as temporary:
         sheet.write_h5ad(temporary)
         with h5py.File(temporary, "r+") as file:
-            # row pointers of 64 bits: a file may grow beyond 2^31 stored counts
-            options = {"compression": "gzip", "compression_opts": 1, "indptr_dtype": np.int64}
-            anndata.io.write_elem(file, "X", next(chunks), dataset_kwargs=options)
-            stored = anndata.io.sparse_dataset(file["X"])
-            for chunk in chunks:
-                stored.append(chunk)
+            if "X" in file:
+                del file["X"]
+            _write_counts(file.create_group("X"), blocks, pool, sheet.shape)
     return anndata.read_h5ad(path, backed="r")
+
+
+def _write_counts(
+    group: h5py.Group,
+    blocks: Iterator[sparse.csr_matrix],
+    pool: Executor,
+    shape: tuple[int, int],
+) -> None:
+    """Write blocks of rows as one matrix in compressed sparse rows, as AnnData stores it."""
+    group.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": shape})
+    stored = {"compression": "gzip", "compression_opts": 1, "chunks": (CHUNK,), "maxshape": (None,)}
+    for name, dtype in (("data", np.float32), ("indices", np.int32)):
+        group.create_dataset(name, (0,), dtype, **stored)
+    row_sizes: list[Integers] = []
+    for piece, compressed in _in_order(pool, _compress, _pieces(blocks, row_sizes), PIECES_AHEAD):
+        group[piece.name].resize((piece.start + len(piece.values),))
+        group[piece.name].id.write_direct_chunk((piece.start,), compressed)
+    # row pointers of 64 bits: a file may grow beyond 2^31 stored counts
+    row_ends = np.cumsum(np.concatenate([[0], *row_sizes]), dtype=np.int64)
+    group.create_dataset("indptr", data=row_ends, **stored)
+
+
+class _Piece(NamedTuple):
+    """Numbers that make one chunk of a dataset; the last one of a dataset may be short."""
+
+    name: str
+    start: int
+    values: NDArray[Any]
+
+
+def _pieces(blocks: Iterable[sparse.csr_matrix], row_sizes: list[Integers]) -> Iterator[_Piece]:
+    """Cut the values and the columns into chunks; adds the number of values of each row."""
+    start, data, indices = 0, np.empty(0, np.float32), np.empty(0, np.int32)
+    for block in blocks:
+        row_sizes.append(np.diff(block.indptr))
+        data = np.concatenate([data, block.data])
+        indices = np.concatenate([indices, block.indices])
+        whole = len(data) // CHUNK * CHUNK
+        for first in range(0, whole, CHUNK):
+            yield _Piece("data", start + first, data[first : first + CHUNK])
+            yield _Piece("indices", start + first, indices[first : first + CHUNK])
+        start, data, indices = start + whole, data[whole:], indices[whole:]
+    if len(data):
+        yield _Piece("data", start, data)
+        yield _Piece("indices", start, indices)
+
+
+def _compress(piece: _Piece) -> tuple[_Piece, bytes]:
+    """Compress a chunk as the filter of HDF5 does, filled up with zeros."""
+    full = np.zeros(CHUNK, piece.values.dtype)
+    full[: len(piece.values)] = piece.values
+    return piece, isal_zlib.compress(full.data, 1)
 
 
 def _self_description(plan: _Plan) -> dict[str, Any]:

@@ -752,7 +752,7 @@ def test_variances_beyond_all_counts_are_refused() -> None:
 )
 def test_a_reference_that_is_not_counts_is_refused(value: float, said: str) -> None:
     reference = reference_adata()
-    reference.X[3, 2] = value
+    reference.X.data[7] = value
     with pytest.raises(InputError, match=f"reference: .*{said}"):
         simulate_counts(spec(reference=reference), seed=4)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import numba
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
@@ -11,6 +14,10 @@ Integers = NDArray[np.int64]
 
 LARGEST_COUNT = 2**24  # up to here float32 holds every whole number
 LARGEST_LOG_COUNT = float(np.log(LARGEST_COUNT))
+MANY_POINTS = 2  # expected per value: from here on drawing value by value is faster
+PIECE = 64  # genes per piece of the line: short, so that places on it keep their digits
+GAPS = 64  # exponential numbers drawn at a time
+U64 = np.uint64  # numba turns sums of unsigned and plain whole numbers into floating point
 
 
 def reference_parameters(
@@ -148,12 +155,13 @@ def draw_effects(
 def draw_negative_binomial(rng: np.random.Generator, mean: Floats, size: Floats) -> Integers:
     """Draw counts with the given mean and variance mean + mean² / size.
 
-    The stream is used gene by gene, so that the first genes keep their counts when the means of
-    later genes change.
+    The streams are used gene by gene, so that the first genes keep their counts when there are
+    other or more genes after them.
 
     Parameters
     ----------
     rng : numpy.random.Generator
+        Two children of it are used.
     mean : ndarray, shape (cells, genes)
     size : ndarray, shape (genes,)
 
@@ -163,21 +171,35 @@ def draw_negative_binomial(rng: np.random.Generator, mean: Floats, size: Floats)
     """
     # y | g ~ Poisson(mean · g / size), g ~ Gamma(size): unlike the success probability
     # size / (size + mean), the ratio mean / size keeps its digits when the size is very large.
-    rate = rng.standard_gamma(np.broadcast_to(size[:, None], mean.T.shape))
+    gammas, counts = rng.spawn(2)
+    rate = gammas.standard_gamma(np.broadcast_to(size[:, None], mean.T.shape))
     rate *= mean.T
     rate /= size[:, None]
-    return rng.poisson(rate).T
+    return counts.poisson(rate).T
 
 
-def draw_block(rng: np.random.Generator, log_mean: Floats, size: Floats) -> sparse.csr_matrix:
+def draw_block(
+    rng: np.random.Generator,
+    log_mean: Floats,
+    size: Floats,
+    level: Integers | None = None,
+    offset: Floats | None = None,
+) -> sparse.csr_matrix:
     """Draw the counts of a block of cells.
+
+    The first genes keep their counts when there are other or more genes after them.
 
     Parameters
     ----------
     rng : numpy.random.Generator
-    log_mean : ndarray, shape (cells, genes)
-        Natural log of the expected counts.
+    log_mean : ndarray, shape (levels, genes)
+        Natural log of the expected counts, without the offset. A level is a set of cells that
+        differ by their offset only.
     size : ndarray, shape (genes,)
+    level : ndarray of int64, shape (cells,), optional
+        Level of each cell; without it each level is one cell.
+    offset : ndarray, shape (cells,), optional
+        What to add to the logarithms of each cell; zero without it.
 
     Returns
     -------
@@ -188,9 +210,166 @@ def draw_block(rng: np.random.Generator, log_mean: Floats, size: Floats) -> spar
     OverflowError
         A count of 2^24 or more, which float32 might not hold exactly.
     """
-    if log_mean.max() >= LARGEST_LOG_COUNT:
-        raise OverflowError(f"an expected count of exp({log_mean.max():.4g})")
-    counts = draw_negative_binomial(rng, np.exp(log_mean), size)
-    if counts.max() >= LARGEST_COUNT:
-        raise OverflowError(f"a count of {counts.max():,}")
-    return sparse.csr_matrix(counts.astype(np.float32))
+    level = np.arange(len(log_mean)) if level is None else level
+    offset = np.zeros(len(level)) if offset is None else offset
+    largest = (log_mean.max(axis=1)[level] + offset).max()
+    if largest >= LARGEST_LOG_COUNT:
+        raise OverflowError(f"an expected count of exp({largest:.4g})")
+    counts = _draw(rng, np.exp(log_mean), size, level, np.exp(offset))
+    if counts.nnz and counts.data.max() >= LARGEST_COUNT:
+        raise OverflowError(f"a count of {counts.data.max():,.0f}")
+    return counts
+
+
+def _draw(
+    rng: np.random.Generator, rate: Floats, size: Floats, level: Integers, depth: Floats
+) -> sparse.csr_matrix:
+    """Counts with mean rate · depth: of most genes by points, of the others value by value."""
+    seeds = rng.integers(2**64, size=(len(level), 4), dtype=np.uint64)
+    points = np.bincount(level, depth, len(rate)) @ rate  # expected, over all cells
+    many = np.flatnonzero(points > MANY_POINTS * len(level))
+    if not len(many):
+        return draw_points(seeds, rate, size, level, depth)
+    values = draw_negative_binomial(rng, rate[:, many][level] * depth[:, None], size[many])
+    rate[:, many] = 0
+    return draw_points(seeds, rate, size, level, depth) + _spread(values, many, len(size))
+
+
+def _spread(values: Integers, genes: Integers, n_genes: int) -> sparse.csr_matrix:
+    """Dense counts of some genes among those of all genes."""
+    some = sparse.csr_matrix(values.astype(np.float32))
+    return sparse.csr_matrix((some.data, genes[some.indices], some.indptr), (len(values), n_genes))
+
+
+def draw_points(
+    seeds: NDArray[np.uint64], rate: Floats, size: Floats, level: Integers, depth: Floats
+) -> sparse.csr_matrix:
+    """Draw negative binomial counts at a cost that grows with their sum, not with their number.
+
+    A negative binomial count is the sum of a Poisson number of clusters whose sizes follow the
+    logarithmic series (Quenouille, Biometrics 5:162, 1949): clusters of k come at the rate
+    size · qᵏ / k, where q = x / (1 + x) and x = mean / size. All together come at the rate
+    size · log(1 + x), which is less than the mean. So the genes of a cell are laid side by side on
+    a line, each on a stretch as long as its mean, points fall on the line at rate 1, that is with
+    exponential gaps, and the place of a point within its stretch says of which cluster it is, or
+    of none.
+
+    Parameters
+    ----------
+    seeds : ndarray of uint64, shape (cells, 4)
+        Seed of the random stream of each cell.
+    rate : ndarray, shape (levels, genes)
+        Mean of a cell of depth 1; overwritten.
+    size : ndarray, shape (genes,)
+    level : ndarray of int64, shape (cells,)
+    depth : ndarray, shape (cells,)
+
+    Returns
+    -------
+    scipy.sparse.csr_matrix of float32, shape (cells, genes)
+    """
+    shape = len(level), len(size)
+    # Room for every value; the system gives memory only for what is written.
+    counts = np.empty(shape[0] * shape[1], np.float32)
+    genes = np.empty(counts.size, np.int32)
+    ends = np.zeros(shape[0] + 1, np.int32)
+    _lay_stretches(rate)
+    _drop_points(seeds, rate, 1 / size, level, depth, counts, genes, ends)
+    n = ends[-1]
+    return sparse.csr_matrix((counts[:n].copy(), genes[:n].copy(), ends), shape)
+
+
+@numba.njit(nogil=True, cache=True)
+def _lay_stretches(rate: Floats) -> None:
+    """Replace each rate by the end of its stretch, counted from the start of its piece."""
+    for level in range(rate.shape[0]):
+        end = 0.0
+        for gene in range(rate.shape[1]):
+            if gene % PIECE == 0:
+                end = 0.0
+            end += rate[level, gene]
+            rate[level, gene] = end
+
+
+@numba.njit(nogil=True, cache=True)
+def _drop_points(
+    seeds: NDArray[np.uint64],
+    ends: Floats,
+    per_size: Floats,
+    level: Integers,
+    depth: Floats,
+    counts: NDArray[np.float32],
+    genes: NDArray[np.int32],
+    row_ends: NDArray[np.int32],
+) -> None:
+    """Fill the values, columns and row pointers of a matrix in compressed sparse rows."""
+    n, gaps = 0, np.empty(GAPS)
+    for cell in range(len(level)):
+        end = ends[level[cell]]
+        fill_exponential(seeds[cell], gaps)
+        used, place = 0, gaps[0] / depth[cell]  # of the next point, from the start of the piece
+        for first in range(0, len(end), PIECE):
+            length = end[min(first + PIECE, len(end)) - 1]
+            gene, start = first, 0.0
+            while place < length:
+                while end[gene] <= place:
+                    start = end[gene]
+                    gene += 1
+                scale = depth[cell] * per_size[gene]
+                x, count = (end[gene] - start) * scale, 0
+                while place < end[gene]:
+                    count += cluster((place - start) * scale, x)
+                    used += 1
+                    if used == GAPS:
+                        fill_exponential(seeds[cell], gaps)
+                        used = 0
+                    place += gaps[used] / depth[cell]
+                if count:
+                    counts[n], genes[n] = count, gene
+                    n += 1
+            place -= length
+        row_ends[cell + 1] = n
+
+
+@numba.njit(nogil=True, cache=True)
+def cluster(place: float, x: float) -> int:
+    """Size of the cluster at a place in [0, x): k on a stretch of qᵏ / k, q = x / (1 + x).
+
+    These stretches, side by side, end at log(1 + x); the size of what lies beyond is 0.
+    """
+    q = x / (1 + x)
+    if place < q:
+        return 1
+    # a bound before the logarithm, which takes longer: log(1 + x) <= x (6 + x) / (6 + 4 x)
+    if place * (6 + 4 * x) >= x * (6 + x) or place >= math.log1p(x):
+        return 0
+    k, power, end = 1, q, q
+    while end <= place and k < LARGEST_COUNT:
+        k += 1
+        power *= q
+        end += power / k
+    return k
+
+
+@numba.njit(nogil=True, cache=True)
+def fill_exponential(state: NDArray[np.uint64], values: Floats) -> None:
+    """Fill with standard exponential numbers, and move the state of the random stream on.
+
+    The generator is xoshiro256++ (Blackman and Vigna, ACM Trans Math Softw 47:36, 2021), its state
+    four words that are not all zero. A number is −log u, u uniform on (0, 1] with 53 bits.
+    """
+    a, b, c, d = state
+    for i in range(len(values)):
+        total = a + d
+        bits = ((total << U64(23)) | (total >> U64(41))) + a
+        values[i] = ((bits >> U64(11)) + U64(1)) * 2.0**-53
+        shifted = b << U64(17)
+        c ^= a
+        d ^= b
+        b ^= c
+        a ^= d
+        c ^= shifted
+        d = (d << U64(45)) | (d >> U64(19))
+    state[0], state[1], state[2], state[3] = a, b, c, d
+    for i in range(len(values)):
+        values[i] = -math.log(values[i])
