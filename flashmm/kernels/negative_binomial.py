@@ -14,7 +14,11 @@ Integers = NDArray[np.int64]
 
 LARGEST_COUNT = 2**24  # up to here float32 holds every whole number
 LARGEST_LOG_COUNT = float(np.log(LARGEST_COUNT))
-MANY_POINTS = 2  # expected per value: from here on drawing value by value is faster
+OFTEN = 0.35  # mean from which inversion is faster than points
+LARGEST_INVERTED = 20  # mean up to which inversion is faster than a gamma and a Poisson number
+CELLS = 16  # whose probabilities of zero are computed at a time: few, to stay in the cache
+STEPS = 8  # of an inversion that are made for all values; the few that need more start again
+NEGLIGIBLE = 2.0**-60  # probability beyond the digits of a uniform number
 PIECE = 64  # genes per piece of the line: short, so that places on it keep their digits
 GAPS = 64  # exponential numbers drawn at a time
 U64 = np.uint64  # numba turns sums of unsigned and plain whole numbers into floating point
@@ -224,21 +228,134 @@ def draw_block(
 def _draw(
     rng: np.random.Generator, rate: Floats, size: Floats, level: Integers, depth: Floats
 ) -> sparse.csr_matrix:
-    """Counts with mean rate · depth: of most genes by points, of the others value by value."""
-    seeds = rng.integers(2**64, size=(len(level), 4), dtype=np.uint64)
-    points = np.bincount(level, depth, len(rate)) @ rate  # expected, over all cells
-    many = np.flatnonzero(points > MANY_POINTS * len(level))
-    if not len(many):
-        return draw_points(seeds, rate, size, level, depth)
-    values = draw_negative_binomial(rng, rate[:, many][level] * depth[:, None], size[many])
-    rate[:, many] = 0
-    return draw_points(seeds, rate, size, level, depth) + _spread(values, many, len(size))
+    """Counts with mean rate · depth, of each gene in the way that is fastest for it."""
+    point_seeds, uniform_seeds = rng.integers(2**64, size=(2, len(level), 4), dtype=np.uint64)
+    average = np.bincount(level, depth, len(rate)) @ rate / len(level)
+    often = average > OFTEN
+    if not often.any():
+        return draw_points(point_seeds, rate, size, level, depth)
+    large = often & (rate.max(axis=0) * depth.max() > LARGEST_INVERTED)
+    inverted, large = np.flatnonzero(often & ~large), np.flatnonzero(large)
+    counts = draw_by_inversion(uniform_seeds, rate[:, inverted], size[inverted], level, depth)
+    counts = _spread(counts, inverted, len(size))
+    if len(large):
+        mean = rate[:, large][level] * depth[:, None]
+        values = draw_negative_binomial(rng, mean, size[large])
+        counts = counts + _spread(sparse.csr_matrix(values.astype(np.float32)), large, len(size))
+    if not often.all():
+        rate[:, often] = 0
+        counts = counts + draw_points(point_seeds, rate, size, level, depth)
+    return counts
 
 
-def _spread(values: Integers, genes: Integers, n_genes: int) -> sparse.csr_matrix:
-    """Dense counts of some genes among those of all genes."""
-    some = sparse.csr_matrix(values.astype(np.float32))
-    return sparse.csr_matrix((some.data, genes[some.indices], some.indptr), (len(values), n_genes))
+def _spread(counts: sparse.csr_matrix, genes: Integers, n_genes: int) -> sparse.csr_matrix:
+    """Counts of some genes among those of all genes."""
+    if len(genes) == n_genes:
+        return counts
+    columns = genes.astype(np.int32)[counts.indices]
+    return sparse.csr_matrix((counts.data, columns, counts.indptr), (counts.shape[0], n_genes))
+
+
+def draw_by_inversion(
+    seeds: NDArray[np.uint64], rate: Floats, size: Floats, level: Integers, depth: Floats
+) -> sparse.csr_matrix:
+    """Draw negative binomial counts of moderate means: the least y with P(<= y) above a uniform.
+
+    Parameters
+    ----------
+    seeds : ndarray of uint64, shape (cells, 4)
+        Seed of the random stream of each cell; overwritten.
+    rate : ndarray, shape (levels, genes)
+        Mean of a cell of depth 1; all means at most some hundred, so that P(0) is above 0.
+    size : ndarray, shape (genes,)
+    level : ndarray of int64, shape (cells,)
+    depth : ndarray, shape (cells,)
+
+    Returns
+    -------
+    scipy.sparse.csr_matrix of float32, shape (cells, genes)
+    """
+    shape = len(level), len(size)
+    counts, genes, row_ends = _room(shape)
+    for first in range(0, shape[0], CELLS):
+        cells = slice(first, first + CELLS)
+        x = rate[level[cells]]
+        x *= depth[cells, None]
+        x /= size
+        zero = np.log1p(x)
+        zero *= -size
+        np.exp(zero, out=zero)  # P(0) = (1 + x)^-size
+        _invert(seeds[cells], zero, x, size, counts, genes, row_ends[first:])
+    return _matrix(counts, genes, row_ends, shape)
+
+
+def _room(
+    shape: tuple[int, int],
+) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.int32]]:
+    """Room for all values of a sparse matrix; the system gives memory only for what is written."""
+    n = shape[0] * shape[1]
+    return np.empty(n, np.float32), np.empty(n, np.int32), np.zeros(shape[0] + 1, np.int32)
+
+
+def _matrix(
+    counts: NDArray[np.float32],
+    genes: NDArray[np.int32],
+    row_ends: NDArray[np.int32],
+    shape: tuple[int, int],
+) -> sparse.csr_matrix:
+    n = row_ends[-1]
+    return sparse.csr_matrix((counts[:n].copy(), genes[:n].copy(), row_ends), shape)
+
+
+@numba.njit(nogil=True, cache=True)
+def _invert(
+    seeds: NDArray[np.uint64],
+    zero: Floats,
+    x: Floats,
+    size: Floats,
+    counts: NDArray[np.float32],
+    genes: NDArray[np.int32],
+    row_ends: NDArray[np.int32],
+) -> None:
+    """Fill in the values, columns and row ends of some rows; x becomes q = x / (1 + x)."""
+    n, n_genes = row_ends[0], len(size)
+    uniform, count = np.empty(n_genes), np.empty(n_genes, np.int32)
+    for cell in range(len(zero)):
+        q = x[cell]
+        q /= 1 + q
+        fill_uniform(seeds[cell], uniform)
+        count_steps(uniform, zero[cell], q, size, count)
+        for gene in range(n_genes):
+            if count[gene] == STEPS:
+                count[gene] = invert(uniform[gene], zero[cell, gene], q[gene], size[gene])
+            counts[n], genes[n] = count[gene], gene
+            n += count[gene] > 0  # a zero is overwritten by the next
+        row_ends[cell + 1] = n
+
+
+@numba.njit(nogil=True, cache=True)
+def count_steps(
+    uniform: Floats, zero: Floats, q: Floats, size: Floats, count: NDArray[np.int32]
+) -> None:
+    """Count the y below STEPS with P(<= y) at most the uniform number; no branches, all genes."""
+    for gene in range(len(count)):
+        probability, below, steps = zero[gene], zero[gene], 0
+        for y in range(STEPS):
+            steps += uniform[gene] >= below
+            probability *= q[gene] * (size[gene] + y) * (1 / (y + 1))
+            below += probability
+        count[gene] = steps
+
+
+@numba.njit(nogil=True, cache=True)
+def invert(uniform: float, zero: float, q: float, size: float) -> int:
+    """Return the least y with P(<= y) above a uniform number."""
+    y, probability, below = 0, zero, zero
+    while uniform >= below and (y < STEPS or probability > NEGLIGIBLE):
+        probability *= q * (size + y) / (y + 1)  # P(y + 1) from P(y)
+        y += 1
+        below += probability
+    return y
 
 
 def draw_points(
@@ -257,7 +374,7 @@ def draw_points(
     Parameters
     ----------
     seeds : ndarray of uint64, shape (cells, 4)
-        Seed of the random stream of each cell.
+        Seed of the random stream of each cell; overwritten.
     rate : ndarray, shape (levels, genes)
         Mean of a cell of depth 1; overwritten.
     size : ndarray, shape (genes,)
@@ -269,14 +386,10 @@ def draw_points(
     scipy.sparse.csr_matrix of float32, shape (cells, genes)
     """
     shape = len(level), len(size)
-    # Room for every value; the system gives memory only for what is written.
-    counts = np.empty(shape[0] * shape[1], np.float32)
-    genes = np.empty(counts.size, np.int32)
-    ends = np.zeros(shape[0] + 1, np.int32)
+    counts, genes, row_ends = _room(shape)
     _lay_stretches(rate)
-    _drop_points(seeds, rate, 1 / size, level, depth, counts, genes, ends)
-    n = ends[-1]
-    return sparse.csr_matrix((counts[:n].copy(), genes[:n].copy(), ends), shape)
+    _drop_points(seeds, rate, 1 / size, level, depth, counts, genes, row_ends)
+    return _matrix(counts, genes, row_ends, shape)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -305,9 +418,9 @@ def _drop_points(
     """Fill the values, columns and row pointers of a matrix in compressed sparse rows."""
     n, gaps = 0, np.empty(GAPS)
     for cell in range(len(level)):
-        end = ends[level[cell]]
+        end, per_depth = ends[level[cell]], 1 / depth[cell]
         fill_exponential(seeds[cell], gaps)
-        used, place = 0, gaps[0] / depth[cell]  # of the next point, from the start of the piece
+        used, place = 0, gaps[0] * per_depth  # of the next point, from the start of the piece
         for first in range(0, len(end), PIECE):
             length = end[min(first + PIECE, len(end)) - 1]
             gene, start = first, 0.0
@@ -323,7 +436,7 @@ def _drop_points(
                     if used == GAPS:
                         fill_exponential(seeds[cell], gaps)
                         used = 0
-                    place += gaps[used] / depth[cell]
+                    place += gaps[used] * per_depth
                 if count:
                     counts[n], genes[n] = count, gene
                     n += 1
@@ -353,16 +466,24 @@ def cluster(place: float, x: float) -> int:
 
 @numba.njit(nogil=True, cache=True)
 def fill_exponential(state: NDArray[np.uint64], values: Floats) -> None:
-    """Fill with standard exponential numbers, and move the state of the random stream on.
+    """Fill with standard exponential numbers, and move the state of the random stream on."""
+    fill_uniform(state, values)
+    for i in range(len(values)):
+        values[i] = -math.log(1 - values[i])  # exact: 1 - u has 53 bits too
 
-    The generator is xoshiro256++ (Blackman and Vigna, ACM Trans Math Softw 47:36, 2021), its state
-    four words that are not all zero. A number is −log u, u uniform on (0, 1] with 53 bits.
+
+@numba.njit(nogil=True, cache=True)
+def fill_uniform(state: NDArray[np.uint64], values: Floats) -> None:
+    """Fill with uniform numbers in [0, 1) of 53 bits, and move the state of the stream on.
+
+    The generator is xoshiro256++ (Blackman and Vigna, ACM Trans Math Softw 47:36, 2021); its state
+    is four words that are not all zero.
     """
     a, b, c, d = state
     for i in range(len(values)):
         total = a + d
         bits = ((total << U64(23)) | (total >> U64(41))) + a
-        values[i] = ((bits >> U64(11)) + U64(1)) * 2.0**-53
+        values[i] = (bits >> U64(11)) * 2.0**-53
         shifted = b << U64(17)
         c ^= a
         d ^= b
@@ -371,5 +492,3 @@ def fill_exponential(state: NDArray[np.uint64], values: Floats) -> None:
         c ^= shifted
         d = (d << U64(45)) | (d >> U64(19))
     state[0], state[1], state[2], state[3] = a, b, c, d
-    for i in range(len(values)):
-        values[i] = -math.log(values[i])
