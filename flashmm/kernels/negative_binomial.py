@@ -376,7 +376,7 @@ def draw_points(
     seeds : ndarray of uint64, shape (cells, 4)
         Seed of the random stream of each cell; overwritten.
     rate : ndarray, shape (levels, genes)
-        Mean of a cell of depth 1; overwritten.
+        Mean of a cell of depth 1.
     size : ndarray, shape (genes,)
     level : ndarray of int64, shape (cells,)
     depth : ndarray, shape (cells,)
@@ -387,21 +387,24 @@ def draw_points(
     """
     shape = len(level), len(size)
     counts, genes, row_ends = _room(shape)
-    _lay_stretches(rate)
-    _drop_points(seeds, rate, 1 / size, level, depth, counts, genes, row_ends)
+    _drop_points(seeds, _lay_stretches(rate), 1 / size, level, depth, counts, genes, row_ends)
     return _matrix(counts, genes, row_ends, shape)
 
 
 @numba.njit(nogil=True, cache=True)
-def _lay_stretches(rate: Floats) -> None:
-    """Replace each rate by the end of its stretch, counted from the start of its piece."""
-    for level in range(rate.shape[0]):
+def _lay_stretches(rate: Floats) -> Floats:
+    """Where each stretch ends, counted from the start of its piece; the last piece is filled up."""
+    n_levels, n_genes = rate.shape
+    ends = np.empty((n_levels, -(-n_genes // PIECE) * PIECE))
+    for level in range(n_levels):
         end = 0.0
-        for gene in range(rate.shape[1]):
+        for gene in range(ends.shape[1]):
             if gene % PIECE == 0:
                 end = 0.0
-            end += rate[level, gene]
-            rate[level, gene] = end
+            if gene < n_genes:
+                end += rate[level, gene]
+            ends[level, gene] = end
+    return ends
 
 
 @numba.njit(nogil=True, cache=True)
@@ -422,12 +425,13 @@ def _drop_points(
         fill_exponential(seeds[cell], gaps)
         used, place = 0, gaps[0] * per_depth  # of the next point, from the start of the piece
         for first in range(0, len(end), PIECE):
-            length = end[min(first + PIECE, len(end)) - 1]
-            gene, start = first, 0.0
+            length = end[first + PIECE - 1]
             while place < length:
-                while end[gene] <= place:
-                    start = end[gene]
-                    gene += 1
+                gene, step = first, PIECE // 2
+                while step:  # bisection without branches
+                    gene += step * (end[gene + step - 1] <= place)
+                    step //= 2
+                start = end[gene - 1] if gene > first else 0.0
                 scale = depth[cell] * per_size[gene]
                 x, count = (end[gene] - start) * scale, 0
                 while place < end[gene]:
