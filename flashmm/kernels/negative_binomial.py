@@ -16,7 +16,7 @@ LARGEST_COUNT = 2**24  # up to here float32 holds every whole number
 LARGEST_LOG_COUNT = float(np.log(LARGEST_COUNT))
 OFTEN = 0.35  # mean from which inversion is faster than points
 LARGEST_INVERTED = 20  # mean up to which inversion is faster than a gamma and a Poisson number
-CELLS = 16  # whose probabilities of zero are computed at a time: few, to stay in the cache
+AT_A_TIME = 2**14  # probabilities of zero to compute: few, to stay in the cache
 STEPS = 8  # of an inversion that are made for all values; the few that need more start again
 NEGLIGIBLE = 2.0**-60  # probability beyond the digits of a uniform number
 PIECE = 64  # genes per piece of the line: short, so that places on it keep their digits
@@ -277,8 +277,9 @@ def draw_by_inversion(
     """
     shape = len(level), len(size)
     counts, genes, row_ends = _room(shape)
-    for first in range(0, shape[0], CELLS):
-        cells = slice(first, first + CELLS)
+    n_cells = max(1, AT_A_TIME // max(1, shape[1]))
+    for first in range(0, shape[0], n_cells):
+        cells = slice(first, first + n_cells)
         x = rate[level[cells]]
         x *= depth[cells, None]
         x /= size
