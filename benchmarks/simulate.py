@@ -45,10 +45,11 @@ def fastest(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
 
 
 def plan_of(mean: float, size: float, n_cells: int, n_genes: int) -> simulate._Plan:
-    """Return a plan with the means and sizes of all genes replaced."""
+    """Return a plan with this size for all genes, and this mean of all counts."""
     spec = SimulationSpec(n_genes=n_genes, n_cells=n_cells, n_de_genes=n_genes // 20)
     plan = simulate._plan(spec, seed=1)
-    plan.var["mean"], plan.var["dispersion"] = mean, size
+    rise = np.exp(plan.offset).mean() * np.exp(spec.subject_variance / 2)
+    plan.var["mean"], plan.var["dispersion"] = mean / rise, size
     return plan
 
 
