@@ -71,6 +71,7 @@ LOG_LIBSIZE_SD = 0.5  # droplet data: 0.56 in the Kang 2018 PBMC subset that the
 KEPT_EFFECTS = 2**25  # numbers of each component that stay in memory: 256 MB
 CHUNK = 2**16  # stored numbers per compressed chunk of a file
 PIECES_AHEAD = 8  # chunks that are compressed or wait to be written
+GENES = 2_048  # drawn at a time, so that their means stay in the cache; part of what a seed means
 BLOCK_CELLS = 256  # cells per random stream; part of what a seed means, so never an option
 
 
@@ -283,16 +284,16 @@ class _Plan:
         """Counts of one block of cells, from its own random stream."""
         last = min((index + 1) * BLOCK_CELLS, len(self.obs))
         cells = np.arange(index * BLOCK_CELLS, last)
-        null, de = slice(0, self.n_null), slice(self.n_null, len(self.var))
         rng = stream(self.streams.counts, index)
         # the null genes first, so that they do not notice the others
+        null = self.pair if self.pair_effect else self.subject
         parts = [
             self._draw(rng, cells, genes, level[cells])
-            for genes, level in (
-                (null, self.pair if self.pair_effect else self.subject),
-                (de, 2 * self.pair + self.is_treated),
+            for start, stop, level in (
+                (0, self.n_null, null),
+                (self.n_null, len(self.var), 2 * self.pair + self.is_treated),
             )
-            if genes.start < genes.stop
+            for genes in _slices(start, stop, GENES)
         ]
         return parts[0] if len(parts) == 1 else sparse.hstack(parts, format="csr")
 
@@ -319,11 +320,17 @@ class _Plan:
             if effect is not None:
                 for row, code in zip(log_mean, level[cells], strict=True):
                     row += effect(int(code))[genes]
-        if genes.start == self.n_null:  # the DE genes
-            is_type = self.cell_type[cells, None] == self.de_cell_type
+        if genes.start >= self.n_null:
+            de = slice(genes.start - self.n_null, genes.stop - self.n_null)
+            is_type = self.cell_type[cells, None] == self.de_cell_type[de]
             responds = self.is_treated[cells, None] & is_type
-            log_mean += responds * self.truth["log_fc"].to_numpy()
+            log_mean += responds * self.truth["log_fc"].to_numpy()[de]
         return log_mean
+
+
+def _slices(start: int, stop: int, step: int) -> Iterator[slice]:
+    for first in range(start, stop, step):
+        yield slice(first, min(first + step, stop))
 
 
 def _effect(seed: np.random.SeedSequence, n_genes: int, variance: float) -> Effect | None:

@@ -343,6 +343,16 @@ def test_threads_do_not_change_the_counts(threads: int) -> None:
     assert_same(simulate_counts(wanted, seed=4), simulate_counts(wanted, seed=4, threads=threads))
 
 
+def test_null_genes_keep_their_counts_where_the_genes_are_drawn_in_parts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(simulate, "GENES", 8)
+    null = simulate_counts(spec(n_de_genes=0), seed=4)
+    some = simulate_counts(spec(n_de_genes=11, max_log_fc=2.0), seed=4)
+    np.testing.assert_array_equal(dense(null)[:, :-11], dense(some)[:, :-11])
+    assert (dense(null)[:, -11:] != dense(some)[:, -11:]).any()
+
+
 def test_effects_that_are_not_kept_are_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = spec(subject_cell_type_variance=0.2)
     expected = simulate_counts(wanted, seed=4)
