@@ -14,19 +14,22 @@ expected count of a cell with the geometric mean library size and no effects.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
-from numbers import Integral, Real
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
 from os import PathLike
 from pathlib import Path
 from string import ascii_uppercase
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import anndata
 import h5py
 import numpy as np
 import pandas as pd
 from anndata.utils import make_index_unique
+from isal import isal_zlib
 from numpy.typing import NDArray
 from scipy import sparse
 from tqdm.auto import tqdm
@@ -48,125 +51,28 @@ from flashmm.kernels.negative_binomial import (
     stream,
 )
 from flashmm.options import InputError, note
+from flashmm.simulation_spec import (
+    GROUPINGS,
+    SimulationSpec,
+    categorical,
+    check_whole,
+    labels,
+    plain,
+)
 
 Seed = int | Sequence[int] | np.random.SeedSequence
+T = TypeVar("T")
+R = TypeVar("R")
+Effect = Callable[[int], Floats]  # of a level, on every gene
 
 DEFAULT_GENES = 1_000
 DEFAULT_CELLS = 5_000
 LOG_LIBSIZE_SD = 0.5  # droplet data: 0.56 in the Kang 2018 PBMC subset that the tests read
+KEPT_EFFECTS = 2**25  # numbers of each component that stay in memory: 256 MB
+CHUNK = 2**16  # stored numbers per compressed chunk of a file
+PIECES_AHEAD = 8  # chunks that are compressed or wait to be written
+GENES = 2_048  # drawn at a time, so that their means stay in the cache; part of what a seed means
 BLOCK_CELLS = 256  # cells per random stream; part of what a seed means, so never an option
-GROUPINGS = ("subject", "cell_type", "condition")
-DIRECTIONS = ("both", "up", "down")
-
-
-@dataclass(frozen=True, eq=False)
-class SimulationSpec:
-    """What to simulate; checked when it is made.
-
-    Attributes
-    ----------
-    reference : AnnData, path of an .h5ad file, or None
-        Raw counts (cells x genes) that give the means, dispersions and library sizes. None draws
-        mean = 1 + Poisson(1) and size = 1 + Poisson(1) for each gene, and log-normal library sizes
-        (standard deviation 0.5 of the natural log) around the sum of the means.
-    metadata : DataFrame or None
-        One row per cell with `subject`, `cell_type`, `condition` and, optionally, `libsize`; other
-        columns are carried along. None draws the cells; then `n_subjects`, `n_cell_types`,
-        `n_conditions` and `nested` apply, which are ignored otherwise.
-    n_genes : int or None
-        None: as many as the reference has, 1,000 without one. Other numbers than the reference's
-        are drawn from it at random, with replacement only where more are wanted than there are.
-    n_cells : int or None
-        None: as many as `metadata` has, else as the reference has, else 5,000. Rows of `metadata`
-        and library sizes of the reference are drawn like the genes.
-    n_subjects, n_cell_types, n_conditions : int
-        Numbers of the drawn design; conditions are named A, B, ... (at most 26), cell types type1,
-        type2, ..., subjects A1, B1, ... (nested) or S1, S2, ..., numbers padded with zeros.
-    nested : bool
-        Whether a subject has one condition (subjects are split over the conditions as evenly as
-        possible, the first conditions taking what is left over) or cells of all conditions.
-    treated : str or None
-        The condition in which the DE effects act; None takes the last in sorted order.
-    n_de_genes : int or None
-        DE genes in total, None as many as there are cell types. A gene is DE in one cell type.
-    n_de_by_type : mapping of str to int, or None
-        DE genes of each cell type; types not named have none.
-    de_proportions : mapping of str to float, sequence of float, or None
-        Shares of `n_de_genes` per cell type, scaled to sum to 1; None is equal shares. What
-        rounding leaves over is given at random, with the lost fractions as probabilities.
-    direction : {"both", "up", "down"}
-        Sign of the log fold changes; "both" tosses a fair coin per gene.
-    min_log_fc, max_log_fc : float
-        Range of the uniform absolute log fold changes (natural log).
-    adjust_libsize : bool
-        False gives every cell the mean library size, so that the offset is zero.
-    subject_variance, subject_cell_type_variance : float
-        Variances of the normal effects per gene and subject, and per gene, subject and cell type.
-
-    Raises
-    ------
-    InputError
-        Names the field, what was found, and what is allowed.
-    """
-
-    reference: anndata.AnnData | str | PathLike[str] | None = None
-    metadata: pd.DataFrame | None = None
-    n_genes: int | None = None
-    n_cells: int | None = None
-    n_subjects: int = 25
-    n_cell_types: int = 10
-    n_conditions: int = 2
-    nested: bool = True
-    treated: str | None = None
-    n_de_genes: int | None = None
-    n_de_by_type: Mapping[str, int] | None = None
-    de_proportions: Mapping[str, float] | Sequence[float] | None = None
-    direction: str = "both"
-    min_log_fc: float = 0.25
-    max_log_fc: float = 1.0
-    adjust_libsize: bool = True
-    subject_variance: float = 0.1
-    subject_cell_type_variance: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Check every field."""
-        _check_types(self)
-        if self.metadata is None:
-            _check_drawn_design(self)
-        else:
-            _check_metadata(self.metadata)
-        _check_effects(self)
-        _check_de_numbers(self)
-
-    @property
-    def cell_types(self) -> list[str]:
-        """Names of the cell types, in the order of their categories."""
-        if self.metadata is None:
-            return _labels("type", self.n_cell_types)
-        return list(_categorical(self.metadata["cell_type"]).categories)
-
-    @property
-    def conditions(self) -> list[str]:
-        """Names of the conditions, in the order of their categories."""
-        if self.metadata is None:
-            return list(ascii_uppercase[: self.n_conditions])
-        return list(_categorical(self.metadata["condition"]).categories)
-
-    @property
-    def treated_condition(self) -> str:
-        """`treated`, or the last condition in sorted order."""
-        return sorted(self.conditions)[-1] if self.treated is None else self.treated
-
-    @property
-    def total_de_genes(self) -> int:
-        """Number of DE genes over all cell types."""
-        if self.n_de_by_type is not None:
-            return sum(self.n_de_by_type.values())
-        return len(self.cell_types) if self.n_de_genes is None else self.n_de_genes
-
-    def describe(self) -> dict[str, Any]:
-        """All fields as plain values that JSON can hold; data are named by their shape."""
-        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,13 +118,14 @@ def simulate_counts(
     *,
     path: str | PathLike[str] | None = None,
     chunk_cells: int = 4_096,
+    threads: int = 2,
     progress: bool | None = None,
 ) -> Simulation:
     """Simulate counts, in memory or straight into an .h5ad file.
 
     The design, the effects and the counts come from separate random streams (the counts from one
     per 256 cells), so that changing the DE genes leaves the cells as they are, and the result
-    depends neither on `chunk_cells` nor on where it is kept.
+    depends neither on `chunk_cells` and `threads` nor on where it is kept.
 
     Parameters
     ----------
@@ -226,10 +133,13 @@ def simulate_counts(
     seed : int, sequence of int, or numpy.random.SeedSequence
         The same spec and seed give the same counts.
     path : path of an .h5ad file, optional
-        Write there, chunk by chunk, and return an AnnData backed by it: memory then holds one chunk
-        and the sheet of cells, whatever the number of cells. The file appears when it is complete.
+        Write there while drawing, and return an AnnData backed by it: memory then holds the cells
+        that are drawn ahead and the sheet of cells, whatever the number of cells. The file appears
+        when it is complete.
     chunk_cells : int
-        Cells per chunk, rounded up to whole blocks of 256 cells.
+        Cells to draw ahead of the writing, rounded up to whole blocks of 256 cells.
+    threads : int
+        Threads that draw and compress.
     progress : bool, optional
         Whether to show a progress bar; None shows it on a terminal.
 
@@ -242,14 +152,16 @@ def simulate_counts(
     InputError
         The seed, the reference or a number that the reference cannot serve.
     """
-    _check_whole("chunk_cells", chunk_cells, 1)
+    check_whole("chunk_cells", chunk_cells, 1)
+    check_whole("threads", threads, 1)
     plan = _plan(spec, seed)
-    chunks = _chunks(plan, -(-chunk_cells // BLOCK_CELLS), progress)
     sheet = anndata.AnnData(obs=plan.obs, var=plan.var, uns={"flashmm": _self_description(plan)})
-    if path is None:
-        sheet.X = sparse.vstack(list(chunks), format="csr")
-    else:
-        sheet = _write(sheet, chunks, Path(path))
+    with ThreadPoolExecutor(threads) as pool:
+        blocks = _blocks(plan, pool, max(threads, -(-chunk_cells // BLOCK_CELLS)), progress)
+        if path is None:
+            sheet.X = sparse.vstack(list(blocks), format="csr")
+        else:
+            sheet = _write(sheet, blocks, pool, Path(path))
     return Simulation(
         adata=sheet,
         truth=plan.truth,
@@ -297,16 +209,16 @@ def draw_metadata(
         subjects = _nested_labels(conditions, per_condition)
     else:
         subject = rng.integers(n_subjects, size=n_cells)
-        subjects = _labels("S", n_subjects)
+        subjects = labels("S", n_subjects)
     return pd.DataFrame(
         {
             "subject": pd.Categorical.from_codes(subject, pd.Index(subjects)),
             "cell_type": pd.Categorical.from_codes(
-                cell_type, pd.Index(_labels("type", n_cell_types))
+                cell_type, pd.Index(labels("type", n_cell_types))
             ),
             "condition": pd.Categorical.from_codes(condition, pd.Index(list(conditions))),
         },
-        index=pd.Index(_labels("cell", n_cells), dtype=object),
+        index=pd.Index(labels("cell", n_cells), dtype=object),
     )
 
 
@@ -356,42 +268,81 @@ class _Plan:
     pair: Integers  # (cells,) codes of subject x cell type
     is_treated: NDArray[np.bool_]  # (cells,)
     de_cell_type: Integers  # (DE genes,) codes; the DE genes are the last genes
+    subject_effect: Effect | None
+    pair_effect: Effect | None
     notes: tuple[str, ...]
 
     @property
     def n_blocks(self) -> int:
         return -(-len(self.obs) // BLOCK_CELLS)
 
+    @property
+    def n_null(self) -> int:
+        return len(self.var) - len(self.truth)
+
     def block(self, index: int) -> sparse.csr_matrix:
         """Counts of one block of cells, from its own random stream."""
-        cells = slice(index * BLOCK_CELLS, (index + 1) * BLOCK_CELLS)
+        last = min((index + 1) * BLOCK_CELLS, len(self.obs))
+        cells = np.arange(index * BLOCK_CELLS, last)
         rng = stream(self.streams.counts, index)
+        # the null genes first, so that they do not notice the others
+        null = self.pair if self.pair_effect else self.subject
+        parts = [
+            self._draw(rng, cells, genes, level[cells])
+            for start, stop, level in (
+                (0, self.n_null, null),
+                (self.n_null, len(self.var), 2 * self.pair + self.is_treated),
+            )
+            for genes in _slices(start, stop, GENES)
+        ]
+        return parts[0] if len(parts) == 1 else sparse.hstack(parts, format="csr")
+
+    def _draw(
+        self, rng: np.random.Generator, cells: Integers, genes: slice, level: Integers
+    ) -> sparse.csr_matrix:
+        """Counts of some genes; cells of the same level have the same effects on them."""
+        _, first, level = np.unique(level, return_index=True, return_inverse=True)
+        size = self.var["dispersion"].to_numpy()[genes]
         try:
-            return draw_block(rng, self.log_mean(cells), self.var["dispersion"].to_numpy())
+            return draw_block(
+                rng, self.log_mean(cells[first], genes), size, level, self.offset[cells]
+            )
         except OverflowError as error:
             raise InputError(
                 f"simulate_counts: {error} is not one that cells have (limit {LARGEST_COUNT:,}); "
                 "lower the variances, max_log_fc or the means of the reference"
             ) from error
 
-    def log_mean(self, cells: slice) -> Floats:
-        """Natural log of the expected counts (cells, genes)."""
-        spec, streams = self.spec, self.streams
-        log_mean = self.offset[cells, None] + np.log(self.var["mean"].to_numpy())
-        _add_effects(log_mean, streams.subject, self.subject[cells], spec.subject_variance)
-        _add_effects(log_mean, streams.pair, self.pair[cells], spec.subject_cell_type_variance)
-        is_type = self.cell_type[cells, None] == self.de_cell_type
-        responds = self.is_treated[cells, None] & is_type
-        log_mean[:, len(self.var) - len(self.truth) :] += responds * self.truth["log_fc"].to_numpy()
+    def log_mean(self, cells: Integers, genes: slice) -> Floats:
+        """Natural log of the expected counts (cells, genes), without the offset."""
+        log_mean = np.tile(np.log(self.var["mean"].to_numpy()[genes]), (len(cells), 1))
+        for effect, level in ((self.subject_effect, self.subject), (self.pair_effect, self.pair)):
+            if effect is not None:
+                for row, code in zip(log_mean, level[cells], strict=True):
+                    row += effect(int(code))[genes]
+        if genes.start >= self.n_null:
+            de = slice(genes.start - self.n_null, genes.stop - self.n_null)
+            is_type = self.cell_type[cells, None] == self.de_cell_type[de]
+            responds = self.is_treated[cells, None] & is_type
+            log_mean += responds * self.truth["log_fc"].to_numpy()[de]
         return log_mean
 
 
-def _add_effects(
-    log_mean: Floats, seed: np.random.SeedSequence, level: Integers, variance: float
-) -> None:
-    if variance > 0:
-        levels, where = np.unique(level, return_inverse=True)
-        log_mean += draw_effects(seed, levels, log_mean.shape[1], variance)[where]
+def _slices(start: int, stop: int, step: int) -> Iterator[slice]:
+    for first in range(start, stop, step):
+        yield slice(first, min(first + step, stop))
+
+
+def _effect(seed: np.random.SeedSequence, n_genes: int, variance: float) -> Effect | None:
+    """Draw the effects of a level when they are first met, and keep the latest ones."""
+    if variance == 0:
+        return None
+
+    @lru_cache(max(1, KEPT_EFFECTS // n_genes))
+    def effect(level: int) -> Floats:
+        return draw_effects(seed, np.array([level]), n_genes, variance)[0]
+
+    return effect
 
 
 def _plan(spec: SimulationSpec, seed: Seed) -> _Plan:
@@ -418,6 +369,8 @@ def _plan(spec: SimulationSpec, seed: Seed) -> _Plan:
         pair=subject * len(spec.cell_types) + cell_type,
         is_treated=is_treated,
         de_cell_type=_codes(truth["cell_type"].astype(cells["cell_type"].dtype)),
+        subject_effect=_effect(streams.subject, len(var), spec.subject_variance),
+        pair_effect=_effect(streams.pair, len(var), spec.subject_cell_type_variance),
         notes=(*background.notes, *_design_notes(cells, truth, is_treated)),
     )
 
@@ -436,7 +389,7 @@ def _background(spec: SimulationSpec, seed: np.random.SeedSequence) -> _Backgrou
     n_genes = DEFAULT_GENES if spec.n_genes is None else spec.n_genes
     mean = 1.0 + rng.poisson(1.0, size=n_genes)
     size = 1.0 + rng.poisson(1.0, size=n_genes)
-    return _Background(_gene_frame(_labels("gene", n_genes), mean, size))
+    return _Background(_gene_frame(labels("gene", n_genes), mean, size))
 
 
 def _read_reference(reference: anndata.AnnData | str | PathLike[str]) -> _Background:
@@ -519,7 +472,7 @@ def _cells(
         n_cells = default if spec.n_cells is None else spec.n_cells
         design = (spec.n_subjects, spec.n_cell_types, spec.n_conditions, spec.nested)
         return draw_metadata(rng, n_cells, *design)
-    given = spec.metadata.assign(**{name: _categorical(spec.metadata[name]) for name in GROUPINGS})
+    given = spec.metadata.assign(**{name: categorical(spec.metadata[name]) for name in GROUPINGS})
     n_cells = len(given) if spec.n_cells is None else spec.n_cells
     return given.iloc[resample(rng, len(given), n_cells)]
 
@@ -618,32 +571,96 @@ def _design_notes(
 # --- counts to memory or to disk ------------------------------------------------------------------
 
 
-def _chunks(
-    plan: _Plan, blocks_per_chunk: int, progress: bool | None
+def _in_order(
+    pool: Executor, call: Callable[[T], R], items: Iterable[T], ahead: int
+) -> Iterator[R]:
+    """Results of the calls in the order of the items, at most `ahead` of them not yet taken."""
+    waiting: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(call, item))
+            if len(waiting) >= ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _blocks(
+    plan: _Plan, pool: Executor, ahead: int, progress: bool | None
 ) -> Iterator[sparse.csr_matrix]:
     disable = None if progress is None else not progress
     with tqdm(total=len(plan.obs), desc="simulate", unit="cells", disable=disable) as bar:
-        for first in range(0, plan.n_blocks, blocks_per_chunk):
-            blocks = range(first, min(first + blocks_per_chunk, plan.n_blocks))
-            chunk = sparse.vstack([plan.block(index) for index in blocks], format="csr")
-            yield chunk
-            bar.update(chunk.shape[0])
+        for block in _in_order(pool, plan.block, range(plan.n_blocks), ahead):
+            yield block
+            bar.update(block.shape[0])
 
 
 def _write(
-    sheet: anndata.AnnData, chunks: Iterator[sparse.csr_matrix], path: Path
+    sheet: anndata.AnnData, blocks: Iterator[sparse.csr_matrix], pool: Executor, path: Path
 ) -> anndata.AnnData:
-    """Write the sheet, then append chunk after chunk; return the file opened as backed AnnData."""
+    """Write the sheet, then the counts; return the file opened as backed AnnData."""
     with atomic_path(path) as temporary:
         sheet.write_h5ad(temporary)
         with h5py.File(temporary, "r+") as file:
-            # row pointers of 64 bits: a file may grow beyond 2^31 stored counts
-            options = {"compression": "gzip", "compression_opts": 1, "indptr_dtype": np.int64}
-            anndata.io.write_elem(file, "X", next(chunks), dataset_kwargs=options)
-            stored = anndata.io.sparse_dataset(file["X"])
-            for chunk in chunks:
-                stored.append(chunk)
+            if "X" in file:
+                del file["X"]
+            _write_counts(file.create_group("X"), blocks, pool, sheet.shape)
     return anndata.read_h5ad(path, backed="r")
+
+
+def _write_counts(
+    group: h5py.Group,
+    blocks: Iterator[sparse.csr_matrix],
+    pool: Executor,
+    shape: tuple[int, int],
+) -> None:
+    """Write blocks of rows as one matrix in compressed sparse rows, as AnnData stores it."""
+    group.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": shape})
+    stored = {"compression": "gzip", "compression_opts": 1, "chunks": (CHUNK,), "maxshape": (None,)}
+    for name, dtype in (("data", np.float32), ("indices", np.int32)):
+        group.create_dataset(name, (0,), dtype, **stored)
+    row_sizes: list[Integers] = []
+    for piece, compressed in _in_order(pool, _compress, _pieces(blocks, row_sizes), PIECES_AHEAD):
+        group[piece.name].resize((piece.start + len(piece.values),))
+        group[piece.name].id.write_direct_chunk((piece.start,), compressed)
+    # row pointers of 64 bits: a file may grow beyond 2^31 stored counts
+    row_ends = np.cumsum(np.concatenate([[0], *row_sizes]), dtype=np.int64)
+    group.create_dataset("indptr", data=row_ends, **stored)
+
+
+class _Piece(NamedTuple):
+    """Numbers that make one chunk of a dataset; the last one of a dataset may be short."""
+
+    name: str
+    start: int
+    values: NDArray[Any]
+
+
+def _pieces(blocks: Iterable[sparse.csr_matrix], row_sizes: list[Integers]) -> Iterator[_Piece]:
+    """Cut the values and the columns into chunks; adds the number of values of each row."""
+    start, data, indices = 0, np.empty(0, np.float32), np.empty(0, np.int32)
+    for block in blocks:
+        row_sizes.append(np.diff(block.indptr))
+        data = np.concatenate([data, block.data])
+        indices = np.concatenate([indices, block.indices])
+        whole = len(data) // CHUNK * CHUNK
+        for first in range(0, whole, CHUNK):
+            yield _Piece("data", start + first, data[first : first + CHUNK])
+            yield _Piece("indices", start + first, indices[first : first + CHUNK])
+        start, data, indices = start + whole, data[whole:], indices[whole:]
+    if len(data):
+        yield _Piece("data", start, data)
+        yield _Piece("indices", start, indices)
+
+
+def _compress(piece: _Piece) -> tuple[_Piece, bytes]:
+    """Compress a chunk as the filter of HDF5 does, filled up with zeros."""
+    full = np.zeros(CHUNK, piece.values.dtype)
+    full[: len(piece.values)] = piece.values
+    return piece, isal_zlib.compress(full.data, 1)
 
 
 def _self_description(plan: _Plan) -> dict[str, Any]:
@@ -663,147 +680,9 @@ def _provenance(plan: _Plan) -> dict[str, Any]:
     digest = file_digest(reference) if isinstance(reference, str | PathLike) else None
     return {
         "flashmm": package_version(),
-        "seed": _plain(plan.seed),
+        "seed": plain(plan.seed),
         "reference_sha256": digest,
     }
-
-
-# --- checks of the spec ---------------------------------------------------------------------------
-
-
-def _check_types(spec: SimulationSpec) -> None:
-    for name, minimum in (("n_subjects", 1), ("n_cell_types", 1), ("n_conditions", 1)):
-        _check_whole(name, getattr(spec, name), minimum)
-    for name, minimum in (("n_genes", 1), ("n_cells", 1), ("n_de_genes", 0)):
-        if getattr(spec, name) is not None:
-            _check_whole(name, getattr(spec, name), minimum)
-    for name in ("min_log_fc", "max_log_fc", "subject_variance", "subject_cell_type_variance"):
-        _check_not_negative(name, getattr(spec, name))
-    for name in ("nested", "adjust_libsize"):
-        if not isinstance(getattr(spec, name), bool | np.bool_):
-            raise InputError(f"{name}: True or False expected, found {getattr(spec, name)!r}")
-    if not isinstance(spec.reference, anndata.AnnData | str | PathLike | None):
-        raise InputError(f"reference: AnnData or a path expected, found {type(spec.reference)}")
-
-
-def _check_drawn_design(spec: SimulationSpec) -> None:
-    if spec.n_conditions > len(ascii_uppercase):
-        raise InputError(
-            f"n_conditions: at most {len(ascii_uppercase)} conditions are drawn, found "
-            f"{spec.n_conditions}; give metadata for more"
-        )
-    if spec.nested and spec.n_subjects < spec.n_conditions:
-        raise InputError(
-            f"n_subjects: {spec.n_subjects} subjects cannot be nested in {spec.n_conditions} "
-            "conditions; give each condition at least one, or set nested=False"
-        )
-
-
-def _check_metadata(metadata: pd.DataFrame) -> None:
-    if not isinstance(metadata, pd.DataFrame) or metadata.empty:
-        raise InputError("metadata: a DataFrame with one row per cell expected")
-    missing = [name for name in GROUPINGS if name not in metadata]
-    if missing:
-        raise InputError(f"metadata: no column {listed(missing)}; found {listed(metadata.columns)}")
-    for name in (*GROUPINGS, "libsize"):
-        absent = metadata[name].isna().sum() if name in metadata else 0
-        if absent:
-            raise InputError(f"metadata: column {name!r} has {absent} missing values; fill or drop")
-    if "libsize" in metadata:
-        _check_libsize(metadata["libsize"])
-
-
-def _check_libsize(libsize: pd.Series) -> None:
-    if not pd.api.types.is_numeric_dtype(libsize):
-        raise InputError(f"metadata: column 'libsize' must hold numbers, found {libsize.dtype}")
-    values = libsize.to_numpy(np.float64)
-    bad = ~np.isfinite(values) | (values <= 0)
-    if bad.any():
-        raise InputError(
-            f"metadata: column 'libsize' has {bad.sum()} values that are not positive and finite "
-            f"(first {values[bad][0]}); their logarithm is the offset"
-        )
-
-
-def _check_effects(spec: SimulationSpec) -> None:
-    if spec.direction not in DIRECTIONS:
-        raise InputError(
-            f"direction: one of {listed(DIRECTIONS)} expected, found {spec.direction!r}"
-        )
-    if spec.min_log_fc > spec.max_log_fc or spec.max_log_fc == 0:
-        raise InputError(
-            f"min_log_fc, max_log_fc: 0 <= min <= max and max > 0 expected, found "
-            f"{spec.min_log_fc} and {spec.max_log_fc}; `direction` gives the sign"
-        )
-    if spec.treated is not None and spec.treated not in spec.conditions:
-        raise InputError(
-            f"treated: no condition {spec.treated!r}; there are {listed(spec.conditions)}"
-        )
-
-
-def _check_de_numbers(spec: SimulationSpec) -> None:
-    if spec.n_de_by_type is not None:
-        _check_de_by_type(spec)
-    if spec.de_proportions is not None:
-        _check_proportions(spec)
-    if spec.total_de_genes and len(spec.conditions) < 2:
-        raise InputError(
-            f"n_de_genes: {spec.total_de_genes} DE genes need two conditions or more, found "
-            f"{listed(spec.conditions)}; set n_de_genes=0"
-        )
-
-
-def _check_de_by_type(spec: SimulationSpec) -> None:
-    by_type = spec.n_de_by_type
-    if not isinstance(by_type, Mapping):
-        raise InputError(f"n_de_by_type: a mapping cell type -> number expected, found {by_type!r}")
-    _check_type_names("n_de_by_type", by_type, spec.cell_types)
-    for name, number in by_type.items():
-        _check_whole(f"n_de_by_type[{name!r}]", number, 0)
-    if spec.n_de_genes not in (None, sum(by_type.values())):
-        raise InputError(
-            f"n_de_genes: {spec.n_de_genes} does not equal the sum of n_de_by_type, "
-            f"{sum(by_type.values())}; give one of the two"
-        )
-    if spec.de_proportions is not None:
-        raise InputError("de_proportions: give either these or n_de_by_type, not both")
-
-
-def _check_proportions(spec: SimulationSpec) -> None:
-    proportions, types = spec.de_proportions, spec.cell_types
-    if isinstance(proportions, Mapping):
-        _check_type_names("de_proportions", proportions, types)
-        values = list(proportions.values())
-    elif isinstance(proportions, str) or not np.iterable(proportions):
-        raise InputError(f"de_proportions: numbers per cell type expected, found {proportions!r}")
-    else:
-        values = list(proportions)
-        if len(values) != len(types):
-            raise InputError(
-                f"de_proportions: {len(values)} numbers for {len(types)} cell types "
-                f"({listed(types)})"
-            )
-    for value in values:
-        _check_not_negative("de_proportions", value)
-    if not sum(values) > 0:
-        raise InputError("de_proportions: at least one must be above zero")
-
-
-def _check_type_names(field: str, named: Mapping[str, Any], types: list[str]) -> None:
-    unknown = [name for name in named if name not in types]
-    if unknown:
-        raise InputError(f"{field}: no cell type {listed(unknown)}; there are {listed(types)}")
-
-
-def _check_whole(name: str, value: Any, minimum: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
-        raise InputError(f"{name}: a whole number of at least {minimum} expected, found {value!r}")
-
-
-def _check_not_negative(name: str, value: Any) -> None:
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    if not is_number or not 0 <= value < np.inf:
-        raise InputError(f"{name}: a finite number of at least 0 expected, found {value!r}")
 
 
 # --- small helpers --------------------------------------------------------------------------------
@@ -823,11 +702,6 @@ def _seed_sequence(seed: Seed) -> np.random.SeedSequence:
         ) from error
 
 
-def _labels(prefix: str, n: int) -> list[str]:
-    """`prefix` and the numbers 1 to n, padded so that they sort as they count."""
-    return [f"{prefix}{number:0{len(str(n))}d}" for number in range(1, n + 1)]
-
-
 def _nested_labels(conditions: Sequence[str], per_condition: Integers) -> list[str]:
     width = len(str(per_condition.max()))
     return [
@@ -837,27 +711,5 @@ def _nested_labels(conditions: Sequence[str], per_condition: Integers) -> list[s
     ]
 
 
-def _categorical(values: pd.Series) -> pd.Categorical:
-    """Observed levels as text: the declared order, else sorted."""
-    return pd.Categorical(values).remove_unused_categories().rename_categories(str)
-
-
 def _text(name: Any) -> str:
     return name.decode() if isinstance(name, bytes) else str(name)
-
-
-def _plain(value: Any) -> Any:
-    """A value of the spec or the seed as JSON can hold it."""
-    if isinstance(value, anndata.AnnData):
-        return f"AnnData, {value.n_obs} cells x {value.n_vars} genes"
-    if isinstance(value, pd.DataFrame):
-        return f"DataFrame, {len(value)} cells, columns {', '.join(map(str, value.columns))}"
-    if isinstance(value, np.random.SeedSequence):
-        return {"entropy": _plain(value.entropy), "spawn_key": list(value.spawn_key)}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, PathLike):
-        return str(value)
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    return list(map(_plain, value)) if isinstance(value, list | tuple) else value

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,16 +19,19 @@ from scipy import sparse, stats
 from flashmm import simulate
 from flashmm.kernels.negative_binomial import (
     apportion,
+    cluster,
     draw_block,
     draw_effects,
     draw_log_fc,
     draw_negative_binomial,
+    fill_uniform,
     reference_parameters,
     resample,
 )
 from flashmm.options import FlashmmWarning, InputError
 from flashmm.simulate import (
     BLOCK_CELLS,
+    CHUNK,
     Simulation,
     SimulationSpec,
     draw_metadata,
@@ -109,6 +115,87 @@ def test_counts_of_a_huge_size_are_poisson() -> None:
     )
     assert counts.mean() == pytest.approx(3, abs=STANDARD_ERRORS * np.sqrt(3 / 40_000))
     assert counts.var() == pytest.approx(3, rel=0.05)
+
+
+# Mean and size: rare and frequent counts, drawn by points, by inversion and value by value.
+LAWS = [
+    *[(0.002, 0.5), (0.1, 0.001), (0.1, 0.05), (0.1, 2.0), (0.3, 1e9), (0.3, 1e17), (0.34, 0.02)],
+    *[(0.4, 1e-3), (0.4, 3.0), (1.0, 0.1), (1.0, 0.5), (1.0, 1e17), (4.0, 1.0), (19.0, 30.0)],
+    *[(25.0, 0.2), (25.0, 7.0), (500.0, 2.0)],
+]
+
+
+@pytest.fixture(scope="module")
+def counts_of_all_laws() -> np.ndarray:
+    """Counts (laws, draws); genes of all laws take turns, in cells of two levels and depths."""
+    mean, size = np.tile(LAWS, (400, 1)).T
+    level = np.arange(BLOCK_CELLS) % 2
+    offset = np.linspace(-0.5, 0.5, BLOCK_CELLS)
+    offset[128:] = 0.0
+    log_mean = np.log(mean) + np.array([[0.0], [0.2]])
+    counts = draw_block(np.random.default_rng(8), log_mean, size, level, offset).toarray()
+    plain = counts[128::2]  # level 0 and no offset: the law as it is given
+    return plain.reshape(-1, len(LAWS)).T
+
+
+@pytest.mark.parametrize("law", range(len(LAWS)), ids=[f"{m:g}-{s:g}" for m, s in LAWS])
+def test_blocks_follow_the_probabilities(law: int, counts_of_all_laws: np.ndarray) -> None:
+    assert_law(counts_of_all_laws[law], *LAWS[law])
+
+
+@pytest.mark.parametrize(("mean", "size"), [(0.15, 0.7), (1.0, 0.7), (15.0, 0.7)])
+def test_levels_and_offsets_multiply_the_mean(mean: float, size: float) -> None:
+    log_mean = np.log(mean) + np.tile([[0.0], [0.5], [-1.0]], (1, 3_000))
+    level = np.arange(60) % 3
+    offset = 0.3 * (np.arange(60) % 2)
+    rng = np.random.default_rng(3)
+    counts = draw_block(rng, log_mean, np.full(3_000, size), level, offset).toarray()
+    for cells in range(6):
+        expected = np.exp(log_mean[level[cells], 0] + offset[cells])
+        assert_law(counts[cells::6].ravel(), expected, size)
+
+
+def assert_law(counts: np.ndarray, mean: float, size: float) -> None:
+    """Chi-square test of counts against the probabilities, in bins of 20 expected or more."""
+    law = stats.poisson(mean) if size > 1e12 else stats.nbinom(size, 1 / (1 + mean / size))
+    below = law.cdf(np.arange(counts.max() + 1))
+    edges = [0]
+    for y, probability in enumerate(below, start=1):
+        reached = law.cdf(edges[-1] - 1) if edges[-1] else 0.0
+        if len(counts) * min(probability - reached, 1 - probability) >= 20:
+            edges.append(y)
+    cumulative = np.append(np.where(np.array(edges) > 0, law.cdf(np.array(edges) - 1), 0), 1)
+    observed = np.bincount(np.searchsorted(edges, counts, side="right") - 1, minlength=len(edges))
+    assert len(edges) > 1
+    assert stats.chisquare(observed, len(counts) * np.diff(cumulative)).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("mean", [0.2, 1.0])
+def test_neighbours_are_independent(mean: float) -> None:
+    log_mean, n = np.full((BLOCK_CELLS, 1_000), np.log(mean)), BLOCK_CELLS * 1_000
+    counts = draw_block(np.random.default_rng(2), log_mean, np.full(1_000, 0.5)).toarray()
+    centred = counts - counts.mean()
+    bound = STANDARD_ERRORS * centred.var() / np.sqrt(n)
+    for shift in (1, 2, 63, 64, 65):
+        assert abs((centred[:, shift:] * centred[:, :-shift]).sum() / n) < bound
+        assert abs((centred[shift:] * centred[:-shift]).sum() / n) < bound
+
+
+def test_points_are_clusters_of_the_logarithmic_series() -> None:
+    x = 3.0
+    places = (np.arange(200_000) + 0.5) / 200_000 * x
+    sizes = np.array([cluster(place, x) for place in places])
+    share = np.bincount(sizes, minlength=5)[1:5] / (sizes > 0).sum()
+    np.testing.assert_allclose(share, stats.logser(x / (1 + x)).pmf([1, 2, 3, 4]), atol=2e-5)
+    assert (sizes > 0).mean() * x == pytest.approx(np.log1p(x), abs=2e-5)
+
+
+def test_the_uniform_numbers_are_those_of_xoshiro() -> None:
+    state, values = np.array([1, 2, 3, 4], dtype=np.uint64), np.empty(5)
+    fill_uniform(state, values)
+    # the first outputs from this state, as the tests of other implementations list them
+    words = [41943041, 58720359, 3588806011781223, 3591011842654386, 9228616714210784205]
+    np.testing.assert_array_equal(values, [(word >> 11) * 2.0**-53 for word in words])
 
 
 def test_library_size_scales_the_expected_counts() -> None:
@@ -250,6 +337,44 @@ def test_chunks_do_not_change_the_counts(chunk_cells: int) -> None:
     )
 
 
+@pytest.mark.parametrize("threads", [1, 5])
+def test_threads_do_not_change_the_counts(threads: int) -> None:
+    wanted = spec(n_cells=4 * BLOCK_CELLS, subject_cell_type_variance=0.2)
+    assert_same(simulate_counts(wanted, seed=4), simulate_counts(wanted, seed=4, threads=threads))
+
+
+def test_null_genes_keep_their_counts_where_the_genes_are_drawn_in_parts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(simulate, "GENES", 8)
+    null = simulate_counts(spec(n_de_genes=0), seed=4)
+    some = simulate_counts(spec(n_de_genes=11, max_log_fc=2.0), seed=4)
+    np.testing.assert_array_equal(dense(null)[:, :-11], dense(some)[:, :-11])
+    assert (dense(null)[:, -11:] != dense(some)[:, -11:]).any()
+
+
+def test_effects_that_are_not_kept_are_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = spec(subject_cell_type_variance=0.2)
+    expected = simulate_counts(wanted, seed=4)
+    monkeypatch.setattr(simulate, "KEPT_EFFECTS", 1)
+    assert_same(simulate_counts(wanted, seed=4), expected)
+
+
+def test_calls_come_back_in_order_and_few_are_ahead() -> None:
+    begun: list[int] = []
+    with ThreadPoolExecutor(3) as pool:
+        for taken, result in enumerate(simulate._in_order(pool, str, counted(begun, 20), 4)):
+            assert result == str(taken)
+            assert len(begun) <= taken + 4
+    assert len(begun) == 20
+
+
+def counted(begun: list[int], n: int) -> Iterator[int]:
+    for item in range(n):
+        begun.append(item)
+        yield item
+
+
 def test_seed_may_be_a_sequence_and_is_left_as_it_was() -> None:
     root = np.random.SeedSequence([3, 1, 4])
     first, again = simulate_counts(spec(), root), simulate_counts(spec(), root)
@@ -300,6 +425,30 @@ def test_file_holds_what_memory_holds(tmp_path: Path) -> None:
     read = ad.read_h5ad(tmp_path / "s.h5ad")
     assert read.X.format == "csr" and read.X.dtype == np.float32
     assert [p.name for p in tmp_path.iterdir()] == ["s.h5ad"]
+
+
+def test_file_is_made_of_gzip_chunks_that_h5py_reads(tmp_path: Path) -> None:
+    wanted = spec(n_cells=3 * BLOCK_CELLS + 5, n_genes=300)
+    expected = simulate_counts(wanted, seed=4).adata.X
+    simulate_counts(wanted, seed=4, path=tmp_path / "s.h5ad").adata.file.close()
+    with h5py.File(tmp_path / "s.h5ad") as file:
+        stored = file["X"]
+        assert dict(stored.attrs)["encoding-type"] == "csr_matrix"
+        for name, dtype in (("data", "f4"), ("indices", "i4"), ("indptr", "i8")):
+            np.testing.assert_array_equal(stored[name][:], getattr(expected, name))
+            assert stored[name].compression == "gzip" and stored[name].dtype == dtype
+        assert stored["data"].chunks == stored["indices"].chunks == (CHUNK,)
+        assert stored["data"].id.get_num_chunks() == expected.nnz // CHUNK + 1 > 2
+
+
+@pytest.mark.parametrize("n_stored", [0, CHUNK])
+def test_files_without_counts_or_with_full_chunks_only(n_stored: int, tmp_path: Path) -> None:
+    matrix = sparse.csr_matrix(np.arange(1, n_stored + 1, dtype=np.float32).reshape(1, -1))
+    matrix.resize((3, CHUNK))
+    sheet = ad.AnnData(obs=pd.DataFrame(index=list("abc")), shape=matrix.shape)
+    with ThreadPoolExecutor(1) as pool:
+        written = simulate._write(sheet, iter([matrix]), pool, tmp_path / "s.h5ad")
+    assert (written.X[:] != matrix).nnz == 0
 
 
 def test_file_explains_itself(tmp_path: Path) -> None:
@@ -714,6 +863,18 @@ def test_an_invalid_spec_is_refused(changed: dict[str, Any], said: str) -> None:
         spec(**changed)
 
 
+def test_all_genes_may_be_de() -> None:
+    wanted = spec(n_de_genes=40, min_log_fc=3, max_log_fc=3, direction="up", subject_variance=0)
+    simulation = simulate_counts(wanted, seed=4)
+    obs = simulation.adata.obs
+    responds = (
+        simulation.truth["cell_type"].to_numpy() == obs["cell_type"].to_numpy()[:, None]
+    ) & (obs["condition"] == "B").to_numpy()[:, None]
+    relative = dense(simulation) / simulation.adata.var["mean"].to_numpy()
+    ratio = relative[responds].mean() / relative[~responds].mean()
+    assert ratio == pytest.approx(np.exp(3), rel=0.1)
+
+
 def test_one_condition_is_enough_without_de_genes() -> None:
     simulation = simulate_counts(spec(n_conditions=1, n_de_genes=0), seed=4)
     assert set(simulation.adata.obs["condition"]) == {"A"}
@@ -730,9 +891,10 @@ def test_more_de_genes_than_genes_are_refused() -> None:
         simulate_counts(spec(n_de_genes=41), seed=4)
 
 
-def test_chunks_without_cells_are_refused() -> None:
-    with pytest.raises(InputError, match="chunk_cells"):
-        simulate_counts(spec(), seed=4, chunk_cells=0)
+@pytest.mark.parametrize("name", ["chunk_cells", "threads"])
+def test_no_cells_or_threads_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match=name):
+        simulate_counts(spec(), seed=4, **{name: 0})
 
 
 @pytest.mark.parametrize("log_mean", [1e4, 25.0, 16.6])
@@ -752,7 +914,7 @@ def test_variances_beyond_all_counts_are_refused() -> None:
 )
 def test_a_reference_that_is_not_counts_is_refused(value: float, said: str) -> None:
     reference = reference_adata()
-    reference.X[3, 2] = value
+    reference.X.data[7] = value
     with pytest.raises(InputError, match=f"reference: .*{said}"):
         simulate_counts(spec(reference=reference), seed=4)
 
