@@ -24,7 +24,7 @@ LAYERS = (
     {"groups", "formulas", "design", "crossproducts", "contrasts"},
     {"lmm", "kinship", "multitrait"},
     {"io"},
-    {"counts", "summary", "simulate"},
+    {"chunks", "counts", "summary", "simulate"},
     {"inference"},
     {"de", "evaluate", "mixedlm"},
     {"plots"},
