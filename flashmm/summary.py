@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import combinations_with_replacement
 from pathlib import Path
@@ -37,7 +39,7 @@ from flashmm.groups import (
     note_references,
     sum_by_group,
 )
-from flashmm.io import PathLike, file_digest, package_version
+from flashmm.io import PathLike, package_version, reading
 from flashmm.kernels.group_sums import add_cells, add_genes
 from flashmm.options import InputError, note
 
@@ -383,15 +385,32 @@ def _stream(
     group[cells.kept] = codes
     gene = genes.get_indexer(cells.genes)
     n_nonzero, total = 0, 0.0
-    with open_counts(cells.data, request.layer) as source:
+    with open_counts(cells.data, request.layer) as source, _hashing(cells.data) as digest:
         for block in _blocks(source, cells, request):
             if cells.transform.needs_counts:
                 source.require_counts(block, request.transform)
             sums.add(block, cells, group, gene)
-            if source.path is None:  # a file is named by its own digest
+            if digest is None:
                 n_nonzero += int(np.count_nonzero(block.values))
                 total += float(block.values.sum())
-    return _record(cells, f"{len(cells.kept)} {len(genes)} {n_nonzero} {total!r}", request)
+        if digest is not None:
+            with reading(_label(cells.data)):
+                return _record(cells, digest.result().hexdigest(), request)
+    content = f"{len(cells.kept)} {len(genes)} {n_nonzero} {total!r}"
+    return _record(cells, hashlib.sha256(content.encode()).hexdigest(), request)
+
+
+@contextmanager
+def _hashing(data: Data) -> Iterator[Future[Any] | None]:
+    """Hash a file in a thread of its own while it is read; nothing of an AnnData in memory.
+
+    Leaving early closes the file, which ends the thread.
+    """
+    if isinstance(data, ad.AnnData):
+        yield None
+        return
+    with ThreadPoolExecutor(1) as pool, open(data, "rb") as file:
+        yield pool.submit(hashlib.file_digest, file, "sha256")
 
 
 def _blocks(source: CellMatrix, cells: _Input, request: _Request) -> Iterator[Block]:
@@ -434,10 +453,9 @@ def _label(data: Data) -> str:
     return "AnnData" if isinstance(data, ad.AnnData) else Path(data).name
 
 
-def _record(cells: _Input, content: str, request: _Request) -> dict[str, Any]:
+def _record(cells: _Input, digest: str, request: _Request) -> dict[str, Any]:
     """Say what one input was and how it was read; names of files go without their folders."""
     in_memory = isinstance(cells.data, ad.AnnData)
-    digest = hashlib.sha256(content.encode()).hexdigest() if in_memory else file_digest(cells.data)
     return {
         "file": None if in_memory else _label(cells.data),
         "sha256": digest,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from pathlib import Path
 
 import anndata as ad
@@ -614,3 +615,15 @@ def test_stored_zeros_and_read_only_arrays(layout: type, transform: str) -> None
     matrix.indices.setflags(write=False)
     adata.X = matrix
     assert_equal(summarise(adata, BY, "x", transform, chunk_nnz=50), expected)
+
+
+@pytest.mark.parametrize("fault", [np.nan, 0.5])
+def test_no_thread_is_left_behind_by_an_error(fault: float, tmp_path: Path) -> None:
+    adata = cells(300, 40)
+    adata.X[2, 2] = fault
+    adata.X = sparse.csr_matrix(adata.X)
+    path = stored(adata, tmp_path / "cells.h5ad", compression="gzip")
+    before = threading.active_count()
+    with pytest.raises(InputError, match="'c2' and gene 'g2'"):
+        summarise(path, BY, chunk_nnz=200)
+    assert threading.active_count() == before
