@@ -31,7 +31,7 @@ from flashmm.kernels.group_sums import (
 )
 from flashmm.options import InputError
 
-CHUNK_NNZ = 2**22  # nonzero values of a block; the pass needs 40 to 100 bytes for each
+CHUNK_NNZ = 2**21  # nonzero values of a block; the pass needs 40 to 100 bytes for each
 
 _COMPRESSED = (sparse.csr_array, sparse.csc_array, sparse.csr_matrix, sparse.csc_matrix)
 
