@@ -1,8 +1,8 @@
 """Counts in blocks: one pass over cells x genes, from a file or memory, in bounded memory.
 
-Every layout (CSR, CSC, dense; in an `.h5ad` or in memory) is read as a stream of `Block`s: lists of
-(cell, gene, value) of the nonzero values, each gene's cells in ascending order. Whoever adds them
-up one after another gets the same sums, to the last bit, from every layout and every block size.
+Every layout (CSR, CSC, dense; in an `.h5ad` or in memory) is read as a stream of `Block`s: lines of
+nonzero values (cells, or genes for CSC), each gene's cells in ascending order. Whoever adds them up
+one after another gets the same sums, to the last bit, from every layout and every block size.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,18 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from flashmm.chunks import read_ahead
 from flashmm.groups import listed
 from flashmm.io import PathLike, reading
+from flashmm.kernels.group_sums import (
+    in_order,
+    largest_count,
+    line_totals,
+    types_of_values,
+)
 from flashmm.options import InputError
 
-CHUNK_NNZ = 2**21  # nonzero values of a block; the pass needs about 100 bytes for each
+CHUNK_NNZ = 2**21  # nonzero values of a block; the pass needs 40 to 100 bytes for each
 
 _COMPRESSED = (sparse.csr_array, sparse.csc_array, sparse.csr_matrix, sparse.csc_matrix)
 
@@ -44,6 +52,11 @@ class Transform:
     needs_counts: bool = True
     needs_libsize: bool = False
 
+    def table(self, largest: int) -> np.ndarray:
+        """Transformed values of the counts 0, 1, ..., largest; without library sizes."""
+        counts = np.arange(largest + 1.0)
+        return self.apply(counts, np.ones(len(counts)))
+
 
 TRANSFORMS = {
     "log2p1": Transform(lambda y, _: np.log2(1.0 + y)),
@@ -62,30 +75,69 @@ def find_transform(name: str) -> Transform:
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """Some of the nonzero values of a matrix of cells x genes.
+    """Some of the nonzero values of a matrix of cells x genes, by lines: cells, or genes for CSC.
 
     Attributes
     ----------
-    cells, genes : numpy.ndarray
-        (values,) Positions of the cell and of the gene of each value.
-    values : numpy.ndarray
-        (values,) float64; may hold zeros that the matrix stores.
+    first : int
+        Position of the first line in the matrix.
+    indptr : numpy.ndarray
+        (lines + 1,) int64; where in the block the values of each line begin.
+    minor, stored : numpy.ndarray
+        (values,) Positions along the line, ascending: genes, or cells for CSC; and the values, of
+        which some may be zero. Of the types that `types_of_values` gives.
+    by_cells : bool
+        Whether the lines are cells.
     rows : slice
         The cells to which the block belongs; where blocks go by cells, all their values are in it.
     n_read : int
         Stored values that were read for it, to show the progress.
     """
 
-    cells: np.ndarray
-    genes: np.ndarray
-    values: np.ndarray
+    first: int
+    indptr: np.ndarray
+    minor: np.ndarray
+    stored: np.ndarray
+    by_cells: bool
     rows: slice
     n_read: int
 
+    @cached_property
+    def largest_count(self) -> int:
+        """Largest value, where all are counts that a table can hold; -1 elsewhere."""
+        return int(largest_count(self.stored))
+
+    @property
+    def n_lines(self) -> int:
+        """Number of lines."""
+        return len(self.indptr) - 1
+
+    @cached_property
+    def values(self) -> np.ndarray:
+        """Values as float64: (values,)."""
+        return self.stored.astype(np.float64, copy=False)
+
+    @cached_property
+    def cells(self) -> np.ndarray:
+        """Position of the cell of each value: (values,)."""
+        return self._lines if self.by_cells else self.minor.astype(np.int64, copy=False)
+
+    @cached_property
+    def genes(self) -> np.ndarray:
+        """Position of the gene of each value: (values,)."""
+        return self.minor.astype(np.int64, copy=False) if self.by_cells else self._lines
+
+    @property
+    def _lines(self) -> np.ndarray:
+        lines = np.arange(self.first, self.first + self.n_lines)
+        return np.repeat(lines, np.diff(self.indptr))
+
     def totals(self) -> np.ndarray:
-        """Sum of the values of each cell of `rows`."""
-        n_rows = self.rows.stop - self.rows.start
-        return np.bincount(self.cells - self.rows.start, weights=self.values, minlength=n_rows)
+        """Sum of the values of each cell of `rows`, in a block by cells."""
+        totals = np.zeros(self.rows.stop - self.rows.start)
+        begin = self.first - self.rows.start
+        totals[begin : begin + self.n_lines] = line_totals(self.indptr, self.stored)
+        return totals
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,20 +180,19 @@ class CompressedMatrix:
 
     def blocks(self, chunk_nnz: int) -> Iterator[Block]:
         """Yield whole cells (CSR), or runs of genes that may end within a gene (CSC)."""
-        last_key = -1
-        for start, stop in self._cuts(chunk_nnz):
-            major, minor = self._positions(start, stop)
-            values = np.asarray(self.data[start:stop], dtype=np.float64)
-            width = self.shape[1 if self.by_cells else 0]
-            if len(minor) and not 0 <= minor.min() <= minor.max() < width:
-                raise InputError(f"{self.name} is damaged: it has positions outside its shape.")
-            key = major * width + minor
-            if not (np.diff(key, prepend=last_key) > 0).all():
-                key, values = self._sorted(key, values, start, stop)
-                major, minor = np.divmod(key, width)
-            last_key = key[-1] if len(key) else last_key
-            cells, genes = (major, minor) if self.by_cells else (minor, major)
-            yield Block(cells, genes, values, self._rows(start, stop), stop - start)
+        last = -1
+        width = self.shape[1 if self.by_cells else 0]
+        arrays = (self.indices, self.data)
+        types = types_of_values(self.indices.dtype, self.data.dtype)
+        for (start, stop), (minor, values) in read_ahead(arrays, types, self._cuts(chunk_nnz)):
+            first, indptr = self._lines(start, stop)
+            before = last if self.indptr[first] < start else -1  # a gene that has been cut
+            if not in_order(indptr, minor, width, before):
+                self._refuse(minor, width, start, stop)
+                indptr, minor, values = _sorted(indptr, minor, values, width)
+            last = int(minor[-1]) if len(minor) else -1
+            rows = self._rows(start, stop)
+            yield Block(first, indptr, minor, values, self.by_cells, rows, stop - start)
 
     def _cuts(self, chunk_nnz: int) -> Iterator[tuple[int, int]]:
         """Yield ranges of stored values: whole cells or genes, `chunk_nnz` or one of them.
@@ -168,25 +219,34 @@ class CompressedMatrix:
         first, last = np.searchsorted(self.indptr, [start, stop], side="left")
         return slice(int(first), self.shape[0] if stop == self.size else int(last))
 
-    def _positions(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        """Positions along the compressed and the other axis of the values from start to stop."""
-        first = np.searchsorted(self.indptr, start, side="right") - 1
-        last = np.searchsorted(self.indptr, stop, side="left")
-        lengths = np.diff(np.clip(self.indptr[first : last + 1], start, stop))
-        minor = np.asarray(self.indices[start:stop], dtype=np.int64)
-        return np.repeat(np.arange(first, last), lengths), minor
+    def _lines(self, start: int, stop: int) -> tuple[int, np.ndarray]:
+        """First line of the values from start to stop, and where among them each line begins."""
+        first = int(np.searchsorted(self.indptr, start, side="right")) - 1
+        last = max(first, int(np.searchsorted(self.indptr, stop, side="left")))
+        begins = np.clip(self.indptr[first : last + 1], start, stop) - start
+        return first, begins.astype(np.int64)
 
-    def _sorted(
-        self, key: np.ndarray, values: np.ndarray, start: int, stop: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Sort values by position and add those of the same cell and gene."""
+    def _refuse(self, minor: np.ndarray, width: int, start: int, stop: int) -> None:
+        """Raise an InputError for positions that sorting does not put in order."""
+        if not 0 <= minor.min() <= minor.max() < width:
+            raise InputError(f"{self.name} is damaged: it has positions outside its shape.")
         if not np.isin([start, stop], self.indptr).all():
             raise InputError(
                 f"{self.name}: the cells of a gene's values are not in ascending order, and the "
                 "gene is too long for one block: sort the indices, or use a larger chunk_nnz."
             )
-        key, inverse = np.unique(key, return_inverse=True)
-        return key, np.bincount(inverse, weights=values)
+
+
+def _sorted(
+    indptr: np.ndarray, minor: np.ndarray, values: np.ndarray, width: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sort the values of each line by position, and add those of the same cell and gene."""
+    n_lines = len(indptr) - 1
+    line = np.repeat(np.arange(n_lines), np.diff(indptr))
+    key, inverse = np.unique(line * width + minor, return_inverse=True)
+    line, minor = np.divmod(key, width)
+    begins = np.searchsorted(line, np.arange(n_lines + 1)).astype(np.int64)
+    return begins, minor, np.bincount(inverse, weights=values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,8 +273,10 @@ class DenseMatrix:
         for start in range(0, n_cells, step):
             values = np.asarray(self.data[start : start + step], dtype=np.float64)
             cells, genes = np.nonzero(values)
+            begins = np.searchsorted(cells, np.arange(len(values) + 1)).astype(np.int64)
             rows = slice(start, start + len(values))
-            yield Block(cells + start, genes, values[cells, genes], rows, values.size)
+            nonzero = values[cells, genes]
+            yield Block(start, begins, genes.astype(np.int64), nonzero, True, rows, values.size)
 
     def _step(self, step: int) -> int:
         """Cells per block: whole chunks of the file, so that none is decompressed twice."""
@@ -309,12 +371,15 @@ class CellMatrix:
             raise InputError(f"chunk_nnz={chunk_nnz} must be at least 1.")
         with self._reading():
             for block in self.matrix.blocks(chunk_nnz):
-                self._refuse(block, np.isnan(block.values), "not a number")
-                self._refuse(block, np.isinf(block.values), "infinite")
+                if block.largest_count < 0:
+                    self._refuse(block, np.isnan(block.values), "not a number")
+                    self._refuse(block, np.isinf(block.values), "infinite")
                 yield block
 
     def require_counts(self, block: Block, transform: str) -> None:
         """Raise an InputError unless the values are integers from 0, as `transform` needs."""
+        if block.largest_count >= 0:
+            return
         advice = (
             f" The transform '{transform}' needs raw counts: name the layer that holds them, "
             "or use transform='none' for values that are transformed already."

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import combinations_with_replacement
 from pathlib import Path
@@ -19,6 +21,7 @@ from flashmm.counts import (
     TRANSFORMS,
     Block,
     CellMatrix,
+    Transform,
     check_libsize,
     find_transform,
     is_counts,
@@ -36,7 +39,8 @@ from flashmm.groups import (
     note_references,
     sum_by_group,
 )
-from flashmm.io import PathLike, file_digest, package_version
+from flashmm.io import PathLike, package_version, reading
+from flashmm.kernels.group_sums import add_cells, add_genes
 from flashmm.options import InputError, note
 
 Data: TypeAlias = ad.AnnData | PathLike
@@ -91,6 +95,7 @@ class _Input:
     x: np.ndarray
     libsize: np.ndarray
     counted: bool
+    transform: Transform
     notes: list[str] = field(default_factory=list)
 
     def fill(self, rows: slice, request: _Request) -> None:
@@ -109,7 +114,7 @@ class _Input:
 
     def read_libsize(self, request: _Request) -> None:
         """Take the library sizes, where the transform divides by them, from their column."""
-        if TRANSFORMS[request.transform].needs_libsize:
+        if self.transform.needs_libsize:
             sizes = evaluate_covariate(request.libsize, self.columns[self.kept])
             check_libsize(sizes, request.libsize, self.name)
             self.libsize[self.kept] = sizes
@@ -117,37 +122,42 @@ class _Input:
 
 @dataclass
 class _Sums:
-    """Running sums over the cells of each group; see `GroupStatistics`."""
+    """Running sums over the cells of each group.
 
-    sum: np.ndarray
-    sumsq: np.ndarray
-    crossed: list[np.ndarray]
-    counts: np.ndarray | None
+    `values` (3 + covariates, groups, genes) holds the sums of y, of y², of the raw values, and of
+    each covariate times y; `of_counts` tells whether all raw values so far are counts.
+    """
 
-    @classmethod
-    def zeros(cls, n_groups: int, n_genes: int, n_covariates: int) -> _Sums:
-        """Start with nothing added."""
-        total, squares, counts, *crossed = np.zeros((3 + n_covariates, n_groups, n_genes))
-        return cls(total, squares, list(crossed), counts)
+    values: np.ndarray
+    of_counts: bool = True
 
-    def add(self, at: np.ndarray, raw: np.ndarray, y: np.ndarray, x: np.ndarray) -> None:
+    def add(self, block: Block, cells: _Input, group: np.ndarray, gene: np.ndarray) -> None:
         """Add values one after another, so that the result does not depend on blocks.
 
         Parameters
         ----------
-        at : numpy.ndarray
-            (values,) Place in the raveled (groups, genes) arrays.
-        raw, y : numpy.ndarray
-            (values,) Raw and transformed values.
-        x : numpy.ndarray
-            (covariates, values) Covariates of their cells.
+        block : Block
+            The values.
+        cells : _Input
+            Where they come from.
+        group, gene : numpy.ndarray
+            (cells,) Group of each cell, -1 for cells that are left out; (genes,) place of each
+            gene in the sums.
         """
-        np.add.at(self.sum.reshape(-1), at, y)
-        np.add.at(self.sumsq.reshape(-1), at, y * y)
-        for total, covariate in zip(self.crossed, x, strict=True):
-            np.add.at(total.reshape(-1), at, covariate * y)
-        if self.counts is not None:
-            np.add.at(self.counts.reshape(-1), at, raw)
+        look_up = block.largest_count >= 0 and not cells.transform.needs_libsize
+        y = cells.transform.table(block.largest_count) if look_up else self._y(block, cells, group)
+        add = add_cells if block.by_cells else add_genes
+        lines = (block.indptr, block.minor, block.stored)
+        add(self.values, *lines, y, look_up, block.first, group, gene, cells.x)
+
+    def _y(self, block: Block, cells: _Input, group: np.ndarray) -> np.ndarray:
+        """Transform each value that is used; the others stay zero."""
+        used = (group[block.cells] >= 0) & (block.values != 0)
+        raw = block.values[used]
+        self.of_counts &= cells.transform.needs_counts or is_counts(raw)
+        y = np.zeros(len(used))
+        y[used] = cells.transform.apply(raw, cells.libsize[block.cells[used]])
+        return y
 
 
 def summarise(
@@ -220,20 +230,21 @@ def summarise(
     notes = note_references(keys, obs, _declared(keys)) + _note_libsizes(inputs)
     _check_group_number(obs, len(codes))
 
-    sums = _Sums.zeros(len(obs), len(inputs[0].genes), len(request.covariates))
+    sums = _Sums(np.zeros((3 + len(request.covariates), len(obs), len(inputs[0].genes))))
     parts = np.split(codes, np.cumsum([len(key) for key in keys])[:-1])
     records = [
         _stream(cells, part, inputs[0].genes, sums, request)
         for cells, part in zip(inputs, parts, strict=True)
     ]
+    total, squares, counts, *crossed = sums.values
     x = np.concatenate([cells.x[:, cells.kept] for cells in inputs], axis=1)
     return GroupStatistics(
         obs=obs.assign(**_moments(codes, x, request.covariates, len(obs))),
         genes=inputs[0].genes,
-        sum=sums.sum,
-        sumsq=sums.sumsq,
-        covariate_sums=dict(zip(request.covariates, sums.crossed, strict=True)),
-        counts=sums.counts,
+        sum=total,
+        sumsq=squares,
+        covariate_sums=dict(zip(request.covariates, crossed, strict=True)),
+        counts=counts if sums.of_counts else None,
         by=request.by,
         covariates=request.covariates,
         transform=transform,
@@ -282,6 +293,7 @@ def _prepare(data: Data, request: _Request) -> _Input:
         x=np.full((len(request.covariates), len(kept)), np.nan),
         libsize=np.ones(len(kept)),
         counted=counted,
+        transform=find_transform(request.transform),
         notes=notes,
     )
     if not counted:
@@ -369,24 +381,36 @@ def _stream(
     cells: _Input, codes: np.ndarray, genes: pd.Index, sums: _Sums, request: _Request
 ) -> dict[str, Any]:
     """Add all values of one input to the sums; return what is recorded of it."""
-    transform = TRANSFORMS[request.transform]
     group = np.full(len(cells.kept), -1)
     group[cells.kept] = codes
     gene = genes.get_indexer(cells.genes)
     n_nonzero, total = 0, 0.0
-    with open_counts(cells.data, request.layer) as source:
+    with open_counts(cells.data, request.layer) as source, _hashing(cells.data) as digest:
         for block in _blocks(source, cells, request):
-            if transform.needs_counts:
+            if cells.transform.needs_counts:
                 source.require_counts(block, request.transform)
-            kept = (group[block.cells] >= 0) & (block.values != 0)
-            cell, raw = block.cells[kept], block.values[kept]
-            at = group[cell] * len(genes) + gene[block.genes[kept]]
-            if not (transform.needs_counts or is_counts(raw)):
-                sums.counts = None
-            sums.add(at, raw, transform.apply(raw, cells.libsize[cell]), cells.x[:, cell])
-            n_nonzero += int(np.count_nonzero(block.values))
-            total += float(block.values.sum())
-    return _record(cells, f"{len(cells.kept)} {len(genes)} {n_nonzero} {total!r}", request)
+            sums.add(block, cells, group, gene)
+            if digest is None:
+                n_nonzero += int(np.count_nonzero(block.values))
+                total += float(block.values.sum())
+        if digest is not None:
+            with reading(_label(cells.data)):
+                return _record(cells, digest.result().hexdigest(), request)
+    content = f"{len(cells.kept)} {len(genes)} {n_nonzero} {total!r}"
+    return _record(cells, hashlib.sha256(content.encode()).hexdigest(), request)
+
+
+@contextmanager
+def _hashing(data: Data) -> Iterator[Future[Any] | None]:
+    """Hash a file in a thread of its own while it is read; nothing of an AnnData in memory.
+
+    Leaving early closes the file, which ends the thread.
+    """
+    if isinstance(data, ad.AnnData):
+        yield None
+        return
+    with ThreadPoolExecutor(1) as pool, open(data, "rb") as file:
+        yield pool.submit(hashlib.file_digest, file, "sha256")
 
 
 def _blocks(source: CellMatrix, cells: _Input, request: _Request) -> Iterator[Block]:
@@ -429,10 +453,9 @@ def _label(data: Data) -> str:
     return "AnnData" if isinstance(data, ad.AnnData) else Path(data).name
 
 
-def _record(cells: _Input, content: str, request: _Request) -> dict[str, Any]:
+def _record(cells: _Input, digest: str, request: _Request) -> dict[str, Any]:
     """Say what one input was and how it was read; names of files go without their folders."""
     in_memory = isinstance(cells.data, ad.AnnData)
-    digest = hashlib.sha256(content.encode()).hexdigest() if in_memory else file_digest(cells.data)
     return {
         "file": None if in_memory else _label(cells.data),
         "sha256": digest,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from pathlib import Path
 
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from flashmm import summary
+from flashmm import chunks, summary
+from flashmm.counts import TRANSFORMS
 from flashmm.groups import GroupStatistics, merge
 from flashmm.options import FlashmmWarning, FormulaError, InputError
 from flashmm.summary import summarise
@@ -516,3 +519,111 @@ def test_the_input_is_left_as_it_was() -> None:
     summarise(adata, BY, COVARIATES)
     pd.testing.assert_frame_equal(adata.obs, before.obs)
     np.testing.assert_array_equal(adata.X, before.X)
+
+
+# ---- compressed files
+
+
+FILTERS: dict[str, dict[str, object]] = {
+    "gzip": {"compression": "gzip"},
+    "shuffle": {"compression": "gzip", "shuffle": True},
+    "checksum": {"compression": "gzip", "fletcher32": True},
+    "lzf": {"compression": "lzf"},
+    "unfiltered": {},
+    "one piece": {"chunks": None},
+}
+STORED_TYPES = [("<f4", "<i4"), ("<f8", "<i8"), ("<u2", "<i4"), (">i4", ">i8")]
+
+
+def rewritten(path: Path, types: tuple[str, str], options: dict[str, object]) -> Path:
+    """Store the values and their positions in another way."""
+    with h5py.File(path, "r+") as file:
+        for name, kind in zip(("X/data", "X/indices"), types, strict=True):
+            content = file[name][:].astype(kind)
+            del file[name]
+            file.create_dataset(name, data=content, **({"chunks": (13,)} | options))
+    return path
+
+
+@pytest.mark.parametrize("types", STORED_TYPES, ids=str)
+@pytest.mark.parametrize("how", FILTERS)
+@pytest.mark.parametrize("layout", [sparse.csr_matrix, sparse.csc_matrix])
+def test_filters_chunks_and_types_change_nothing(
+    layout: type, how: str, types: tuple[str, str], tmp_path: Path
+) -> None:
+    adata = cells(libsize=False)
+    expected = summarise(adata, BY, COVARIATES)
+    other = adata.copy()
+    other.X = layout(adata.X)
+    path = rewritten(stored(other, tmp_path / "cells.h5ad"), types, FILTERS[how])
+    for chunk_nnz in (5, 60, 10**6):
+        assert_equal(summarise(path, BY, COVARIATES, chunk_nnz=chunk_nnz), expected)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_the_number_of_threads_changes_nothing(
+    threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adata = cells(300, 40)
+    adata.X = sparse.csr_matrix(adata.X.astype(np.float32))
+    expected = summarise(adata, BY, COVARIATES)
+    path = stored(adata, tmp_path / "cells.h5ad", compression="gzip")
+    monkeypatch.setattr(chunks, "THREADS", threads)
+    for chunk_nnz in (100, 1000):
+        assert_equal(summarise(path, BY, COVARIATES, chunk_nnz=chunk_nnz), expected)
+
+
+@pytest.mark.parametrize("transform", list(FORMULAS))
+def test_sums_are_added_cell_by_cell(transform: str, tmp_path: Path) -> None:
+    """Equal to the last bit to numpy's transform and one addition after another."""
+    adata = cells(200)
+    raw = adata.X
+    y = TRANSFORMS[transform].apply(raw, adata.obs["libsize"].to_numpy()[:, None])
+    adata.X = sparse.csr_matrix(raw)
+    groups = summarise(stored(adata, tmp_path / "a.h5ad", compression="gzip"), BY, "x", transform)
+    names = adata.obs[BY].astype(str).agg("|".join, axis=1)
+    at = groups.obs.index.get_indexer(names)
+    x = adata.obs["x"].to_numpy()[:, None]
+    terms = {"sum": y, "sumsq": y * y, "sum:x": x * y, "counts": raw}
+    for name, values in terms.items():
+        total = np.zeros((groups.n_groups, adata.n_vars))
+        np.add.at(total, at, values)
+        np.testing.assert_array_equal(groups.gene_sums()[name], total, err_msg=name)
+
+
+@pytest.mark.parametrize("transform", ["log2p1", "none"])
+@pytest.mark.parametrize("layout", [sparse.csr_matrix, sparse.csc_matrix, np.asarray])
+def test_counts_too_large_for_a_table(layout: type, transform: str) -> None:
+    adata = cells()
+    adata.X[[3, 60], [2, 2]] = [2.0**21, 2.0**40]
+    expected = oracle(adata, transform, BY)
+    adata.X = layout(adata.X)
+    for chunk_nnz in (30, 10**6):
+        groups = summarise(adata, BY, COVARIATES, transform, chunk_nnz=chunk_nnz)
+        assert_is_oracle(groups, expected)
+
+
+@pytest.mark.parametrize("transform", ["log2p1", "log1p_cp10k"])
+@pytest.mark.parametrize("layout", [sparse.csr_matrix, sparse.csc_matrix])
+def test_stored_zeros_and_read_only_arrays(layout: type, transform: str) -> None:
+    adata = cells(libsize=False)
+    adata.X[[3, 50]] = 0  # cells without counts
+    expected = summarise(adata, BY, "x", transform)
+    matrix = layout(adata.X + 1)
+    matrix.data -= 1
+    matrix.data.setflags(write=False)
+    matrix.indices.setflags(write=False)
+    adata.X = matrix
+    assert_equal(summarise(adata, BY, "x", transform, chunk_nnz=50), expected)
+
+
+@pytest.mark.parametrize("fault", [np.nan, 0.5])
+def test_no_thread_is_left_behind_by_an_error(fault: float, tmp_path: Path) -> None:
+    adata = cells(300, 40)
+    adata.X[2, 2] = fault
+    adata.X = sparse.csr_matrix(adata.X)
+    path = stored(adata, tmp_path / "cells.h5ad", compression="gzip")
+    before = threading.active_count()
+    with pytest.raises(InputError, match="'c2' and gene 'g2'"):
+        summarise(path, BY, chunk_nnz=200)
+    assert threading.active_count() == before

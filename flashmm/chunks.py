@@ -1,0 +1,137 @@
+"""Slices of HDF5 datasets, read ahead of their use; gzip chunks are inflated side by side.
+
+HDF5 inflates the chunks of a file one after another. Here they are taken from the file as they are
+and inflated by isal, which lets go of the interpreter's lock, in threads that work while the
+caller computes. Datasets that are not chunked, or use other filters than gzip and shuffle, are read
+by h5py, in the same way as arrays in memory.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeAlias
+
+import h5py
+import numpy as np
+from isal import isal_zlib
+from isal.igzip_lib import IsalError
+
+THREADS = 2
+_AHEAD = 2  # slices of each dataset that wait to be used
+
+_GZIP = (h5py.h5z.FILTER_DEFLATE,)
+_SHUFFLE_GZIP = (h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE)
+
+Range: TypeAlias = tuple[int, int]
+
+
+def read_ahead(
+    arrays: Sequence[Any], types: Sequence[Any], ranges: Iterable[Range]
+) -> Iterator[tuple[Range, list[np.ndarray]]]:
+    """Yield the slices of several arrays for each range, in order.
+
+    Parameters
+    ----------
+    arrays : sequence of array_like
+        One-dimensional arrays or HDF5 datasets; only datasets are read in threads.
+    types : sequence of dtype
+        The type to which each array is turned.
+    ranges : iterable of (start, stop)
+        The slices; a few more than the one in use are held in memory.
+    """
+    if not any(isinstance(array, h5py.Dataset) for array in arrays):
+        for at in ranges:
+            yield at, [_slice(*array, *at) for array in zip(arrays, types, strict=True)]
+        return
+    readers = [
+        (gzip_reader(array) or array, kind) for array, kind in zip(arrays, types, strict=True)
+    ]
+    waiting: deque[tuple[Range, list[Future[np.ndarray]]]] = deque()
+    with ThreadPoolExecutor(THREADS) as pool:
+        try:
+            for at in ranges:
+                waiting.append((at, [pool.submit(_slice, *reader, *at) for reader in readers]))
+                if len(waiting) > _AHEAD:
+                    yield _first(waiting)
+            while waiting:
+                yield _first(waiting)
+        finally:  # the caller has stopped early, or a slice could not be read
+            pool.shutdown(cancel_futures=True)
+
+
+def _first(
+    waiting: deque[tuple[Range, list[Future[np.ndarray]]]],
+) -> tuple[Range, list[np.ndarray]]:
+    at, slices = waiting.popleft()
+    return at, [future.result() for future in slices]
+
+
+def _slice(array: Any, kind: Any, start: int, stop: int) -> np.ndarray:
+    if isinstance(array, GzipReader):
+        return array.read(start, stop, kind)
+    return np.ascontiguousarray(array[start:stop], dtype=kind)
+
+
+def gzip_reader(dataset: Any) -> GzipReader | None:
+    """Make a reader of raw chunks for a dataset, or None where it has to be read by h5py."""
+    if not isinstance(dataset, h5py.Dataset) or not dataset.chunks or dataset.ndim != 1:
+        return None
+    recipe = dataset.id.get_create_plist()
+    filters = tuple(recipe.get_filter(i)[0] for i in range(recipe.get_nfilters()))
+    n_chunks = -(-len(dataset) // dataset.chunks[0])
+    if filters not in (_GZIP, _SHUFFLE_GZIP) or dataset.id.get_num_chunks() != n_chunks:
+        return None
+    return GzipReader(dataset, shuffled=filters == _SHUFFLE_GZIP)
+
+
+class GzipReader:
+    """Slices of a one-dimensional dataset of gzip chunks; several threads may read at a time.
+
+    Parameters
+    ----------
+    dataset : h5py.Dataset
+        All its chunks are stored, by the filters gzip or shuffle and gzip.
+    shuffled : bool
+        Whether there is the shuffle filter.
+    """
+
+    def __init__(self, dataset: h5py.Dataset, shuffled: bool) -> None:
+        self.dataset = dataset
+        self.shuffled = shuffled
+        self.dtype = dataset.dtype
+        self.length = len(dataset)
+        self.step = dataset.chunks[0]
+        self._latest: tuple[int, np.ndarray] = (-1, np.empty(0))
+
+    def read(self, start: int, stop: int, dtype: Any) -> np.ndarray:
+        """Read dataset[start:stop] as an array of the given type."""
+        out = np.empty(stop - start, dtype=dtype)
+        for begin in range(start - start % self.step, stop, self.step):
+            a, b = max(begin, start), min(begin + self.step, stop)
+            out[a - start : b - start] = self._chunk(begin)[a - begin : b - begin]
+        return out
+
+    def _chunk(self, begin: int) -> np.ndarray:
+        """Values of the chunk that begins at a position; slices often meet inside a chunk."""
+        latest, values = self._latest
+        if latest != begin:
+            values = self._inflated(begin)
+            self._latest = (begin, values)
+        return values
+
+    def _inflated(self, begin: int) -> np.ndarray:
+        size = self.step * self.dtype.itemsize
+        skipped, packed = self.dataset.id.read_direct_chunk((begin,))
+        try:
+            plain = b"" if skipped else isal_zlib.decompress(packed, 15, size)
+        except IsalError:  # type: ignore[misc]  # declared as a value
+            skipped = True
+        if skipped:  # stored without the filter; or damaged, of which h5py says more
+            return self.dataset[begin : min(begin + self.step, self.length)]
+        if len(plain) != size:
+            raise OSError(f"a chunk of {size} bytes holds {len(plain)}")
+        if self.shuffled:  # all first bytes, all second bytes ...
+            plain = np.frombuffer(plain, np.uint8).reshape(self.dtype.itemsize, -1).T.tobytes()
+        return np.frombuffer(plain, self.dtype)

@@ -1,0 +1,169 @@
+"""One pass over lines of nonzero values: their order, their kind, and their sums by group.
+
+A line is a cell (CSR) or a gene (CSC); `indptr` (lines + 1,) says where the values of each begin in
+`minor`, their positions along the other axis, and in `values`. These two are int32 and float32, or
+int64 and float64 (see `types_of_values`). All functions are compiled for these types only, are kept
+on disk, and run without holding the interpreter's lock; arithmetic is done in float64.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit, types
+
+LARGEST_IN_TABLE = 2**20  # larger counts are not looked up; a table takes 8 MB at most
+
+NARROW = (np.dtype(np.int32), np.dtype(np.float32))
+WIDE = (np.dtype(np.int64), np.dtype(np.float64))
+
+
+def types_of_values(positions: np.dtype, values: np.dtype) -> tuple[np.dtype, np.dtype]:
+    """Choose the types, of those in use here, that hold what two arrays store."""
+    return NARROW if (positions, values) == NARROW else WIDE
+
+
+def _read_only(kind: Any, n_dims: int = 1) -> Any:
+    """Type of an array that is not written to, and may be a slice of a memory map."""
+    return types.Array(kind, n_dims, "C", readonly=True)
+
+
+_FLAG, _INTEGER = types.boolean, types.int64
+_INTEGERS, _FLOATS = _read_only(types.int64), _read_only(types.float64)
+_POSITIONS = (_read_only(types.int32), _INTEGERS)
+_VALUES = (_read_only(types.float32), _FLOATS)
+_PLACES = (_INTEGER, _INTEGERS, _INTEGERS, _read_only(types.float64, 2))
+_ADD = [
+    types.void(types.float64[:, :, ::1], _INTEGERS, positions, values, _FLOATS, _FLAG, *_PLACES)
+    for positions, values in zip(_POSITIONS, _VALUES, strict=True)
+]
+
+
+@njit([_FLAG(_INTEGERS, minor, _INTEGER, _INTEGER) for minor in _POSITIONS], cache=True, nogil=True)
+def in_order(indptr: np.ndarray, minor: np.ndarray, width: int, last: int) -> bool:
+    """Tell whether the positions of each line ascend, and are inside the matrix.
+
+    Parameters
+    ----------
+    indptr, minor : numpy.ndarray
+        (lines + 1,), (values,).
+    width : int
+        Length of a line; its positions go from 0 to width - 1.
+    last : int
+        The last position before these where the first line has begun earlier; -1 elsewhere.
+    """
+    disorder = False
+    for line in range(len(indptr) - 1):
+        for i in range(indptr[line], indptr[line + 1]):
+            disorder |= minor[i] <= last
+            last = minor[i]
+        disorder |= last >= width
+        last = -1
+    return not disorder
+
+
+@njit([_INTEGER(values) for values in _VALUES], cache=True, nogil=True)
+def largest_count(values: np.ndarray) -> int:
+    """Find the largest value; -1 unless all are integers from 0 to `LARGEST_IN_TABLE`."""
+    largest, others = np.int32(0), False
+    for i in range(len(values)):  # by position, which is compiled to vector instructions
+        value = values[i]
+        count = np.int32(value if (value >= 0) & (value <= LARGEST_IN_TABLE) else -1)
+        others |= abs(value) != count
+        largest = max(largest, count)
+    return -1 if others else int(largest)
+
+
+@njit([types.float64[::1](_INTEGERS, values) for values in _VALUES], cache=True, nogil=True)
+def line_totals(indptr: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Sum of the values of each line, added one after another: (lines,)."""
+    totals = np.zeros(len(indptr) - 1)
+    for line in range(len(totals)):
+        for i in range(indptr[line], indptr[line + 1]):
+            totals[line] += values[i]
+    return totals
+
+
+@njit(_ADD, cache=True, nogil=True)
+def add_cells(
+    sums: np.ndarray,
+    indptr: np.ndarray,
+    minor: np.ndarray,
+    values: np.ndarray,
+    y: np.ndarray,
+    look_up: bool,
+    first: int,
+    group: np.ndarray,
+    column: np.ndarray,
+    x: np.ndarray,
+) -> None:
+    """Add the values of cells to the sums of their groups.
+
+    Cells are taken group by group, whose sums then stay in the processor's cache. Those of one
+    group keep their order, on which alone the result depends.
+
+    Parameters
+    ----------
+    sums : numpy.ndarray
+        (3 + covariates, groups, columns) Σ y, Σ y², Σ value and Σ x_k y; changed in place.
+    indptr, minor, values : numpy.ndarray
+        The lines; positions are inside the matrix.
+    y : numpy.ndarray
+        Transformed values: (values,), or where `look_up` a table, y[v] being that of the value v.
+    look_up : bool
+        What `y` is.
+    first : int
+        Position of the first line in the matrix.
+    group, column : numpy.ndarray
+        (cells,) Group of each cell, below 0 for cells that are left out; (genes,) column of each
+        gene in `sums`.
+    x : numpy.ndarray
+        (covariates, cells).
+    """
+    order = np.argsort(group[first : first + len(indptr) - 1], kind="mergesort")  # a stable one
+    for line in order:
+        cell = first + line
+        g = group[cell]
+        if g < 0:
+            continue
+        total, squares, raw = sums[0, g], sums[1, g], sums[2, g]
+        for i in range(indptr[line], indptr[line + 1]):
+            if values[i] == 0:
+                continue
+            j = np.uint64(column[minor[i]])  # unsigned: no look for negative positions
+            yi = y[np.uint64(values[i])] if look_up else y[i]
+            total[j] += yi
+            squares[j] += yi * yi
+            raw[j] += values[i]
+            for k in range(len(x)):
+                sums[3 + k, g, j] += x[k, cell] * yi
+
+
+@njit(_ADD, cache=True, nogil=True)
+def add_genes(
+    sums: np.ndarray,
+    indptr: np.ndarray,
+    minor: np.ndarray,
+    values: np.ndarray,
+    y: np.ndarray,
+    look_up: bool,
+    first: int,
+    group: np.ndarray,
+    column: np.ndarray,
+    x: np.ndarray,
+) -> None:
+    """Add the values of genes to the sums of the groups of their cells, as `add_cells` does."""
+    for line in range(len(indptr) - 1):
+        j = column[first + line]
+        for i in range(indptr[line], indptr[line + 1]):
+            cell = minor[i]
+            g = group[cell]
+            if g < 0 or values[i] == 0:
+                continue
+            yi = y[np.uint64(values[i])] if look_up else y[i]
+            sums[0, g, j] += yi
+            sums[1, g, j] += yi * yi
+            sums[2, g, j] += values[i]
+            for k in range(len(x)):
+                sums[3 + k, g, j] += x[k, cell] * yi
