@@ -453,16 +453,41 @@ def _squares(weights, groups):  # type: ignore[no-untyped-def]
     p = len(groups.within)
     total = np.zeros((p, p))
     for g in range(len(weights)):
-        first = groups.indptr[g]
-        for j in range(first, groups.indptr[g + 1]):
+        first, last = groups.indptr[g], groups.indptr[g + 1]
+        for j in range(first, last):
             scaled = weights[g] * groups.values[j]
-            row = groups.columns[j]
+            row = total[groups.columns[j]]
             for k in range(first, j + 1):
-                total[row, groups.columns[k]] += scaled * groups.values[k]
+                row[groups.columns[k]] += scaled * groups.values[k]
     for i in range(p):
         for j in range(i):
             total[j, i] = total[i, j]
     return total
+
+
+@numba.njit(cache=True)
+def _higher_sums(d, groups):  # type: ignore[no-untyped-def]
+    """`_subject_sums` and `_squares` of d² and d³, and Σ d² and Σ d³ by subject, in one pass."""
+    m, p = len(groups.starts) - 1, len(groups.within)
+    r2, r3, S2, S3 = np.zeros((m, p)), np.zeros((m, p)), np.zeros((p, p)), np.zeros((p, p))
+    e2, e3 = np.zeros(m), np.zeros(m)
+    for i in range(m):
+        for g in range(groups.starts[i], groups.starts[i + 1]):
+            d2, first = d[g] * d[g], groups.indptr[g]
+            e2[i] += d2
+            e3[i] += d[g] * d2
+            for j in range(first, groups.indptr[g + 1]):
+                row, scaled = groups.columns[j], d2 * groups.values[j]
+                r2[i, row] += scaled
+                r3[i, row] += d[g] * scaled
+                for k in range(first, j + 1):
+                    square = scaled * groups.values[k]
+                    S2[row, groups.columns[k]] += square
+                    S3[row, groups.columns[k]] += d[g] * square
+    for i in range(p):
+        for j in range(i):
+            S2[j, i], S3[j, i] = S2[i, j], S3[i, j]
+    return r2, r3, S2, S3, e2, e3
 
 
 @numba.njit(cache=True)
@@ -602,20 +627,15 @@ def _curvature(d, tau, psi, phi, s, groups):  # type: ignore[no-untyped-def]
     """C, and with it G = (G_1, G_2) and H = (H_11, sym H_12, H_22)."""
     p = len(groups.within)
     G, H = np.empty((2, p, p)), np.empty((3, p, p))
-    r, r3 = _subject_sums(d**2, groups), _subject_sums(d**3, groups)
-    e2, e3 = np.zeros(len(psi)), np.zeros(len(psi))
-    for i in range(len(psi)):
-        for g in range(groups.starts[i], groups.starts[i + 1]):
-            e2[i] += d[g] ** 2
-            e3[i] += d[g] ** 3
+    r, r3, S2, S3, e2, e3 = _higher_sums(d, groups)
     # Sums over the groups of a subject, with x_g - φs for U_2:
     # Σ d² (x - φs)(x - φs)',  Σ d³ (x - φs)(x - φs)',  Σ d² (x - φs) = r - φ e2 s
     inner = r - (phi * e2).reshape(-1, 1) * s
     G[0] = _product(s, 1.0 / psi**2, s)
-    G[1] = _squares(d**2, groups) + _product(s, phi, (phi * e2).reshape(-1, 1) * s - 2.0 * r)
+    G[1] = S2 + _product(s, phi, (phi * e2).reshape(-1, 1) * s - 2.0 * r)
     H[0] = _product(s, tau / psi**3, s)
     H[1] = _product(s, 1.0 / psi**2, inner)
-    H[2] = _squares(d**3, groups) - _product(inner, phi, inner)
+    H[2] = S3 - _product(inner, phi, inner)
     H[2] += _product(s, phi, (phi * e3).reshape(-1, 1) * s - 2.0 * r3)
     return G, H, e2, e3
 

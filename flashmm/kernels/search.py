@@ -222,7 +222,10 @@ def _line_search(
             trial = np.maximum(trial, 0.0)
         # The component that was met first lies exactly on its bound.
         trial[length[pending, None] >= room[pending]] = 0.0
-        lower = objective(trial, genes[pending]) < f[pending]
+        # A bounded step that is not searched is always inside the domain.
+        lower = nonnegative & np.isposinf(f[pending])
+        look = np.flatnonzero(~lower)
+        lower[look] = objective(trial[look], genes[pending[look]]) < f[pending[look]]
         result[pending[lower]], moved[pending[lower]] = trial[lower], True
         pending = pending[~lower]
         length[pending] /= 2
