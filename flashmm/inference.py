@@ -12,6 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from flashmm.contrasts import Contrast, resolve_contrasts
 from flashmm.kernels import ddf as kernels
+from flashmm.kernels.engine import take
 from flashmm.kernels.rotation import orthonormal_contrasts
 from flashmm.lmm import LMMFit
 from flashmm.options import DesignError, InputError, Status, note
@@ -284,9 +285,8 @@ class _State:
         """Gather a block; Satterthwaite needs the observed information, so the data once more."""
         variance = fit.theta[index, -1]
         if ddf == "satterthwaite":
-            _, t, e, _ = fit.model.rotate(fit.stats, *bounds)
-            rows = index - bounds[0]
-            observed = fit.model.engine.information(gamma, variance, t[rows], e[rows])[1]
+            genes = take(fit.model.responses(fit.stats, *bounds), index - bounds[0])
+            observed = fit.model.engine.information(gamma, variance, genes)[1]
             theta_cov = kernels.free_theta_cov(observed, fit.theta[index])
         else:
             theta_cov = kernels.invert_information(fit.fisher_information[index])
@@ -328,7 +328,7 @@ def _independent_rows(matrix: np.ndarray) -> np.ndarray:
 def _t_tests(fit: LMMFit, rows: np.ndarray, state: _State) -> dict[str, np.ndarray]:
     """T tests of the rows (C, p) of a contrast matrix."""
     kept = fit.model.kept
-    basis = orthonormal_contrasts(fit.model.rotation, rows[:, kept])
+    basis = orthonormal_contrasts(fit.model.projection, rows[:, kept])
     estimate = state.coef[:, kept] @ rows[:, kept].T
     forms = fit.model.engine.variance_forms(state.gamma, state.variance, basis, basis)
     variance = forms.value
@@ -350,7 +350,7 @@ def _t_tests(fit: LMMFit, rows: np.ndarray, state: _State) -> dict[str, np.ndarr
 def _f_test(fit: LMMFit, rows: np.ndarray, state: _State) -> kernels.FTest:
     """Joint F test of the rows (n, p) of one contrast."""
     kept, n = fit.model.kept, len(rows)
-    basis = orthonormal_contrasts(fit.model.rotation, rows[:, kept])
+    basis = orthonormal_contrasts(fit.model.projection, rows[:, kept])
     left, right = np.tril_indices(n)
     forms = fit.model.engine.variance_forms(
         state.gamma, state.variance, basis[:, left], basis[:, right]

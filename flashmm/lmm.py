@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
 from threadpoolctl import threadpool_limits
 
 from flashmm.crossproducts import SummaryStatistics
 from flashmm.kernels.ddf import invert_information
 from flashmm.kernels.dense import DenseEngine
-from flashmm.kernels.engine import Engine
+from flashmm.kernels.engine import Engine, take
+from flashmm.kernels.nested import NestedEngine, find_nesting
 from flashmm.kernels.rotation import (
-    Rotation,
+    Projection,
     independent_columns,
     original_basis,
-    rotate_design,
-    rotate_genes,
+    project_design,
+    rotate_projection,
 )
 from flashmm.kernels.spectral import SpectralEngine
 from flashmm.options import DesignError, FitOptions, InputError, Status, note
@@ -104,7 +105,7 @@ class LMMFit:
 
     @cached_property
     def model(self) -> Model:
-        """The shared part of the model (rotation and engine), made again from `stats`."""
+        """The shared part of the model (projection and engine), made again from `stats`."""
         return prepare(self.stats, self.options)
 
     @cached_property
@@ -129,8 +130,8 @@ class LMMFit:
         kept = np.flatnonzero(self.model.kept)
         for index, gamma, _ in self.blocks(wanted):
             unit = self.model.engine.covariance(gamma)
-            half = original_basis(self.model.rotation, unit).swapaxes(1, 2)
-            cov = original_basis(self.model.rotation, half)
+            half = original_basis(self.model.projection, unit).swapaxes(1, 2)
+            cov = original_basis(self.model.projection, half)
             full[np.ix_(index, kept, kept)] = cov * self.theta[index, -1][:, None, None]
         return full
 
@@ -154,9 +155,8 @@ class LMMFit:
         """Gradient of the log-likelihood in theta, (genes, K + 1); zero at an inner optimum."""
         full = np.full(self.theta.shape, np.nan)
         for index, gamma, (start, stop) in self.blocks(self.optimised):
-            _, t, e, _ = self.model.rotate(self.stats, start, stop)
-            rows = index - start
-            full[index] = self.model.engine.score(gamma, self.theta[index, -1], t[rows], e[rows])
+            genes = take(self.model.responses(self.stats, start, stop), index - start)
+            full[index] = self.model.engine.score(gamma, self.theta[index, -1], genes)
         return full
 
     def blup(self) -> np.ndarray:
@@ -169,8 +169,8 @@ class LMMFit:
         """
         full = np.full((self.n_genes, len(self.stats.Z_levels)), np.nan)
         for index, gamma, (start, stop) in self.blocks(self.optimised):
-            _, t, _, _ = self.model.rotate(self.stats, start, stop)
-            full[index] = self.model.engine.blup(gamma, t[index - start])
+            genes = take(self.model.responses(self.stats, start, stop), index - start)
+            full[index] = self.model.engine.blup(gamma, genes)
         return full
 
     def blocks(
@@ -215,15 +215,15 @@ class Model:
     ----------
     kept : (p,) bool array
         Independent columns of X.
-    rotation : Rotation
+    projection : Projection
         Factored design.
     engine : Engine
         The algorithm.
     """
 
     kept: np.ndarray
-    rotation: Rotation
-    engine: Engine
+    projection: Projection
+    engine: Engine[Any]
 
     def gene_blocks(self, n_genes: int, options: FitOptions) -> Iterator[tuple[int, int]]:
         """First and one-past-last gene of each block."""
@@ -231,10 +231,9 @@ class Model:
         for start in range(0, n_genes, size):
             yield start, min(start + size, n_genes)
 
-    def rotate(self, stats: SummaryStatistics, start: int, stop: int) -> tuple[np.ndarray, ...]:
-        """Rotated responses (xy, t, e, rss) of the genes from `start` to `stop`."""
-        return rotate_genes(
-            self.rotation,
+    def responses(self, stats: SummaryStatistics, start: int, stop: int) -> Any:
+        """The genes from `start` to `stop` in the engine's own form."""
+        return self.engine.responses(
             stats.YtX[start:stop][:, self.kept],
             stats.YtZ_block(start, stop),
             stats.yty[start:stop],
@@ -262,51 +261,71 @@ def prepare(stats: SummaryStatistics, options: FitOptions) -> Model:
         No column of X is estimable, no residual degrees of freedom, or the random effects are
         confounded with the fixed ones.
     """
-    q = sum(stats.component_sizes)
-    if q > MAX_DENSE_COLUMNS:
-        raise DesignError(
-            f"The random design has {q} columns; this engine factors a dense {q} × {q} matrix and "
-            f"stops at {MAX_DENSE_COLUMNS}. Use fewer or coarser random terms."
-        )
     kept = independent_columns(stats.XtX)
     if not kept.any() or stats.n_cells - kept.sum() < 1:
         raise DesignError(
             f"{stats.n_cells} cells and {kept.sum()} independent fixed coefficients leave nothing "
             "to estimate a variance from."
         )
-    ZtZ = stats.ZtZ.toarray() if sparse.issparse(stats.ZtZ) else np.asarray(stats.ZtZ)
-    rotation = rotate_design(
-        stats.XtX[np.ix_(kept, kept)], stats.ZtX[:, kept], ZtZ, stats.component_sizes, stats.n_cells
+    projection = project_design(
+        stats.XtX[np.ix_(kept, kept)],
+        stats.ZtX[:, kept],
+        stats.ZtZ,
+        stats.component_sizes,
+        stats.n_cells,
     )
-    _check_confounding(rotation, stats)
-    build = SpectralEngine.build if _is_spectral(stats, options) else DenseEngine.build
-    return Model(kept, rotation, build(rotation, options.method == "REML", options.nonnegative))
+    _check_confounding(projection, stats)
+    engine = _build_engine(projection, options)
+    _check_levels(engine, projection)
+    return Model(kept, projection, engine)
 
 
-def _is_spectral(stats: SummaryStatistics, options: FitOptions) -> bool:
-    K = len(stats.component_sizes)
+def _build_engine(projection: Projection, options: FitOptions) -> Engine[Any]:
+    """The engine that was asked for, or the fastest that holds for the design."""
+    K = len(projection.component_sizes)
     if options.engine == "spectral" and K != 1:
         raise InputError(
             f"engine='spectral' fits one random component; this model has {K}. Use engine='dense'."
         )
-    return K == 1 and options.engine != "dense"
+    reml, nonnegative = options.method == "REML", options.nonnegative
+    if options.engine in ("auto", "nested"):
+        if find_nesting(projection.ZtZ, projection.component_sizes) is not None:
+            return NestedEngine.build(projection, reml, nonnegative)
+        if options.engine == "nested":
+            raise InputError(
+                "engine='nested' fits two random components of which one groups the levels of the "
+                f"other, such as subject and subject:cell_type; this model has {K} component"
+                f"{'s' if K > 1 else ''} without that structure. Use engine='auto'."
+            )
+    q = sum(projection.component_sizes)
+    if q > MAX_DENSE_COLUMNS:
+        raise DesignError(
+            f"The random design has {q} columns; this engine factors a dense {q} × {q} matrix and "
+            f"stops at {MAX_DENSE_COLUMNS}. Use fewer or coarser random terms."
+        )
+    spectral = K == 1 and options.engine != "dense"
+    build = SpectralEngine.build if spectral else DenseEngine.build
+    return build(rotate_projection(projection), reml, nonnegative)
 
 
-def _check_confounding(rotation: Rotation, stats: SummaryStatistics) -> None:
+def _check_confounding(projection: Projection, stats: SummaryStatistics) -> None:
     """Refuse random components that the fixed effects leave nothing of."""
-    S_diagonal = (rotation.F**2).sum(1)
-    for name, block in zip(stats.components, rotation.blocks, strict=True):
-        total = float(np.diag(rotation.ZtZ)[block].sum())
-        if S_diagonal[block].sum() <= 1e-9 * total:
+    left, whole = projection.S_diagonal, projection.ZtZ.diagonal()
+    for name, block in zip(stats.components, projection.blocks, strict=True):
+        if left[block].sum() <= 1e-9 * float(whole[block].sum()):
             raise DesignError(
                 f"The random component {name!r} is confounded with the fixed effects: nothing of "
                 "it is left to estimate its variance from (one subject per condition?). Remove "
                 "the fixed columns that identify its levels, or the random term."
             )
-    if rotation.rank >= rotation.df_residual:
+
+
+def _check_levels(engine: Engine[Any], projection: Projection) -> None:
+    """Refuse random effects that leave no residual degrees of freedom."""
+    if engine.rank >= projection.df_residual:
         raise DesignError(
             "The random effects have as many independent levels as there are residual degrees of "
-            f"freedom ({rotation.df_residual}), so no residual variance can be estimated: every "
+            f"freedom ({projection.df_residual}), so no residual variance can be estimated: every "
             "cell seems to be a level of its own. Check the random terms."
         )
 
@@ -334,8 +353,9 @@ def fit_lmm(
         Keep variance components at or above zero (as lme4). False lets them be negative as FLASHMM
         does; genes whose covariance is then not positive definite keep their estimates and lose
         their standard errors.
-    engine : {"auto", "spectral", "dense"}
-        "spectral" for one component, "dense" for any number.
+    engine : {"auto", "spectral", "nested", "dense"}
+        "spectral" for one component, "nested" for two of which one groups the levels of the other
+        (subject, subject:cell_type), "dense" for any number; "auto" takes the first that fits.
     start : sequence of float, optional
         Start values of the K + 1 components, residual last, instead of the global search on a grid.
     max_iter : int
@@ -406,29 +426,29 @@ class _Block:
 def _fit_block(
     model: Model, stats: SummaryStatistics, options: FitOptions, start: int, stop: int
 ) -> _Block:
-    """Rotate, sort out degenerate genes, optimise, and evaluate what follows from the optimum."""
+    """Sort out degenerate genes, optimise, and evaluate what follows from the optimum."""
     engine, K = model.engine, len(stats.component_sizes)
-    xy, t, e, rss = model.rotate(stats, start, stop)
-    status = _degenerate(stats.yty[start:stop], rss, e)
-    G, p = xy.shape
+    genes = model.responses(stats, start, stop)
+    status = _degenerate(stats.yty[start:stop], genes.rss, genes.e)
+    G, p = genes.xy.shape
     coef, theta = np.full((G, p), np.nan), np.full((G, K + 1), np.nan)
     information = np.full((G, K + 1, K + 1), np.nan)
     loglik, decrement = np.full(G, np.nan), np.full(G, np.nan)
     n_iter = np.zeros(G, dtype=np.int64)
 
     perfect = status == Status.PERFECT_FIT
-    coef[perfect], theta[perfect] = original_basis(model.rotation, xy[perfect]), 0.0
+    coef[perfect], theta[perfect] = original_basis(model.projection, genes.xy[perfect]), 0.0
     live = np.flatnonzero(status == Status.OK)
     if len(live):
-        xy, t, e = xy[live], t[live], e[live]
+        genes = take(genes, live)
         first = None if options.start is None else np.array(options.start)
-        optimum = engine.optimise(t, e, first, options.max_iter, options.tol)
+        optimum = engine.optimise(genes, first, options.max_iter, options.tol)
         gamma = optimum.gamma
-        variance = engine.residual_variance(gamma, t, e)
-        coef[live] = original_basis(model.rotation, engine.coefficients(gamma, xy, t))
+        variance = engine.residual_variance(gamma, genes)
+        coef[live] = original_basis(model.projection, engine.coefficients(gamma, genes))
         theta[live] = np.column_stack([gamma * variance[:, None], variance])
-        information[live] = engine.information(gamma, variance, t, e)[0]
-        loglik[live] = _log_likelihood(optimum.objective, model.rotation, options.method)
+        information[live] = engine.information(gamma, variance, genes)[0]
+        loglik[live] = _log_likelihood(optimum.objective, model.projection, options.method)
         n_iter[live], decrement[live] = optimum.n_iter, optimum.decrement
         status[live] = _converged_status(
             gamma, optimum.decrement, engine.is_positive_definite(gamma), options
@@ -455,11 +475,13 @@ def _converged_status(
     return status
 
 
-def _log_likelihood(objective: np.ndarray, rotation: Rotation, method: str) -> np.ndarray:
+def _log_likelihood(objective: np.ndarray, projection: Projection, method: str) -> np.ndarray:
     """Log-likelihood from f(γ) = m log Q + log |W|, with every constant."""
     # -2l = m log(2π Q/m) + log|W| (+ log|X'X| for REML) + m
-    m = rotation.df_residual if method == "REML" else rotation.n_cells
-    constant = m * (np.log(2 * np.pi / m) + 1) + (rotation.log_det_XtX if method == "REML" else 0.0)
+    m = projection.df_residual if method == "REML" else projection.n_cells
+    constant = m * (np.log(2 * np.pi / m) + 1) + (
+        projection.log_det_XtX if method == "REML" else 0.0
+    )
     return -0.5 * (objective + constant)
 
 
@@ -492,7 +514,7 @@ def _assemble(
         coefficients=tuple(stats.coefficients),
         components=(*stats.components, "residual"),
         aliased=aliased,
-        df_residual=model.rotation.df_residual,
+        df_residual=model.projection.df_residual,
         stats=stats,
         options=options,
         notes=notes,

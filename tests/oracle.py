@@ -84,3 +84,18 @@ def problem(seed=0, n=150, subjects=8, batches=4, genes=6, components=1, sd=(0.7
     for s, Zk in zip(sd, Z, strict=False):
         Y += Zk @ rng.normal(size=(Zk.shape[1], genes)) * s * scale
     return Y, X, Z
+
+
+def nested_problem(seed=0, sd=0.6, **options):
+    """`problem` with subject × cell type as second component; three kinds of cells."""
+    Y, X, (subject,) = problem(seed, **options)
+    rng = np.random.default_rng(seed + 1000)
+    kind = (X[:, 2] + 2 * X[:, 3]).astype(int)
+    groups, group = np.unique(subject.argmax(1) * 3 + kind, return_inverse=True)
+    within = np.eye(len(groups))[group]
+    scale = np.linspace(1.5, 0.0, Y.shape[1])
+    return (
+        Y + within @ rng.normal(size=(len(groups), Y.shape[1])) * sd * scale,
+        X,
+        [subject, within],
+    )

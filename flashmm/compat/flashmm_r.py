@@ -620,7 +620,7 @@ def _components(fit: LMMFit, method: str) -> dict[str, Any]:
     with np.errstate(invalid="ignore"):
         se = np.sqrt(np.einsum("gkk->gk", fit.theta_cov))
     # FLASHMM's REML criterion has no log|X'X|
-    shift = 0.5 * fit.model.rotation.log_det_XtX if method == "REML" else 0.0
+    shift = 0.5 * fit.model.projection.log_det_XtX if method == "REML" else 0.0
     return {
         "theta": pd.DataFrame(fit.theta.T, rows, fit.genes),
         "se_theta": pd.DataFrame(se.T, rows, fit.genes),

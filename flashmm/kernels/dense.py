@@ -11,33 +11,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
-from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import eigh
 
-from flashmm.kernels.engine import Optimum, VarianceForms, by_homogeneity
-from flashmm.kernels.rotation import EIGEN_TOLERANCE, Rotation
+from flashmm.kernels.engine import Optimum, VarianceForms, by_homogeneity, take
+from flashmm.kernels.rotation import EIGEN_TOLERANCE, Rotated, Rotation, rotate_genes
+from flashmm.kernels.search import (
+    Derivatives,
+    Moments,
+    given_start,
+    grid_axes,
+    log_det,
+    minimise,
+    profile_derivatives,
+)
 
 Array = np.ndarray
 
-# Points per axis of the shared start grid, by the number of components (the last for all larger K).
-GRID_POINTS = (40, 8, 5, 4, 3)
-# Decades of γ_k, relative to 1 / (largest eigenvalue of B_k), that the start grid spans.
-GRID_DECADES = (-1.5, 4.5)
-MAX_HALVINGS = 40
-# Newton decrement (log-likelihood units) below which steps are taken without looking at f.
-UNSEARCHED = 1e-7
 BLOCK_ELEMENTS = 2**23
-
-
-class _Derivatives(NamedTuple):
-    """Profile objective of each gene: value, gradient, observed and expected Hessian in γ."""
-
-    f: Array
-    gradient: Array
-    observed: Array
-    expected: Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,42 +74,47 @@ class DenseEngine:
         K, r = len(self.B), max(self.B.shape[-1], self.B_log_det.shape[-1], 1)
         return max(1, BLOCK_ELEMENTS // ((2 * K + 4) * r * r))
 
+    @property
+    def rank(self) -> int:
+        """Dimension of the span of Z outside the span of X."""
+        return self.rotation.rank
+
+    def responses(self, YtX: Array, YtZ: Array, yty: Array) -> Rotated:
+        """Rotate the cross-products of the genes."""
+        return rotate_genes(self.rotation, YtX, YtZ, yty)
+
     # ---- objective ---------------------------------------------------------------------------
 
-    def _objective(self, gamma: Array, t: Array, e: Array) -> Array:
+    def _objective(self, gamma: Array, genes: Rotated) -> Array:
         """F at one γ per gene, (genes,); infinite where W° is not positive definite."""
-        log_det = _log_det(_weighted_sum(gamma, self.B_log_det))
-        fine = np.isfinite(log_det)
+        log_dets = log_det(_weighted_sum(gamma, self.B_log_det))
+        fine = np.isfinite(log_dets)
         f = np.full(len(gamma), np.inf)
         if fine.any():
-            W = _weighted_sum(gamma[fine], self.B)
-            x = np.linalg.solve(W, t[fine][..., None])[..., 0]
-            Q = e[fine] + np.einsum("gr,gr->g", t[fine], x)
+            t = genes.t[fine]
+            x = np.linalg.solve(_weighted_sum(gamma[fine], self.B), t[..., None])[..., 0]
+            Q = genes.e[fine] + np.einsum("gr,gr->g", t, x)
             positive = Q > 0
             f[np.flatnonzero(fine)[positive]] = (
-                self.dof * np.log(Q[positive]) + log_det[fine][positive]
+                self.dof * np.log(Q[positive]) + log_dets[fine][positive]
             )
         return f
 
-    def _derivatives(self, gamma: Array, t: Array, e: Array) -> _Derivatives:
+    def _derivatives(self, gamma: Array, genes: Rotated) -> Derivatives:
         """f, its gradient and two Hessians in γ, at one γ per gene."""
         W_inverse, log_det_inverse = self._inverses(gamma)
-        x = np.einsum("grs,gs->gr", W_inverse, t)
-        Q = e + np.einsum("gr,gr->g", t, x)
+        x = np.einsum("grs,gs->gr", W_inverse, genes.t)
         Bx = np.einsum("krs,gs->gkr", self.B, x)
-        # -Q_k = x'B_kx,  Q_kl = 2 x'B_kW⁻¹B_lx
-        b = np.einsum("gkr,gr->gk", Bx, x) / Q[:, None]
-        bb = (
-            2.0 * np.einsum("gkr,grs,gls->gkl", Bx, W_inverse, Bx, optimize=True) / Q[:, None, None]
-        )
         WB = log_det_inverse[:, None] @ self.B_log_det
-        a = np.einsum("gkrr->gk", WB)
-        aa = np.einsum("gkrs,glsr->gkl", WB, WB, optimize=True)
-        m = self.dof
-        f = m * np.log(Q) - np.linalg.slogdet(log_det_inverse)[1]
-        observed = m * (bb - b[:, :, None] * b[:, None, :]) - aa
-        expected = aa - a[:, :, None] * a[:, None, :] / m
-        return _Derivatives(f, a - m * b, observed, expected)
+        moments = Moments(
+            Q=genes.e + np.einsum("gr,gr->g", genes.t, x),
+            q=np.einsum("gkr,gr->gk", Bx, x),
+            qq=np.einsum("gkr,grs,gls->gkl", Bx, W_inverse, Bx, optimize=True),
+            log_det=-np.linalg.slogdet(log_det_inverse)[1],
+            a=np.einsum("gkrr->gk", WB),
+            aa=np.einsum("gkrs,glsr->gkl", WB, WB, optimize=True),
+        )
+        return profile_derivatives(moments, self.dof)
 
     def _inverses(self, gamma: Array) -> tuple[Array, Array]:
         """W⁻¹ and W°⁻¹ (the same array for REML)."""
@@ -128,110 +125,52 @@ class DenseEngine:
 
     # ---- optimisation ------------------------------------------------------------------------
 
-    def _grid_start(self, t: Array, e: Array) -> Array:
+    def _grid_start(self, genes: Rotated) -> Array:
         """Best point of a coarse grid that genes share, (genes, K)."""
-        K = len(self.B)
-        points = GRID_POINTS[min(K, len(GRID_POINTS)) - 1]
-        scales = [1.0 / max(np.linalg.eigvalsh(B)[-1], 1e-300) for B in self.B]
-        axes = [np.append(0.0, s * np.logspace(*GRID_DECADES, points - 1)) for s in scales]
-        best, gamma = np.full(len(t), np.inf), np.zeros((len(t), K))
-        for point in product(*axes):
+        t, e = genes.t, genes.e
+        best, gamma = np.full(len(t), np.inf), np.zeros((len(t), len(self.B)))
+        for point in product(*grid_axes([np.linalg.eigvalsh(B)[-1] for B in self.B])):
             g = np.array(point)[None]
             W = _weighted_sum(g, self.B)[0]
             L = np.linalg.cholesky(W)
             z = np.linalg.solve(L, t.T)
-            log_det = _log_det(_weighted_sum(g, self.B_log_det))[0]
-            f = self.dof * np.log(e + np.einsum("rg,rg->g", z, z)) + log_det
+            shared = log_det(_weighted_sum(g, self.B_log_det))[0]
+            f = self.dof * np.log(e + np.einsum("rg,rg->g", z, z)) + shared
             better = f < best
             best[better], gamma[better] = f[better], g
         return gamma
 
-    def optimise(
-        self, t: Array, e: Array, start: Array | None, max_iter: int, tol: float
-    ) -> Optimum:
+    def optimise(self, genes: Rotated, start: Array | None, max_iter: int, tol: float) -> Optimum:
         """Coarse shared grid, then Newton with an active set, batched over genes."""
-        if start is None:
-            gamma = self._grid_start(t, e)
-        else:
-            gamma = np.tile(start[:-1] / start[-1], (len(t), 1))
-            gamma[~np.isfinite(self._objective(gamma, t, e))] = 0.0
-        if self.nonnegative:
-            gamma = np.maximum(gamma, 0.0)
-        decrement, n_iter = np.full(len(t), np.inf), np.zeros(len(t), dtype=np.int64)
-        active = np.arange(len(t))
-        for _ in range(max_iter):
-            if not len(active):
-                break
-            x = gamma[active]
-            d = self._derivatives(x, t[active], e[active])
-            step, decrement[active], newton = self._direction(x, d)
-            n_iter[active] += 1
-            # Close to the optimum a step is below rounding in f: it is taken, not searched; the
-            # last one before stopping too.
-            f = np.where(newton & (decrement[active] < UNSEARCHED), np.inf, d.f)
-            gamma[active], moved = self._line_search(x, step, f, t[active], e[active])
-            active = active[moved & ~((decrement[active] < tol) & newton)]
-        return Optimum(gamma, self._objective(gamma, t, e), decrement, n_iter)
 
-    def _bounded(self, gamma: Array) -> Array:
-        return np.maximum(gamma, 0.0) if self.nonnegative else gamma
+        def objective(gamma: Array, rows: Array) -> Array:
+            return self._objective(gamma, take(genes, rows))
 
-    def _direction(self, gamma: Array, d: _Derivatives) -> tuple[Array, Array, Array]:
-        """Newton step on the free components (expected Hessian where the observed is not PD).
+        def derivatives(gamma: Array, rows: Array) -> Derivatives:
+            return self._derivatives(gamma, take(genes, rows))
 
-        Returns
-        -------
-        step : (genes, K) array
-        decrement : (genes,) array
-        newton : (genes,) bool array
-            Whether the observed Hessian was used.
-        """
-        held = self.nonnegative & (gamma <= 0.0) & (d.gradient >= 0.0)
-        gradient = np.where(held, 0.0, d.gradient)
-        observed, expected = _pin(d.observed, held), _pin(d.expected, held)
-        newton = np.isfinite(_log_det(observed))
-        hessian = np.where(newton[:, None, None], observed, _ridge(expected))
-        step = -np.linalg.solve(hessian, gradient[..., None])[..., 0]
-        return step, 0.5 * np.abs(np.einsum("gk,gk->g", step, gradient)), newton
-
-    def _line_search(
-        self, gamma: Array, step: Array, f: Array, t: Array, e: Array
-    ) -> tuple[Array, Array]:
-        """Longest halved step, cut at the first bound it meets, that lowers f."""
-        if self.nonnegative:
-            with np.errstate(divide="ignore", invalid="ignore"):
-                room = np.where(step < 0, gamma / -step, np.inf)
-            room[(step < 0) & (gamma <= 0.0)] = np.inf
-            step = np.where((gamma <= 0.0) & (step < 0), 0.0, step)
-            length = np.minimum(room.min(1), 1.0)
-        else:
-            room, length = np.full(step.shape, np.inf), np.ones(len(step))
-        result, moved = gamma.copy(), np.zeros(len(gamma), dtype=bool)
-        pending = np.arange(len(gamma))
-        for _ in range(MAX_HALVINGS):
-            if not len(pending):
-                break
-            trial = self._bounded(gamma[pending] + length[pending, None] * step[pending])
-            # The component that was met first lies exactly on its bound.
-            trial[length[pending, None] >= room[pending]] = 0.0
-            lower = self._objective(trial, t[pending], e[pending]) < f[pending]
-            result[pending[lower]], moved[pending[lower]] = trial[lower], True
-            pending = pending[~lower]
-            length[pending] /= 2
-        return result, moved
+        n = len(genes.e)
+        return minimise(
+            objective,
+            derivatives,
+            self._grid_start(genes) if start is None else given_start(start, n, objective),
+            nonnegative=self.nonnegative,
+            max_iter=max_iter,
+            tol=tol,
+        )
 
     # ---- what follows from γ -----------------------------------------------------------------
 
-    def residual_variance(self, gamma: Array, t: Array, e: Array) -> Array:
+    def residual_variance(self, gamma: Array, genes: Rotated) -> Array:
         """σ² = Q(γ)/m, (genes,)."""
-        x = np.linalg.solve(_weighted_sum(gamma, self.B), t[..., None])[..., 0]
-        return (e + np.einsum("gr,gr->g", t, x)) / self.dof
+        x = np.linalg.solve(_weighted_sum(gamma, self.B), genes.t[..., None])[..., 0]
+        return (genes.e + np.einsum("gr,gr->g", genes.t, x)) / self.dof
 
     def is_positive_definite(self, gamma: Array) -> Array:
         """Whether V = I + Σ γ_k Z_kZ_k' is positive definite, (genes,) bool."""
         definite = np.ones(len(gamma), dtype=bool)
         doubtful = (gamma < 0).any(1)
-        definite[doubtful] = np.isfinite(_log_det(_weighted_sum(gamma[doubtful], self.B_cells)))
+        definite[doubtful] = np.isfinite(log_det(_weighted_sum(gamma[doubtful], self.B_cells)))
         return definite
 
     def _fixed_in_random(self) -> tuple[Array, Array]:
@@ -242,12 +181,12 @@ class DenseEngine:
             np.stack([A[:, b] @ A[:, b].T for b in blocks]),
         )
 
-    def coefficients(self, gamma: Array, xy: Array, t: Array) -> Array:
+    def coefficients(self, gamma: Array, genes: Rotated) -> Array:
         """Generalised least squares in the orthonormal basis of X, (genes, p)."""
         J, _ = self._fixed_in_random()
-        x = np.linalg.solve(_weighted_sum(gamma, self.B), t[..., None])[..., 0]
+        x = np.linalg.solve(_weighted_sum(gamma, self.B), genes.t[..., None])[..., 0]
         # β̃ = X̃'y - Σ γ_k J_k'x
-        return xy - np.einsum("gk,krp,gr->gp", gamma, J, x, optimize=True)
+        return genes.xy - np.einsum("gk,krp,gr->gp", gamma, J, x, optimize=True)
 
     def covariance(self, gamma: Array) -> Array:
         """Covariance of `coefficients` for σ² = 1, (genes, p, p)."""
@@ -257,13 +196,13 @@ class DenseEngine:
         inner = GJ.transpose(0, 2, 1) @ np.linalg.solve(_weighted_sum(gamma, self.B), GJ)
         return np.eye(J.shape[-1]) + np.einsum("gk,kpr->gpr", gamma, AA) - inner
 
-    def score(self, gamma: Array, variance: Array, t: Array, e: Array) -> Array:
+    def score(self, gamma: Array, variance: Array, genes: Rotated) -> Array:
         """Gradient of the log-likelihood in θ, (genes, K+1)."""
         W_inverse, log_det_inverse = self._inverses(gamma)
-        x = np.einsum("grs,gs->gr", W_inverse, t)
+        x = np.einsum("grs,gs->gr", W_inverse, genes.t)
         s0 = variance[:, None]
         # y'P V_k P y and tr(P V_k), the residual being V_0 = I
-        within = (e + np.einsum("gr,gr->g", x, x))[:, None]
+        within = (genes.e + np.einsum("gr,gr->g", x, x))[:, None]
         quadratic = np.hstack([np.einsum("gr,krs,gs->gk", x, self.B, x, optimize=True), within])
         rest = self.dof - self.B_log_det.shape[-1] + np.einsum("grr->g", log_det_inverse)
         trace = np.hstack(
@@ -271,14 +210,14 @@ class DenseEngine:
         )
         return (quadratic / s0**2 - trace / s0) / 2
 
-    def information(self, gamma: Array, variance: Array, t: Array, e: Array) -> tuple[Array, Array]:
+    def information(self, gamma: Array, variance: Array, genes: Rotated) -> tuple[Array, Array]:
         """Return the expected and the observed information of θ, each (genes, K+1, K+1)."""
         W_inverse, log_det_inverse = self._inverses(gamma)
-        x = np.einsum("grs,gs->gr", W_inverse, t)
+        x = np.einsum("grs,gs->gr", W_inverse, genes.t)
         # With B_0 = I as last "component": y'PV_kPV_lPy and tr(PV_kPV_l)
         Bx = np.concatenate([np.einsum("krs,gs->gkr", self.B, x), x[:, None]], axis=1)
         QQ = np.einsum("gkr,grs,gls->gkl", Bx, W_inverse, Bx, optimize=True)
-        QQ[:, -1, -1] += e
+        QQ[:, -1, -1] += genes.e
         WB = np.concatenate(
             [log_det_inverse[:, None] @ self.B_log_det, log_det_inverse[:, None]], axis=1
         )
@@ -309,9 +248,9 @@ class DenseEngine:
         theta = np.concatenate([gamma * s0[:, None], s0[:, None]], axis=1)
         return by_homogeneity(value, gradient.swapaxes(1, 2), hessian, theta)
 
-    def blup(self, gamma: Array, t: Array) -> Array:
+    def blup(self, gamma: Array, genes: Rotated) -> Array:
         """Predicted random effects D Z'W⁻¹(y - Xβ̂), (genes, q)."""
-        x = np.linalg.solve(_weighted_sum(gamma, self.B), t[..., None])[..., 0]
+        x = np.linalg.solve(_weighted_sum(gamma, self.B), genes.t[..., None])[..., 0]
         return np.repeat(gamma, self.rotation.component_sizes, axis=1) * (x @ self.rotation.F.T)
 
 
@@ -324,33 +263,3 @@ def _weighted_sum(gamma: Array, B: Array) -> Array:
     """I + Σ γ_k B_k per gene, (genes, r, r)."""
     K, r = B.shape[:2]
     return (gamma @ B.reshape(K, r * r)).reshape(-1, r, r) + np.eye(r)
-
-
-def _log_det(matrices: Array) -> Array:
-    """Log-determinant of each symmetric matrix; infinite where it is not positive definite."""
-    try:
-        L = np.linalg.cholesky(matrices)
-    except np.linalg.LinAlgError:
-        if len(matrices) == 1:
-            return np.array([np.inf])
-        half = len(matrices) // 2
-        return np.concatenate([_log_det(matrices[:half]), _log_det(matrices[half:])])
-    return 2.0 * np.log(np.einsum("grr->gr", L)).sum(1)
-
-
-def _pin(hessian: Array, held: Array) -> Array:
-    """Hessian with held components taken out (identity rows and columns)."""
-    free = ~held
-    pinned = hessian * (free[:, :, None] & free[:, None, :])
-    K = hessian.shape[-1]
-    pinned[:, np.arange(K), np.arange(K)] += held
-    return pinned
-
-
-def _ridge(hessian: Array) -> Array:
-    """The expected Hessian, made safely invertible where components are collinear."""
-    diagonal = np.einsum("gkk->gk", hessian)
-    K = hessian.shape[-1]
-    ridged = hessian.copy()
-    ridged[:, np.arange(K), np.arange(K)] += 1e-10 * np.abs(diagonal) + 1e-300
-    return ridged

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -48,30 +48,41 @@ class VarianceForms(NamedTuple):
     hessian: Array
 
 
-class Engine(Protocol):
+# What an engine keeps of the genes: a NamedTuple of arrays, genes first, with at least
+#   xy (genes, p) R⁻ᵀX'y,  rss (genes,) residual sum of squares outside the span of X, and
+#   e (genes,) that outside the spans of X and Z.
+Genes = TypeVar("Genes")
+
+
+class Engine(Protocol[Genes]):
     """One way to maximise the likelihood of all genes and to differentiate what follows from it."""
 
-    def optimise(
-        self, t: Array, e: Array, start: Array | None, max_iter: int, tol: float
-    ) -> Optimum:
+    @property
+    def rank(self) -> int:
+        """Dimension of the span of Z outside the span of X."""
+
+    def responses(self, YtX: Array, YtZ: Array, yty: Array) -> Genes:
+        """Cross-products (genes, p), (genes, q), (genes,) in the form that this engine takes."""
+
+    def optimise(self, genes: Genes, start: Array | None, max_iter: int, tol: float) -> Optimum:
         """Minimise the profile objective of each gene."""
 
-    def residual_variance(self, gamma: Array, t: Array, e: Array) -> Array:
+    def residual_variance(self, gamma: Array, genes: Genes) -> Array:
         """σ² = Q(γ)/ν, (genes,)."""
 
     def is_positive_definite(self, gamma: Array) -> Array:
         """Whether V = I + Σ γ_k Z_kZ_k' is positive definite, (genes,) bool."""
 
-    def coefficients(self, gamma: Array, xy: Array, t: Array) -> Array:
+    def coefficients(self, gamma: Array, genes: Genes) -> Array:
         """Generalised least squares in the orthonormal basis of X, (genes, p)."""
 
     def covariance(self, gamma: Array) -> Array:
         """Covariance of `coefficients` for σ² = 1, (genes, p, p)."""
 
-    def score(self, gamma: Array, variance: Array, t: Array, e: Array) -> Array:
+    def score(self, gamma: Array, variance: Array, genes: Genes) -> Array:
         """Gradient of the log-likelihood in θ, (genes, K+1)."""
 
-    def information(self, gamma: Array, variance: Array, t: Array, e: Array) -> tuple[Array, Array]:
+    def information(self, gamma: Array, variance: Array, genes: Genes) -> tuple[Array, Array]:
         """Return the expected and the observed information of θ, each (genes, K+1, K+1)."""
 
     def variance_forms(
@@ -79,11 +90,16 @@ class Engine(Protocol):
     ) -> VarianceForms:
         """Bilinear forms a'Φb of the columns of `left`, `right` (p, C), orthonormal basis."""
 
-    def blup(self, gamma: Array, t: Array) -> Array:
+    def blup(self, gamma: Array, genes: Genes) -> Array:
         """Predicted random effects, (genes, q)."""
 
     def genes_per_block(self) -> int:
         """Genes that fit in a bounded amount of memory."""
+
+
+def take(genes: Any, rows: Array) -> Any:
+    """Rows of every array of an engine's genes."""
+    return type(genes)(*(values[rows] for values in genes))
 
 
 def by_homogeneity(value: Array, gradient: Array, hessian: Array, theta: Array) -> VarianceForms:

@@ -13,6 +13,7 @@ errors are functions of (t, e) and of matrices that genes share.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.linalg import cholesky, eigh, solve_triangular
@@ -52,8 +53,8 @@ def independent_columns(XtX: Array, tolerance: float = RANK_TOLERANCE) -> Array:
 
 
 @dataclass(frozen=True, eq=False)
-class Rotation:
-    """The design, rotated: what every gene and every engine shares.
+class Projection:
+    """The design with the fixed effects projected out: what every gene and every engine shares.
 
     Attributes
     ----------
@@ -61,11 +62,7 @@ class Rotation:
         Upper Cholesky factor of X'X (independent columns only).
     A : (p, q) array
         R⁻ᵀ X'Z.
-    U : (q, q) array
-        Eigenvectors of S = Z'Z - A'A; those of non-zero eigenvalues are the first `rank`.
-    eigenvalues : (rank,) array
-        Non-zero eigenvalues λ of S, descending.
-    ZtZ : (q, q) array
+    ZtZ : (q, q) array or sparse array
         Cross-product of the random design.
     component_sizes : tuple of int
         Columns of Z per component.
@@ -75,16 +72,9 @@ class Rotation:
 
     R: Array
     A: Array
-    U: Array
-    eigenvalues: Array
-    ZtZ: Array
+    ZtZ: Any
     component_sizes: tuple[int, ...]
     n_cells: int
-
-    @property
-    def rank(self) -> int:
-        """Dimension of the span of Z outside the span of X."""
-        return len(self.eigenvalues)
 
     @property
     def df_residual(self) -> int:
@@ -97,9 +87,9 @@ class Rotation:
         return 2.0 * float(np.log(np.diag(self.R)).sum())
 
     @property
-    def F(self) -> Array:
-        """(q, rank) root of S."""
-        return self.U[:, : self.rank] * np.sqrt(self.eigenvalues)
+    def S_diagonal(self) -> Array:
+        """Diagonal of S = Z'Z - A'A, (q,): what the fixed effects leave of each column of Z."""
+        return np.asarray(self.ZtZ.diagonal()) - (self.A**2).sum(0)
 
     @property
     def blocks(self) -> list[slice]:
@@ -109,11 +99,93 @@ class Rotation:
             slice(end - size, end) for end, size in zip(ends, self.component_sizes, strict=True)
         ]
 
+    def residuals(self, YtX: Array, YtZ: Array, yty: Array) -> Residuals:
+        """Cross-products of the residuals of ordinary least squares.
 
-def rotate_design(
-    XtX: Array, ZtX: Array, ZtZ: Array, component_sizes: tuple[int, ...], n_cells: int
-) -> Rotation:
-    """Factor X'X and S = Z'Z - Z'X(X'X)⁻¹X'Z.
+        Parameters
+        ----------
+        YtX, YtZ, yty : (genes, p), (genes, q), (genes,) arrays
+            Cross-products of the responses.
+
+        Returns
+        -------
+        Residuals
+            The response in a basis of X, and what X leaves of it.
+        """
+        xy = solve_triangular(self.R, YtX.T, trans="T").T
+        rss = np.maximum(yty - np.einsum("gp,gp->g", xy, xy), 0.0)
+        return Residuals(xy, YtZ - xy @ self.A, rss)
+
+
+class Residuals(NamedTuple):
+    """Genes after projection, r = y - Xβ̂ with the ordinary least squares β̂.
+
+    Attributes
+    ----------
+    xy : (genes, p) array
+        R⁻ᵀX'y, the response in an orthonormal basis of X.
+    zr : (genes, q) array
+        Z'r.
+    rss : (genes,) array
+        r'r, not below zero.
+    """
+
+    xy: Array
+    zr: Array
+    rss: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Rotation(Projection):
+    """The projected design with S = Z'Z - A'A diagonalised.
+
+    Attributes
+    ----------
+    U : (q, q) array
+        Eigenvectors of S; those of non-zero eigenvalues are the first `rank`.
+    eigenvalues : (rank,) array
+        Non-zero eigenvalues λ of S, descending.
+    """
+
+    U: Array
+    eigenvalues: Array
+
+    @property
+    def rank(self) -> int:
+        """Dimension of the span of Z outside the span of X."""
+        return len(self.eigenvalues)
+
+    @property
+    def F(self) -> Array:
+        """(q, rank) root of S."""
+        return self.U[:, : self.rank] * np.sqrt(self.eigenvalues)
+
+
+class Rotated(NamedTuple):
+    """Rotated genes.
+
+    Attributes
+    ----------
+    xy : (genes, p) array
+        R⁻ᵀX'y, the response in an orthonormal basis of X.
+    t : (genes, rank) array
+        F⁺Z'r, the residuals of ordinary least squares in the span of Z.
+    e : (genes,) array
+        Residual sum of squares outside the spans of X and Z, not below zero.
+    rss : (genes,) array
+        Residual sum of squares outside the span of X.
+    """
+
+    xy: Array
+    t: Array
+    e: Array
+    rss: Array
+
+
+def project_design(
+    XtX: Array, ZtX: Array, ZtZ: Any, component_sizes: tuple[int, ...], n_cells: int
+) -> Projection:
+    """Factor X'X.
 
     Parameters
     ----------
@@ -121,7 +193,7 @@ def rotate_design(
         Cross-product of independent columns.
     ZtX : (q, p) array
         Cross-product of the random with the fixed design.
-    ZtZ : (q, q) array
+    ZtZ : (q, q) array or sparse array
         Cross-product of the random design.
     component_sizes : tuple of int
         Columns of Z per component.
@@ -130,53 +202,46 @@ def rotate_design(
 
     Returns
     -------
-    Rotation
+    Projection
         The shared part of the model.
     """
     R = cholesky(XtX)
     A = solve_triangular(R, ZtX.T, trans="T")
+    return Projection(R, A, ZtZ, tuple(component_sizes), n_cells)
+
+
+def rotate_projection(projection: Projection) -> Rotation:
+    """Diagonalise S = Z'Z - A'A, a dense (q, q) problem."""
+    A, ZtZ = projection.A, projection.ZtZ
+    ZtZ = ZtZ.toarray() if hasattr(ZtZ, "toarray") else np.asarray(ZtZ)
     S = ZtZ - A.T @ A
     values, vectors = eigh((S + S.T) / 2)
     values, vectors = values[::-1], vectors[:, ::-1]
     rank = int((values > EIGEN_TOLERANCE * max(float(np.diag(ZtZ).max()), 1e-300)).sum())
-    return Rotation(R, A, vectors, values[:rank], ZtZ, tuple(component_sizes), n_cells)
+    sizes, n_cells = projection.component_sizes, projection.n_cells
+    return Rotation(projection.R, A, ZtZ, sizes, n_cells, vectors, values[:rank])
 
 
-def rotate_genes(rotation: Rotation, YtX: Array, YtZ: Array, yty: Array) -> tuple[Array, ...]:
-    """Rotate the cross-products of the genes.
+def rotate_design(
+    XtX: Array, ZtX: Array, ZtZ: Array, component_sizes: tuple[int, ...], n_cells: int
+) -> Rotation:
+    """Factor X'X and S = Z'Z - Z'X(X'X)⁻¹X'Z; arguments as in `project_design`."""
+    return rotate_projection(project_design(XtX, ZtX, ZtZ, component_sizes, n_cells))
 
-    Parameters
-    ----------
-    rotation : Rotation
-        The shared part of the model.
-    YtX, YtZ, yty : (genes, p), (genes, q), (genes,) arrays
-        Cross-products of the responses.
 
-    Returns
-    -------
-    xy : (genes, p) array
-        R⁻ᵀX'y, the response in an orthonormal basis of X.
-    t : (genes, rank) array
-        F⁺Z'(y - Xβ̂), Z'(y - Xβ̂) with the ordinary least squares β̂.
-    e : (genes,) array
-        Residual sum of squares outside the spans of X and Z, not below zero.
-    rss : (genes,) array
-        Residual sum of squares outside the span of X.
-    """
-    xy = solve_triangular(rotation.R, YtX.T, trans="T").T
-    zr = YtZ - xy @ rotation.A
+def rotate_genes(rotation: Rotation, YtX: Array, YtZ: Array, yty: Array) -> Rotated:
+    """Rotate the cross-products of the genes, (genes, p), (genes, q) and (genes,)."""
+    xy, zr, rss = rotation.residuals(YtX, YtZ, yty)
     t = (zr @ rotation.U[:, : rotation.rank]) / np.sqrt(rotation.eigenvalues)
-    rss = np.maximum(yty - np.einsum("gp,gp->g", xy, xy), 0.0)
-    e = np.maximum(rss - np.einsum("gr,gr->g", t, t), 0.0)
-    return xy, t, e, rss
+    return Rotated(xy, t, np.maximum(rss - np.einsum("gr,gr->g", t, t), 0.0), rss)
 
 
-def original_basis(rotation: Rotation, values: Array) -> Array:
+def original_basis(projection: Projection, values: Array) -> Array:
     """R⁻¹ applied to the last axis: coefficients of X from those of the orthonormal basis."""
     flat = values.reshape(-1, values.shape[-1])
-    return solve_triangular(rotation.R, flat.T).T.reshape(values.shape)
+    return solve_triangular(projection.R, flat.T).T.reshape(values.shape)
 
 
-def orthonormal_contrasts(rotation: Rotation, contrasts: Array) -> Array:
+def orthonormal_contrasts(projection: Projection, contrasts: Array) -> Array:
     """R⁻ᵀL' of contrasts L (C, p): (p, C), so that c'β = c̃'(Rβ)."""
-    return solve_triangular(rotation.R, contrasts.T, trans="T")
+    return solve_triangular(projection.R, contrasts.T, trans="T")

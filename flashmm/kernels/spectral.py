@@ -13,7 +13,7 @@ import numpy as np
 from scipy.linalg import eigvalsh
 
 from flashmm.kernels.engine import Optimum, VarianceForms, by_homogeneity
-from flashmm.kernels.rotation import Rotation
+from flashmm.kernels.rotation import Rotated, Rotation, rotate_genes
 
 Array = np.ndarray
 
@@ -67,6 +67,15 @@ class SpectralEngine:
         """Genes that fit in a bounded amount of memory."""
         return max(64, BLOCK_ELEMENTS // max(self.rotation.rank, 1))
 
+    @property
+    def rank(self) -> int:
+        """Dimension of the span of Z outside the span of X."""
+        return self.rotation.rank
+
+    def responses(self, YtX: Array, YtZ: Array, yty: Array) -> Rotated:
+        """Rotate the cross-products of the genes."""
+        return rotate_genes(self.rotation, YtX, YtZ, yty)
+
     # ---- objective ---------------------------------------------------------------------------
 
     def _grid_objective(self, grid: Array, t2: Array, e: Array) -> Array:
@@ -117,11 +126,9 @@ class SpectralEngine:
 
     # ---- optimisation ------------------------------------------------------------------------
 
-    def optimise(
-        self, t: Array, e: Array, start: Array | None, max_iter: int, tol: float
-    ) -> Optimum:
+    def optimise(self, genes: Rotated, start: Array | None, max_iter: int, tol: float) -> Optimum:
         """Global search on the shared grid, then safeguarded Newton, vectorised over genes."""
-        t2 = t * t
+        t2, e = genes.t**2, genes.e
         if start is None:
             low, gamma, high = self._brackets(t2, e)
         else:
@@ -174,9 +181,9 @@ class SpectralEngine:
     def _rho(self, gamma: Array) -> Array:
         return 1.0 / (1.0 + gamma * self.rotation.eigenvalues)
 
-    def residual_variance(self, gamma: Array, t: Array, e: Array) -> Array:
+    def residual_variance(self, gamma: Array, genes: Rotated) -> Array:
         """σ² = Q(γ)/m, (genes,)."""
-        return (e + np.einsum("gr,gr,gr->g", self._rho(gamma), t, t)) / self.dof
+        return (genes.e + np.einsum("gr,gr,gr->g", self._rho(gamma), genes.t, genes.t)) / self.dof
 
     def is_positive_definite(self, gamma: Array) -> Array:
         """Whether V = I + γ ZZ' is positive definite, (genes,) bool."""
@@ -192,11 +199,11 @@ class SpectralEngine:
         """U'A', (q, p): the orthonormal columns of X seen from the eigenvectors of S."""
         return self.rotation.U.T @ self.rotation.A.T
 
-    def coefficients(self, gamma: Array, xy: Array, t: Array) -> Array:
+    def coefficients(self, gamma: Array, genes: Rotated) -> Array:
         """Generalised least squares in the orthonormal basis of X, (genes, p)."""
         # β̃ = X̃'y - A Z'… = X̃'y - Σ_i γ ρ_i √λ_i t_i (U'A')_i
-        pull = gamma * self._rho(gamma) * np.sqrt(self.rotation.eigenvalues) * t
-        return xy - pull @ self._fixed_in_random()[: self.rotation.rank]
+        pull = gamma * self._rho(gamma) * np.sqrt(self.rotation.eigenvalues) * genes.t
+        return genes.xy - pull @ self._fixed_in_random()[: self.rotation.rank]
 
     def covariance(self, gamma: Array) -> Array:
         """Covariance of `coefficients` for σ² = 1, (genes, p, p)."""
@@ -206,20 +213,20 @@ class SpectralEngine:
         products = (E[:, :, None] * E[:, None, :]).reshape(len(E), p * p)
         return np.eye(p) + (weights @ products).reshape(-1, p, p)
 
-    def score(self, gamma: Array, variance: Array, t: Array, e: Array) -> Array:
+    def score(self, gamma: Array, variance: Array, genes: Rotated) -> Array:
         """Gradient of the log-likelihood in θ, (genes, 2)."""
         lam, mu = self.rotation.eigenvalues, self.log_det_values
-        x2, rho0 = (self._rho(gamma) * t) ** 2, 1.0 / (1.0 + gamma * mu)
-        quadratic = np.column_stack([(x2 * lam).sum(1), e + x2.sum(1)])
+        x2, rho0 = (self._rho(gamma) * genes.t) ** 2, 1.0 / (1.0 + gamma * mu)
+        quadratic = np.column_stack([(x2 * lam).sum(1), genes.e + x2.sum(1)])
         trace = np.column_stack([(mu * rho0).sum(1), self.dof - len(mu) + rho0.sum(1)])
         s0 = variance[:, None]
         return (quadratic / s0**2 - trace / s0) / 2
 
-    def information(self, gamma: Array, variance: Array, t: Array, e: Array) -> tuple[Array, Array]:
+    def information(self, gamma: Array, variance: Array, genes: Rotated) -> tuple[Array, Array]:
         """Return the expected and the observed information of θ, each (genes, 2, 2)."""
         lam, mu = self.rotation.eigenvalues, self.log_det_values
         rho, rho0 = self._rho(gamma), 1.0 / (1.0 + gamma * mu)
-        x2 = (rho * t) ** 2
+        x2 = (rho * genes.t) ** 2
         s0 = variance
         # traces of P_kP_l (V⁻¹ in place of P for ML) and the quadratics y'P V_k P V_l P y
         TT = _symmetric(
@@ -230,7 +237,7 @@ class SpectralEngine:
         QQ = _symmetric(
             (x2 * rho * lam**2).sum(1) / s0**3,
             (x2 * rho * lam).sum(1) / s0**3,
-            (e + (x2 * rho).sum(1)) / s0**3,
+            (genes.e + (x2 * rho).sum(1)) / s0**3,
         )
         return TT / 2, QQ - TT / 2
 
@@ -249,9 +256,9 @@ class SpectralEngine:
         theta = np.concatenate([gamma * s0, s0], axis=1)
         return by_homogeneity(value, gradient[..., None], hessian[..., None, None], theta)
 
-    def blup(self, gamma: Array, t: Array) -> Array:
+    def blup(self, gamma: Array, genes: Rotated) -> Array:
         """Predicted random effects γ Z'W⁻¹(y - Xβ̂), (genes, q)."""
-        scaled = gamma * self._rho(gamma) * np.sqrt(self.rotation.eigenvalues) * t
+        scaled = gamma * self._rho(gamma) * np.sqrt(self.rotation.eigenvalues) * genes.t
         return scaled @ self.rotation.U[:, : self.rotation.rank].T
 
 

@@ -8,39 +8,50 @@ import pytest
 from scipy.optimize import approx_fprime
 
 from flashmm.kernels.dense import DenseEngine
+from flashmm.kernels.engine import take
+from flashmm.kernels.nested import NestedEngine
 from flashmm.kernels.rotation import (
     independent_columns,
     original_basis,
     orthonormal_contrasts,
     rotate_design,
-    rotate_genes,
 )
 from flashmm.kernels.spectral import SpectralEngine
 
 CASES = [
     (engine, components, reml, seed)
-    for engine, components in ((SpectralEngine, 1), (DenseEngine, 1), (DenseEngine, 2))
+    for engine, components in (
+        (SpectralEngine, 1),
+        (DenseEngine, 1),
+        (DenseEngine, 2),
+        (NestedEngine, 2),
+    )
     for reml in (True, False)
     for seed in (0, 1)
 ]
+
+
+ENGINES = [(SpectralEngine, 1), (DenseEngine, 2), (NestedEngine, 2)]
 
 
 class Fitted:
     """A problem, its rotation and the fit of one engine."""
 
     def __init__(self, engine, components, reml, seed, nonnegative=True, start=None):
-        self.Y, self.X, self.Z_blocks = oracle.problem(seed, components=components)
+        self.Y, self.X, self.Z_blocks = (
+            oracle.nested_problem(seed)
+            if engine is NestedEngine
+            else oracle.problem(seed, components=components)
+        )
         Z = np.hstack(self.Z_blocks)
         self.reml = reml
         sizes = tuple(block.shape[1] for block in self.Z_blocks)
         self.rotation = rotate_design(self.X.T @ self.X, Z.T @ self.X, Z.T @ Z, sizes, len(Z))
-        self.xy, self.t, self.e, self.rss = rotate_genes(
-            self.rotation, self.Y.T @ self.X, self.Y.T @ Z, (self.Y**2).sum(0)
-        )
         self.engine = engine.build(self.rotation, reml, nonnegative)
-        self.optimum = self.engine.optimise(self.t, self.e, start, 100, 1e-16)
+        self.responses = self.engine.responses(self.Y.T @ self.X, self.Y.T @ Z, (self.Y**2).sum(0))
+        self.optimum = self.engine.optimise(self.responses, start, 100, 1e-16)
         self.gamma = self.optimum.gamma
-        self.variance = self.engine.residual_variance(self.gamma, self.t, self.e)
+        self.variance = self.engine.residual_variance(self.gamma, self.responses)
         self.theta = np.column_stack([self.gamma * self.variance[:, None], self.variance])
         self.converged = self.optimum.decrement < 1e-16
 
@@ -59,7 +70,7 @@ def fitted(request):
 
 def test_score_is_zero_inside_and_negative_on_the_boundary(fitted):
     assert fitted.converged.all()
-    scores = fitted.engine.score(fitted.gamma, fitted.variance, fitted.t, fitted.e)
+    scores = fitted.engine.score(fitted.gamma, fitted.variance, fitted.responses)
     for g, y, _ in fitted.genes():
         score, _, _ = oracle.information(y, fitted.X, fitted.Z_blocks, fitted.theta[g], fitted.reml)
         np.testing.assert_allclose(scores[g], score, rtol=1e-6, atol=1e-8)
@@ -70,7 +81,7 @@ def test_score_is_zero_inside_and_negative_on_the_boundary(fitted):
 
 def test_coefficients_and_covariance_are_generalised_least_squares(fitted):
     coef = original_basis(
-        fitted.rotation, fitted.engine.coefficients(fitted.gamma, fitted.xy, fitted.t)
+        fitted.rotation, fitted.engine.coefficients(fitted.gamma, fitted.responses)
     )
     unit = fitted.engine.covariance(fitted.gamma)
     half = original_basis(fitted.rotation, unit).swapaxes(1, 2)
@@ -91,9 +102,7 @@ def test_objective_differs_from_the_log_likelihood_by_its_constant(fitted):
 
 
 def test_information_matches_the_dense_matrices(fitted):
-    expected, observed = fitted.engine.information(
-        fitted.gamma, fitted.variance, fitted.t, fitted.e
-    )
+    expected, observed = fitted.engine.information(fitted.gamma, fitted.variance, fitted.responses)
     for g, y, _ in fitted.genes():
         _, E, I_O = oracle.information(y, fitted.X, fitted.Z_blocks, fitted.theta[g], fitted.reml)
         np.testing.assert_allclose(expected[g], E, rtol=1e-9)
@@ -129,7 +138,7 @@ def test_hessian_of_the_variance_is_the_derivative_of_its_gradient(fitted):
 
 
 def test_blup_is_the_conditional_mean(fitted):
-    blup = fitted.engine.blup(fitted.gamma, fitted.t)
+    blup = fitted.engine.blup(fitted.gamma, fitted.responses)
     for g, y, V in fitted.genes():
         beta, _ = oracle.gls(y, fitted.X, V)
         residual = np.linalg.solve(V, y - fitted.X @ beta)
@@ -152,7 +161,7 @@ def test_spectral_equals_dense(reml, nonnegative):
         assert (spectral.theta[:, 0] < 0).any()
 
 
-@pytest.mark.parametrize("engine, components", [(SpectralEngine, 1), (DenseEngine, 2)])
+@pytest.mark.parametrize("engine, components", ENGINES)
 def test_unbounded_fits_solve_the_score_equations(engine, components):
     fitted = Fitted(engine, components, True, 1, nonnegative=False)
     assert fitted.converged.all()
@@ -163,7 +172,7 @@ def test_unbounded_fits_solve_the_score_equations(engine, components):
         assert np.abs(score).max() < 1e-6
 
 
-@pytest.mark.parametrize("engine, components", [(SpectralEngine, 1), (DenseEngine, 2)])
+@pytest.mark.parametrize("engine, components", ENGINES)
 @pytest.mark.parametrize("first", [0.0, 0.01, 5.0])
 def test_start_values_do_not_change_the_optimum(engine, components, first):
     free = Fitted(engine, components, True, 0)
@@ -171,30 +180,31 @@ def test_start_values_do_not_change_the_optimum(engine, components, first):
     np.testing.assert_allclose(started.theta, free.theta, rtol=1e-8, atol=1e-11)
 
 
-@pytest.mark.parametrize("engine, components", [(SpectralEngine, 1), (DenseEngine, 2)])
+@pytest.mark.parametrize("engine, components", ENGINES)
 @pytest.mark.parametrize("reml", [True, False])
 def test_derivatives_of_the_objective(engine, components, reml):
     fitted = Fitted(engine, components, reml, 0)
     gamma = np.array([0.13, 0.07])[:components]
-    t, e = fitted.t[[3]], fitted.e[[3]]
+    gene = take(fitted.responses, np.array([3]))
     if engine is SpectralEngine:
-        f, f1, f2 = fitted.engine._derivatives(gamma, t**2, e)
+        t2, e = gene.t**2, gene.e
+        f, f1, f2 = fitted.engine._derivatives(gamma, t2, e)
         gradient, hessian = f1, f2[:, None]
 
         def slope(g):
-            return fitted.engine._derivatives(g, t**2, e)[1]
+            return fitted.engine._derivatives(g, t2, e)[1]
 
         def value(g):
-            return fitted.engine._derivatives(g, t**2, e)[0][0]
+            return fitted.engine._derivatives(g, t2, e)[0][0]
     else:
-        d = fitted.engine._derivatives(gamma[None], t, e)
+        d = fitted.engine._derivatives(gamma[None], gene)
         f, gradient, hessian = d.f, d.gradient[0], d.observed[0]
 
         def slope(g):
-            return fitted.engine._derivatives(g[None], t, e).gradient[0]
+            return fitted.engine._derivatives(g[None], gene).gradient[0]
 
         def value(g):
-            return fitted.engine._objective(g[None], t, e)[0]
+            return fitted.engine._objective(g[None], gene)[0]
 
     assert f[0] == pytest.approx(value(gamma), rel=1e-13)
     np.testing.assert_allclose(gradient, approx_fprime(gamma, value, 1e-7), rtol=1e-4)

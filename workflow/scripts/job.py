@@ -9,6 +9,8 @@ import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
+import numba
+
 # The package of this checkout, if there is one, serves the jobs in any environment.
 CHECKOUT = Path(__file__).resolve().parents[2]
 if (CHECKOUT / "flashmm" / "__init__.py").is_file():
@@ -21,6 +23,8 @@ from flashmm.options import FlashmmError, FlashmmWarning
 @contextmanager
 def job(snakemake):
     """Send what is printed to the rule's log; end with one line and exit code 1 at an error."""
+    # the jobs of a run stand side by side: each keeps to the threads that it was given
+    numba.set_num_threads(min(snakemake.threads, numba.config.NUMBA_NUM_THREADS))
     terminal = sys.stderr
     with open(snakemake.log[0], "w", buffering=1) as log:
         sys.stdout = sys.stderr = log

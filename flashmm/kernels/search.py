@@ -1,0 +1,265 @@
+"""Newton's method in γ for all genes at once, shared by the engines of several components.
+
+With σ² profiled out, f(γ) = m log Q(γ) + log |W°(γ)|. Engines give the moments of a gene,
+
+    Q,  q_k = -∂Q/∂γ_k,  qq_kl = ½ ∂²Q/∂γ_k∂γ_l,
+    log|W°|,  a_k = ∂log|W°|/∂γ_k,  aa_kl = -∂²log|W°|/∂γ_k∂γ_l,
+
+and everything about the objective follows from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from flashmm.kernels.engine import Optimum
+
+Array = np.ndarray
+
+# Points per axis of the shared start grid, by the number of components (the last for all larger K).
+GRID_POINTS = (40, 8, 5, 4, 3)
+# Decades of γ_k, relative to 1 / (largest eigenvalue of component k), that the start grid spans.
+GRID_DECADES = (-1.5, 4.5)
+MAX_HALVINGS = 40
+# Newton decrement (log-likelihood units) below which steps are taken without looking at f.
+UNSEARCHED = 1e-7
+# Eigenvalue of the Hessian, relative to the expected one, at which a direction counts as flat.
+FLAT = 1e-10
+
+
+class Moments(NamedTuple):
+    """What a gene's likelihood and its derivatives are made of, at one γ per gene.
+
+    Attributes
+    ----------
+    Q : (genes,) array
+        Generalised residual sum of squares y'P_W y.
+    q : (genes, K) array
+        y'P_W Z_kZ_k'P_W y.
+    qq : (genes, K, K) array
+        y'P_W Z_kZ_k'P_W Z_lZ_l'P_W y.
+    log_det : (genes,) array
+        Log-determinant in the objective.
+    a : (genes, K) array
+        tr(P_W Z_kZ_k'), for ML with W⁻¹ in place of P_W.
+    aa : (genes, K, K) array
+        tr(P_W Z_kZ_k'P_W Z_lZ_l'), for ML with W⁻¹ in place of P_W.
+    """
+
+    Q: Array
+    q: Array
+    qq: Array
+    log_det: Array
+    a: Array
+    aa: Array
+
+
+class Derivatives(NamedTuple):
+    """Profile objective of each gene: value, gradient, observed and expected Hessian in γ."""
+
+    f: Array
+    gradient: Array
+    observed: Array
+    expected: Array
+
+
+# f at one γ per row, and all derivatives; `rows` are the genes that the rows of γ belong to.
+Objective = Callable[[Array, Array], Array]
+Slope = Callable[[Array, Array], Derivatives]
+
+
+def profile_derivatives(moments: Moments, dof: int) -> Derivatives:
+    """f(γ) = m log Q + log |W°| and its derivatives."""
+    Q, m = moments.Q, dof
+    a, aa = moments.a, moments.aa
+    b, bb = moments.q / Q[:, None], 2.0 * moments.qq / Q[:, None, None]
+    observed = m * (bb - b[:, :, None] * b[:, None, :]) - aa
+    expected = aa - a[:, :, None] * a[:, None, :] / m
+    return Derivatives(m * np.log(Q) + moments.log_det, a - m * b, observed, expected)
+
+
+def theta_score(moments: Moments, gamma: Array, variance: Array, dof: int) -> Array:
+    """Gradient of the log-likelihood in θ = (σ²_1 … σ²_K, σ²), (genes, K+1)."""
+    # P_W W P_W = P_W with W = I + Σ γ_k Z_kZ_k' gives the residual's terms from the others'.
+    quadratic = _with_residual(moments.Q, moments.q, gamma)
+    trace = _with_residual(np.full(len(gamma), float(dof)), moments.a, gamma)
+    s0 = variance[:, None]
+    return (quadratic / s0**2 - trace / s0) / 2
+
+
+def theta_information(
+    moments: Moments, gamma: Array, variance: Array, dof: int
+) -> tuple[Array, Array]:
+    """Return the expected and the observed information of θ, each (genes, K+1, K+1)."""
+    QQ = _square_with_residual(moments.Q, moments.q, moments.qq, gamma)
+    TT = _square_with_residual(np.full(len(gamma), float(dof)), moments.a, moments.aa, gamma)
+    s0 = variance[:, None, None]
+    return TT / s0**2 / 2, QQ / s0**3 - TT / s0**2 / 2
+
+
+def _with_residual(total: Array, parts: Array, gamma: Array) -> Array:
+    """Append x_0 = total - Σ γ_k x_k to x (genes, K)."""
+    return np.column_stack([parts, total - (gamma * parts).sum(1)])
+
+
+def _square_with_residual(total: Array, parts: Array, square: Array, gamma: Array) -> Array:
+    """Append x_k0 = x_k - Σ γ_l x_kl and x_00 = x_0 - Σ γ_l x_l0 to x (genes, K, K)."""
+    first = _with_residual(total, parts, gamma)
+    K = square.shape[1]
+    full = np.empty((len(square), K + 1, K + 1))
+    full[:, :K, :K] = square
+    full[:, :K, K] = full[:, K, :K] = first[:, :K] - np.einsum("gkl,gl->gk", square, gamma)
+    full[:, K, K] = first[:, K] - np.einsum("gk,gk->g", gamma, full[:, :K, K])
+    return full
+
+
+def grid_axes(largest: Sequence[float]) -> list[Array]:
+    """Values of each γ_k on the shared grid: zero, then evenly spaced logarithms.
+
+    Parameters
+    ----------
+    largest : sequence of float
+        Largest eigenvalue of each component.
+    """
+    points = GRID_POINTS[min(len(largest), len(GRID_POINTS)) - 1]
+    span = np.logspace(*GRID_DECADES, points - 1)
+    return [np.append(0.0, span / max(value, 1e-300)) for value in largest]
+
+
+def given_start(theta: Array, n_genes: int, objective: Objective) -> Array:
+    """γ of start values θ for every gene, (genes, K); zero where f is not finite there."""
+    gamma = np.tile(theta[:-1] / theta[-1], (n_genes, 1))
+    gamma[~np.isfinite(objective(gamma, np.arange(n_genes)))] = 0.0
+    return gamma
+
+
+def minimise(
+    objective: Objective,
+    derivatives: Slope,
+    start: Array,
+    *,
+    nonnegative: bool,
+    max_iter: int,
+    tol: float,
+) -> Optimum:
+    """Newton with an active set and step halving, batched over genes.
+
+    Parameters
+    ----------
+    objective, derivatives : callable
+        Of γ (rows, K) and the genes (rows,) that it belongs to.
+    start : (genes, K) array
+        First γ.
+    nonnegative : bool
+        Whether γ is bounded below by zero.
+    max_iter : int
+        Limit of the evaluations of the derivatives per gene.
+    tol : float
+        Newton decrement at which a gene has converged.
+
+    Returns
+    -------
+    Optimum
+        Where each gene stopped.
+    """
+    gamma = np.maximum(start, 0.0) if nonnegative else start.copy()
+    active = np.arange(len(start))
+    decrement, n_iter = np.full(len(gamma), np.inf), np.zeros(len(gamma), dtype=np.int64)
+    for _ in range(max_iter):
+        if not len(active):
+            break
+        x = gamma[active]
+        d = derivatives(x, active)
+        step, decrement[active], newton = _direction(x, d, nonnegative)
+        n_iter[active] += 1
+        # Close to the optimum a step is below rounding in f: it is taken, not searched; the
+        # last one before stopping too.
+        f = np.where(newton & (decrement[active] < UNSEARCHED), np.inf, d.f)
+        gamma[active], moved = _line_search(objective, active, x, step, f, nonnegative)
+        active = active[moved & ~((decrement[active] < tol) & newton)]
+    return Optimum(gamma, objective(gamma, np.arange(len(gamma))), decrement, n_iter)
+
+
+def _direction(gamma: Array, d: Derivatives, nonnegative: bool) -> tuple[Array, Array, Array]:
+    """Newton step on the free components, by the expected Hessian where the observed is indefinite.
+
+    Directions in which the likelihood is flat, such as the difference of two equal components, are
+    left as they are.
+
+    Returns
+    -------
+    step : (genes, K) array
+    decrement : (genes,) array
+    newton : (genes,) bool array
+        Whether the observed Hessian was used.
+    """
+    held = nonnegative & (gamma <= 0.0) & (d.gradient >= 0.0)
+    expected = _pin(d.expected, held)
+    diagonal = np.abs(np.einsum("gkk->gk", expected))
+    scale = 1.0 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
+    outer = scale[:, :, None] * scale[:, None, :]
+    observed = _pin(d.observed, held) * outer
+    newton = np.linalg.eigvalsh(observed)[:, 0] > -FLAT
+    values, vectors = np.linalg.eigh(np.where(newton[:, None, None], observed, expected * outer))
+    gradient = np.where(held, 0.0, d.gradient) * scale
+    along = np.einsum("gkm,gk->gm", vectors, gradient)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        lengths = np.where(values > FLAT, along / values, 0.0)
+    step = -np.einsum("gkm,gm->gk", vectors, lengths)
+    return step * scale, 0.5 * np.abs(np.einsum("gk,gk->g", step, gradient)), newton
+
+
+def _line_search(
+    objective: Objective, genes: Array, gamma: Array, step: Array, f: Array, nonnegative: bool
+) -> tuple[Array, Array]:
+    """Longest halved step, cut at the first bound it meets, that lowers f."""
+    if nonnegative:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            room = np.where(step < 0, gamma / -step, np.inf)
+        room[(step < 0) & (gamma <= 0.0)] = np.inf
+        step = np.where((gamma <= 0.0) & (step < 0), 0.0, step)
+        length = np.minimum(room.min(1), 1.0)
+    else:
+        room, length = np.full(step.shape, np.inf), np.ones(len(step))
+    result, moved = gamma.copy(), np.zeros(len(gamma), dtype=bool)
+    pending = np.arange(len(gamma))
+    for _ in range(MAX_HALVINGS):
+        if not len(pending):
+            break
+        trial = gamma[pending] + length[pending, None] * step[pending]
+        if nonnegative:
+            trial = np.maximum(trial, 0.0)
+        # The component that was met first lies exactly on its bound.
+        trial[length[pending, None] >= room[pending]] = 0.0
+        # A bounded step that is not searched is always inside the domain.
+        lower = nonnegative & np.isposinf(f[pending])
+        look = np.flatnonzero(~lower)
+        lower[look] = objective(trial[look], genes[pending[look]]) < f[pending[look]]
+        result[pending[lower]], moved[pending[lower]] = trial[lower], True
+        pending = pending[~lower]
+        length[pending] /= 2
+    return result, moved
+
+
+def log_det(matrices: Array) -> Array:
+    """Log-determinant of each symmetric matrix; infinite where it is not positive definite."""
+    try:
+        L = np.linalg.cholesky(matrices)
+    except np.linalg.LinAlgError:
+        if len(matrices) == 1:
+            return np.array([np.inf])
+        half = len(matrices) // 2
+        return np.concatenate([log_det(matrices[:half]), log_det(matrices[half:])])
+    return 2.0 * np.log(np.einsum("grr->gr", L)).sum(1)
+
+
+def _pin(hessian: Array, held: Array) -> Array:
+    """Hessian with held components taken out (identity rows and columns)."""
+    free = ~held
+    pinned = hessian * (free[:, :, None] & free[:, None, :])
+    K = hessian.shape[-1]
+    pinned[:, np.arange(K), np.arange(K)] += held
+    return pinned
