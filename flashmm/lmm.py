@@ -30,6 +30,8 @@ from flashmm.options import DesignError, FitOptions, InputError, Status, note
 NOTHING_LEFT = 1e-12
 # Columns of Z above which q × q systems are refused.
 MAX_DENSE_COLUMNS = 10_000
+# Columns of Z up to which dense matrices cost less than compiling the nested engine does once.
+FEW_LEVELS = 64
 
 FITTED = (Status.OK, Status.BOUNDARY)
 
@@ -288,7 +290,8 @@ def _build_engine(projection: Projection, options: FitOptions) -> Engine[Any]:
             f"engine='spectral' fits one random component; this model has {K}. Use engine='dense'."
         )
     reml, nonnegative = options.method == "REML", options.nonnegative
-    if options.engine in ("auto", "nested"):
+    q = sum(projection.component_sizes)
+    if options.engine == "nested" or (options.engine == "auto" and q > FEW_LEVELS):
         if find_nesting(projection.ZtZ, projection.component_sizes) is not None:
             return NestedEngine.build(projection, reml, nonnegative)
         if options.engine == "nested":
@@ -297,7 +300,6 @@ def _build_engine(projection: Projection, options: FitOptions) -> Engine[Any]:
                 f"other, such as subject and subject:cell_type; this model has {K} component"
                 f"{'s' if K > 1 else ''} without that structure. Use engine='auto'."
             )
-    q = sum(projection.component_sizes)
     if q > MAX_DENSE_COLUMNS:
         raise DesignError(
             f"The random design has {q} columns; this engine factors a dense {q} × {q} matrix and "
@@ -355,7 +357,8 @@ def fit_lmm(
         their standard errors.
     engine : {"auto", "spectral", "nested", "dense"}
         "spectral" for one component, "nested" for two of which one groups the levels of the other
-        (subject, subject:cell_type), "dense" for any number; "auto" takes the first that fits.
+        (subject, subject:cell_type), "dense" for any number; "auto" takes the first that fits,
+        and the dense one for up to 64 levels of several components.
     start : sequence of float, optional
         Start values of the K + 1 components, residual last, instead of the global search on a grid.
     max_iter : int

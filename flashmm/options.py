@@ -98,8 +98,8 @@ class FitOptions:
         Whether variance components are bounded below by zero.
     engine : {"auto", "spectral", "nested", "dense"}
         The algorithm; "auto" takes the spectral engine for one component, the nested one for two
-        of which one groups the levels of the other (subject, subject:cell_type), else the dense
-        one.
+        of which one groups the levels of the other (subject, subject:cell_type) with more than 64
+        levels, else the dense one.
     start : tuple of float or None
         Start values of the components, residual last; None searches a shared grid.
     max_iter : int

@@ -58,7 +58,7 @@ def assert_same_tests(nested, dense, contrasts=None):
 def test_nested_equals_dense(method, inner_first, seed):
     Y, X, Z = oracle.nested_problem(seed, genes=12)
     stats = statistics(Y, X, Z[::-1] if inner_first else Z)
-    nested, dense = (fm.fit_lmm(stats, method, engine=engine) for engine in ("auto", "dense"))
+    nested, dense = (fm.fit_lmm(stats, method, engine=engine) for engine in ("nested", "dense"))
     assert {"ok", "boundary"} == set(nested.status)
     assert_same_fit(nested, dense)
     assert_same_tests(nested, dense)
@@ -134,7 +134,7 @@ def test_unbalanced_groups_and_cells_alone_in_theirs():
     subject = np.r_[subject, subject[:3]]
     group = np.column_stack([np.r_[group, np.zeros((3, group.shape[1]))], alone])
     stats = statistics(Y, X, [subject, group])
-    nested, dense = (fm.fit_lmm(stats, engine=engine) for engine in ("auto", "dense"))
+    nested, dense = (fm.fit_lmm(stats, engine=engine) for engine in ("nested", "dense"))
     assert_same_fit(nested, dense)
 
 
@@ -230,3 +230,10 @@ class TestNesting:
         Y, X, (subject, _) = oracle.nested_problem(0)
         with pytest.raises(fm.DesignError, match="level of its own"):
             fm.fit_lmm(statistics(Y, X, [subject, np.eye(len(Y))]))
+
+
+@pytest.mark.parametrize("subjects, engine", [(10, DenseEngine), (25, NestedEngine)])
+def test_the_engine_is_chosen_by_the_number_of_levels(subjects, engine):
+    Y, X, Z = oracle.nested_problem(0, subjects=subjects, genes=2)
+    assert (sum(z.shape[1] for z in Z) > 64) == (engine is NestedEngine)
+    assert isinstance(fm.fit_lmm(statistics(Y, X, Z)).model.engine, engine)
