@@ -31,12 +31,11 @@ import numpy as np
 from scipy import sparse
 from scipy.linalg import eigh
 
-from flashmm.kernels.engine import Optimum, VarianceForms, by_homogeneity, take
+from flashmm.kernels.engine import Optimum, VarianceForms, by_homogeneity
 from flashmm.kernels.rotation import EIGEN_TOLERANCE, Projection
 from flashmm.kernels.search import (
     Derivatives,
     Moments,
-    given_start,
     grid_axes,
     minimise,
     profile_derivatives,
@@ -329,18 +328,12 @@ class NestedEngine:
 
     def optimise(self, genes: Grouped, start: Array | None, max_iter: int, tol: float) -> Optimum:
         """Coarse shared grid, then Newton with an active set, batched over genes."""
-
-        def objective(gamma: Array, rows: Array) -> Array:
-            return self._objective(gamma, take(genes, rows))
-
-        def derivatives(gamma: Array, rows: Array) -> Derivatives:
-            return self._derivatives(gamma, take(genes, rows))
-
-        n = len(genes.e)
         return minimise(
-            objective,
-            derivatives,
-            self._grid_start(genes) if start is None else given_start(start, n, objective),
+            self._objective,
+            self._derivatives,
+            genes,
+            self._grid_start,
+            start,
             nonnegative=self.nonnegative,
             max_iter=max_iter,
             tol=tol,

@@ -11,11 +11,11 @@ and everything about the objective follows from them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from flashmm.kernels.engine import Optimum
+from flashmm.kernels.engine import Genes, Optimum, take
 
 Array = np.ndarray
 
@@ -66,9 +66,9 @@ class Derivatives(NamedTuple):
     expected: Array
 
 
-# f at one γ per row, and all derivatives; `rows` are the genes that the rows of γ belong to.
-Objective = Callable[[Array, Array], Array]
-Slope = Callable[[Array, Array], Derivatives]
+# f at one γ per gene and all its derivatives, of γ (genes, K) and an engine's form of these genes.
+Objective = Callable[[Array, Any], Array]
+Slope = Callable[[Array, Any], Derivatives]
 
 
 def profile_derivatives(moments: Moments, dof: int) -> Derivatives:
@@ -129,17 +129,19 @@ def grid_axes(largest: Sequence[float]) -> list[Array]:
     return [np.append(0.0, span / max(value, 1e-300)) for value in largest]
 
 
-def given_start(theta: Array, n_genes: int, objective: Objective) -> Array:
+def given_start(theta: Array, genes: Any, objective: Objective) -> Array:
     """γ of start values θ for every gene, (genes, K); zero where f is not finite there."""
-    gamma = np.tile(theta[:-1] / theta[-1], (n_genes, 1))
-    gamma[~np.isfinite(objective(gamma, np.arange(n_genes)))] = 0.0
+    gamma = np.tile(theta[:-1] / theta[-1], (len(genes.e), 1))
+    gamma[~np.isfinite(objective(gamma, genes))] = 0.0
     return gamma
 
 
 def minimise(
     objective: Objective,
     derivatives: Slope,
-    start: Array,
+    genes: Genes,
+    grid_start: Callable[[Genes], Array],
+    start: Array | None,
     *,
     nonnegative: bool,
     max_iter: int,
@@ -150,9 +152,13 @@ def minimise(
     Parameters
     ----------
     objective, derivatives : callable
-        Of γ (rows, K) and the genes (rows,) that it belongs to.
-    start : (genes, K) array
-        First γ.
+        Of γ (genes, K) and the genes that it belongs to.
+    genes : named tuple
+        The engine's form of the genes.
+    grid_start : callable
+        Best point of a shared grid for each gene, (genes, K).
+    start : (K + 1,) array or None
+        Start values of θ, instead of the grid.
     nonnegative : bool
         Whether γ is bounded below by zero.
     max_iter : int
@@ -165,22 +171,27 @@ def minimise(
     Optimum
         Where each gene stopped.
     """
-    gamma = np.maximum(start, 0.0) if nonnegative else start.copy()
-    active = np.arange(len(start))
+
+    def at(gamma: Array, rows: Array) -> Array:
+        return objective(gamma, take(genes, rows))
+
+    gamma = grid_start(genes) if start is None else given_start(start, genes, objective)
+    gamma = np.maximum(gamma, 0.0) if nonnegative else gamma
+    active = np.arange(len(gamma))
     decrement, n_iter = np.full(len(gamma), np.inf), np.zeros(len(gamma), dtype=np.int64)
     for _ in range(max_iter):
         if not len(active):
             break
         x = gamma[active]
-        d = derivatives(x, active)
+        d = derivatives(x, take(genes, active))
         step, decrement[active], newton = _direction(x, d, nonnegative)
         n_iter[active] += 1
         # Close to the optimum a step is below rounding in f: it is taken, not searched; the
         # last one before stopping too.
         f = np.where(newton & (decrement[active] < UNSEARCHED), np.inf, d.f)
-        gamma[active], moved = _line_search(objective, active, x, step, f, nonnegative)
+        gamma[active], moved = _line_search(at, active, x, step, f, nonnegative)
         active = active[moved & ~((decrement[active] < tol) & newton)]
-    return Optimum(gamma, objective(gamma, np.arange(len(gamma))), decrement, n_iter)
+    return Optimum(gamma, objective(gamma, genes), decrement, n_iter)
 
 
 def _direction(gamma: Array, d: Derivatives, nonnegative: bool) -> tuple[Array, Array, Array]:
@@ -213,7 +224,12 @@ def _direction(gamma: Array, d: Derivatives, nonnegative: bool) -> tuple[Array, 
 
 
 def _line_search(
-    objective: Objective, genes: Array, gamma: Array, step: Array, f: Array, nonnegative: bool
+    objective: Callable[[Array, Array], Array],
+    genes: Array,
+    gamma: Array,
+    step: Array,
+    f: Array,
+    nonnegative: bool,
 ) -> tuple[Array, Array]:
     """Longest halved step, cut at the first bound it meets, that lowers f."""
     if nonnegative:
