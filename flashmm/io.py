@@ -21,7 +21,7 @@ from pyarrow import parquet
 
 from flashmm.crossproducts import summary_statistics
 from flashmm.groups import GroupStatistics, listed, moment_name, moment_names
-from flashmm.lmm import LMMFit
+from flashmm.lmm import LMMFit, prepare
 from flashmm.options import FitOptions, FlashmmError, InputError
 
 PathLike: TypeAlias = str | os.PathLike[str]
@@ -211,6 +211,8 @@ def read_fit(path: PathLike, groups_path: PathLike | None = None) -> LMMFit:
     model, options = json.loads(recipe["model"]), json.loads(recipe["options"])
     if options["start"] is not None:
         options["start"] = tuple(options["start"])
+    stats = summary_statistics(read_groups(source), model["fixed"], model["random"])
+    fit_options = FitOptions(**options)
     K1 = adata.obsm["theta"].shape[1]
     return LMMFit(
         coef=np.asarray(adata.obsm["coef"]),
@@ -225,8 +227,9 @@ def read_fit(path: PathLike, groups_path: PathLike | None = None) -> LMMFit:
         components=_texts(recipe["components"]),
         aliased=_texts(recipe["aliased"]),
         df_residual=int(recipe["df_residual"]),
-        stats=summary_statistics(read_groups(source), model["fixed"], model["random"]),
-        options=FitOptions(**options),
+        stats=stats,
+        options=fit_options,
+        model=prepare(stats, fit_options),
         notes=_texts(recipe["notes"]),
     )
 

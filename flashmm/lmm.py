@@ -70,6 +70,8 @@ class LMMFit:
         What was fitted.
     options : FitOptions
         How it was fitted.
+    model : Model
+        What genes share: the factored design and the engine.
     notes : tuple of str
         What was decided for the user.
     """
@@ -88,6 +90,7 @@ class LMMFit:
     df_residual: int
     stats: SummaryStatistics
     options: FitOptions
+    model: Model
     notes: tuple[str, ...] = ()
 
     @property
@@ -104,11 +107,6 @@ class LMMFit:
     def estimable(self) -> np.ndarray:
         """Coefficients that were estimated, (coefficients,) bool."""
         return ~np.isin(np.array(self.coefficients, dtype=object), self.aliased)
-
-    @cached_property
-    def model(self) -> Model:
-        """The shared part of the model (projection and engine), made again from `stats`."""
-        return prepare(self.stats, self.options)
 
     @cached_property
     def cov(self) -> np.ndarray:
@@ -520,5 +518,6 @@ def _assemble(
         df_residual=model.projection.df_residual,
         stats=stats,
         options=options,
+        model=model,
         notes=notes,
     )
