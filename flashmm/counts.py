@@ -21,8 +21,8 @@ import pandas as pd
 from scipy import sparse
 
 from flashmm.chunks import read_ahead
+from flashmm.files import PathLike, reading
 from flashmm.groups import listed
-from flashmm.io import PathLike, reading
 from flashmm.kernels.group_sums import (
     in_order,
     largest_count,

@@ -1,17 +1,13 @@
-"""Files: written whole or not at all, read with clear errors, and named by their digest."""
+"""The package's own files: group statistics and fits as `.h5ad`, tables as Parquet and text."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import uuid
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -20,70 +16,13 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from flashmm.crossproducts import summary_statistics
+from flashmm.files import PathLike, atomic_path, file_digest, package_version, reading
 from flashmm.groups import GroupStatistics, listed, moment_name, moment_names
 from flashmm.lmm import LMMFit, prepare
-from flashmm.options import FitOptions, FlashmmError, InputError
-
-PathLike: TypeAlias = str | os.PathLike[str]
+from flashmm.options import FitOptions, InputError
 
 # Key of the metadata of a Parquet schema.
 _PROVENANCE = b"flashmm"
-
-# Reading a damaged file, h5py and pyarrow (whose errors are ValueErrors) raise any of these.
-_READ_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, EOFError)
-
-
-def package_version() -> str:
-    """Version of the installed package, or of the sources where it is not installed."""
-    try:
-        return metadata.version("flashmm")
-    except metadata.PackageNotFoundError:
-        import flashmm  # not above: the package imports this module while it is being set up
-
-        return flashmm.__version__
-
-
-@contextmanager
-def atomic_path(path: PathLike) -> Iterator[Path]:
-    """Give a temporary name beside `path` to write to, and rename it to `path` at the end.
-
-    An error on the way removes what was written and leaves an older file at `path` as it was.
-
-    Yields
-    ------
-    pathlib.Path
-        In the same folder and with the same ending as `path`.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{uuid.uuid4().hex[:12]}.{path.name}")
-    try:
-        yield unfinished
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-@contextmanager
-def reading(path: PathLike) -> Iterator[None]:
-    """Turn whatever fails while a file is read into an InputError that names the file."""
-    try:
-        yield
-    except FlashmmError:
-        raise
-    except FileNotFoundError as error:
-        raise InputError(f"There is no file '{path}'.") from error
-    except _READ_ERRORS as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(
-            f"'{path}' cannot be read; it is damaged, cut short or of another format ({reason[0]})."
-        ) from error
-
-
-def file_digest(path: PathLike) -> str:
-    """SHA-256 of the content of a file, in hexadecimal digits."""
-    with reading(path), open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_groups(groups: GroupStatistics, path: PathLike) -> None:

@@ -31,7 +31,7 @@ from matplotlib.ticker import (
 )
 from scipy import sparse, stats
 
-from flashmm.io import atomic_path
+from flashmm.files import atomic_path
 from flashmm.options import InputError
 
 __all__ = [

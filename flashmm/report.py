@@ -27,7 +27,8 @@ from matplotlib.figure import Figure
 
 from flashmm import plots
 from flashmm.evaluate import average_metrics
-from flashmm.io import atomic_path, package_version, read_table, reading
+from flashmm.files import atomic_path, package_version, reading
+from flashmm.io import read_table
 from flashmm.options import Status
 from flashmm.provenance import source_digest
 

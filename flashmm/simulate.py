@@ -35,8 +35,8 @@ from scipy import sparse
 from tqdm.auto import tqdm
 
 from flashmm.counts import is_counts, open_counts
+from flashmm.files import atomic_path, file_digest, package_version
 from flashmm.groups import listed
-from flashmm.io import atomic_path, file_digest, package_version
 from flashmm.kernels.negative_binomial import (
     LARGEST_COUNT,
     Floats,

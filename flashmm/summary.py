@@ -28,6 +28,7 @@ from flashmm.counts import (
     open_counts,
 )
 from flashmm.design import covariate_columns, evaluate_covariate
+from flashmm.files import PathLike, package_version, reading
 from flashmm.groups import (
     N_CELLS,
     GroupStatistics,
@@ -39,7 +40,6 @@ from flashmm.groups import (
     note_references,
     sum_by_group,
 )
-from flashmm.io import PathLike, package_version, reading
 from flashmm.kernels.group_sums import add_cells, add_genes
 from flashmm.options import InputError, note
 

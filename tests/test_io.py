@@ -15,18 +15,9 @@ import pytest
 from scipy import sparse
 
 import flashmm
+from flashmm.files import atomic_path, file_digest, package_version, reading
 from flashmm.groups import GroupStatistics, moment_names
-from flashmm.io import (
-    atomic_path,
-    file_digest,
-    package_version,
-    read_groups,
-    read_provenance,
-    read_table,
-    reading,
-    write_groups,
-    write_table,
-)
+from flashmm.io import read_groups, read_provenance, read_table, write_groups, write_table
 from flashmm.options import DesignError, InputError
 
 KEYS = {

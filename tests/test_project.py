@@ -21,18 +21,20 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Who may import whom: a module imports from its own layer and from those before it.
 LAYERS = (
     {"options", "provenance"},
+    {"files"},
     {"kernels"},
     {"groups", "formulas", "design", "crossproducts", "contrasts"},
+    {"chunks", "counts", "summary", "simulation_spec", "simulate"},
     {"lmm", "kinship", "multitrait"},
     {"io"},
-    {"chunks", "counts", "summary", "simulation_spec", "simulate"},
     {"inference"},
     {"de", "evaluate", "mixedlm"},
     {"plots"},
     {"report"},
 )
-# `io` and `report` open files; `counts` and `summary` stream them, `simulate` writes in chunks.
-OPENERS = {"io", "report", "counts", "summary", "simulate", "provenance"}
+# `files`, `io` and `report` open files; `counts` and `summary` stream them, `simulate` writes in
+# chunks.
+OPENERS = {"files", "io", "report", "counts", "summary", "simulate", "provenance"}
 
 
 def conda(path: str) -> list:

@@ -16,7 +16,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 if (CHECKOUT / "flashmm" / "__init__.py").is_file():
     sys.path.insert(0, str(CHECKOUT))
 
-from flashmm.io import atomic_path, file_digest
+from flashmm.files import atomic_path, file_digest
 from flashmm.options import FlashmmError, FlashmmWarning
 
 

@@ -1,7 +1,7 @@
 import pandas as pd
 from job import job
 
-from flashmm.io import atomic_path
+from flashmm.files import atomic_path
 from flashmm.simulate import SimulationSpec, simulate_counts
 
 with job(snakemake):

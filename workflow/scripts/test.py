@@ -1,7 +1,8 @@
 from job import job, recipe
 
+from flashmm.files import atomic_path
 from flashmm.inference import contrast_tests
-from flashmm.io import atomic_path, read_fit, write_table
+from flashmm.io import read_fit, write_table
 
 with job(snakemake):
     fit = read_fit(snakemake.input.fit)

@@ -1,0 +1,72 @@
+"""Files in general: written whole or not at all, read with clear errors, named by their digest."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import TypeAlias
+
+from flashmm.options import FlashmmError, InputError
+
+PathLike: TypeAlias = str | os.PathLike[str]
+
+# Reading a damaged file, h5py and pyarrow (whose errors are ValueErrors) raise any of these.
+_READ_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, EOFError)
+
+
+def package_version() -> str:
+    """Version of the installed package, or of the sources where it is not installed."""
+    try:
+        return metadata.version("flashmm")
+    except metadata.PackageNotFoundError:
+        import flashmm  # not above: the package imports this module while it is being set up
+
+        return flashmm.__version__
+
+
+@contextmanager
+def atomic_path(path: PathLike) -> Iterator[Path]:
+    """Give a temporary name beside `path` to write to, and rename it to `path` at the end.
+
+    An error on the way removes what was written and leaves an older file at `path` as it was.
+
+    Yields
+    ------
+    pathlib.Path
+        In the same folder and with the same ending as `path`.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{uuid.uuid4().hex[:12]}.{path.name}")
+    try:
+        yield unfinished
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def reading(path: PathLike) -> Iterator[None]:
+    """Turn whatever fails while a file is read into an InputError that names the file."""
+    try:
+        yield
+    except FlashmmError:
+        raise
+    except FileNotFoundError as error:
+        raise InputError(f"There is no file '{path}'.") from error
+    except _READ_ERRORS as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(
+            f"'{path}' cannot be read; it is damaged, cut short or of another format ({reason[0]})."
+        ) from error
+
+
+def file_digest(path: PathLike) -> str:
+    """SHA-256 of the content of a file, in hexadecimal digits."""
+    with reading(path), open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
