@@ -20,6 +20,7 @@ from flashmm.kernels.rotation import (
     Projection,
     independent_columns,
     original_basis,
+    orthonormal_contrasts,
     project_design,
     rotate_projection,
 )
@@ -126,13 +127,13 @@ class LMMFit:
         (genes, coefficients, coefficients) array
             NaN for other genes and aliased coefficients.
         """
-        full = np.full((self.n_genes, len(self.coefficients), len(self.coefficients)), np.nan)
-        kept = np.flatnonzero(self.model.kept)
+        p, kept = len(self.coefficients), self.model.kept
+        full = np.full((self.n_genes, p, p), np.nan)
+        basis = orthonormal_contrasts(self.model.projection, np.eye(p)[:, kept])
         for index, gamma, _ in self.blocks(wanted):
-            unit = self.model.engine.covariance(gamma)
-            half = original_basis(self.model.projection, unit).swapaxes(1, 2)
-            cov = original_basis(self.model.projection, half)
-            full[np.ix_(index, kept, kept)] = cov * self.theta[index, -1][:, None, None]
+            unit = self.model.engine.covariance(gamma, basis)
+            full[index] = unit * self.theta[index, -1][:, None, None]
+        full[:, ~kept] = full[:, :, ~kept] = np.nan
         return full
 
     @property

@@ -76,8 +76,8 @@ class Engine(Protocol[Genes]):
     def coefficients(self, gamma: Array, genes: Genes) -> Array:
         """Generalised least squares in the orthonormal basis of X, (genes, p)."""
 
-    def covariance(self, gamma: Array) -> Array:
-        """Covariance of `coefficients` for σ² = 1, (genes, p, p)."""
+    def covariance(self, gamma: Array, basis: Array) -> Array:
+        """Covariance of the contrasts `basis` (p, C) for σ² = 1, (genes, C, C)."""
 
     def score(self, gamma: Array, variance: Array, genes: Genes) -> Array:
         """Gradient of the log-likelihood in θ, (genes, K+1)."""

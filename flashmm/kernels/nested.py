@@ -357,10 +357,10 @@ class NestedEngine:
         """Generalised least squares in the orthonormal basis of X, (genes, p)."""
         return genes.xy + self._least_squares(gamma, genes)[2] @ self.projection.R.T
 
-    def covariance(self, gamma: Array) -> Array:
-        """Covariance of `coefficients` for σ² = 1, (genes, p, p)."""
-        R = self.projection.R
-        return R @ _inverses(self._ordered(gamma), self.groups) @ R.T
+    def covariance(self, gamma: Array, basis: Array) -> Array:
+        """Covariance of the contrasts `basis` (p, C) for σ² = 1, (genes, C, C)."""
+        contrasts = self.projection.R.T @ basis
+        return contrasts.T @ _inverses(self._ordered(gamma), self.groups) @ contrasts
 
     def score(self, gamma: Array, variance: Array, genes: Grouped) -> Array:
         """Gradient of the log-likelihood in θ, (genes, 3)."""

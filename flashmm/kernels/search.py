@@ -219,7 +219,8 @@ def _direction(gamma: Array, d: Derivatives, nonnegative: bool) -> tuple[Array, 
     along = np.einsum("gkm,gk->gm", vectors, gradient)
     with np.errstate(divide="ignore", invalid="ignore"):
         lengths = np.where(values > FLAT, along / values, 0.0)
-    step = -np.einsum("gkm,gm->gk", vectors, lengths)
+    # Rounding of the eigenvectors must not move a component off its bound.
+    step = np.where(held, 0.0, -np.einsum("gkm,gm->gk", vectors, lengths))
     return step * scale, 0.5 * np.abs(np.einsum("gk,gk->g", step, gradient)), newton
 
 
@@ -260,16 +261,21 @@ def _line_search(
     return result, moved
 
 
-def log_det(matrices: Array) -> Array:
-    """Log-determinant of each symmetric matrix; infinite where it is not positive definite."""
+def cholesky(matrices: Array) -> Array:
+    """Lower Cholesky factor of each symmetric matrix; NaN where it is not positive definite."""
     try:
-        L = np.linalg.cholesky(matrices)
+        return np.linalg.cholesky(matrices)
     except np.linalg.LinAlgError:
         if len(matrices) == 1:
-            return np.array([np.inf])
+            return np.full(matrices.shape, np.nan)
         half = len(matrices) // 2
-        return np.concatenate([log_det(matrices[:half]), log_det(matrices[half:])])
-    return 2.0 * np.log(np.einsum("grr->gr", L)).sum(1)
+        return np.concatenate([cholesky(matrices[:half]), cholesky(matrices[half:])])
+
+
+def log_det(matrices: Array) -> Array:
+    """Log-determinant of each symmetric matrix; infinite where it is not positive definite."""
+    log_dets = 2.0 * np.log(np.einsum("grr->gr", cholesky(matrices))).sum(1)
+    return np.where(np.isnan(log_dets), np.inf, log_dets)
 
 
 def _pin(hessian: Array, held: Array) -> Array:

@@ -205,13 +205,15 @@ class SpectralEngine:
         pull = gamma * self._rho(gamma) * np.sqrt(self.rotation.eigenvalues) * genes.t
         return genes.xy - pull @ self._fixed_in_random()[: self.rotation.rank]
 
-    def covariance(self, gamma: Array) -> Array:
-        """Covariance of `coefficients` for σ² = 1, (genes, p, p)."""
-        E = self._fixed_in_random()
+    def covariance(self, gamma: Array, basis: Array) -> Array:
+        """Covariance of the contrasts `basis` (p, C) for σ² = 1, (genes, C, C)."""
+        E = self._fixed_in_random() @ basis
         weights = gamma * self._full_rho(gamma)
-        p = E.shape[1]
-        products = (E[:, :, None] * E[:, None, :]).reshape(len(E), p * p)
-        return np.eye(p) + (weights @ products).reshape(-1, p, p)
+        C = E.shape[1]
+        products = (E[:, :, None] * E[:, None, :]).reshape(len(E), C * C)
+        covariance = weights @ products
+        covariance += (basis.T @ basis).ravel()
+        return covariance.reshape(-1, C, C)
 
     def score(self, gamma: Array, variance: Array, genes: Rotated) -> Array:
         """Gradient of the log-likelihood in θ, (genes, 2)."""

@@ -39,6 +39,21 @@ def test_components_held_at_zero_do_not_move():
     np.testing.assert_allclose(free, [-np.linalg.solve(hessian[0], [5.0, -3.0])])
 
 
+def test_components_held_at_zero_do_not_move_by_rounding():
+    rng = np.random.default_rng(0)
+    root = rng.normal(size=(50, 3, 3))
+    hessian = root @ root.swapaxes(1, 2)
+    gradient = rng.normal(size=(50, 3))
+    gamma = np.tile([0.3, 0.0, 0.7], (50, 1))
+    step, _, _ = _direction(gamma, derivatives(gradient, hessian, hessian), nonnegative=True)
+    held = gradient[:, 1] >= 0
+    assert held.any() and not held.all()
+    assert (step[held, 1] == 0).all()
+    np.testing.assert_allclose(
+        step[~held], -np.linalg.solve(hessian[~held], gradient[~held, :, None])[..., 0], rtol=1e-8
+    )
+
+
 def test_units_of_the_components_do_not_matter():
     units = np.array([1e-6, 1e5])
     hessian = np.array([[[2.0, 1.0], [1.0, 3.0]]])
