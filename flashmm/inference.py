@@ -171,14 +171,12 @@ def contrast_tests(
     )
 
     table = _empty_table(fit, resolved)
-    table["status"][:] = fit.status[:, None]
-    table["status"][:, ~estimable] = Status.NOT_ESTIMABLE
+    table["status"] = np.where(estimable, fit.status[:, None], str(Status.NOT_ESTIMABLE))
     with threadpool_limits(limits=1, user_api="blas"):
         for index, gamma, bounds in fit.blocks():
             state = _State.of(fit, index, gamma, bounds, ddf)
             _test_block(table, fit, resolved, estimable, state)
     _fill_p_values(table, alternative)
-    table["status"] = table["status"].astype(str)
     notes = fit.notes + _note_cell_df(fit, table, ddf)
     if not everything:
         notes += _note_cells_as_replicates(fit, resolved)
@@ -263,7 +261,6 @@ def _empty_table(fit: LMMFit, contrasts: tuple[Contrast, ...]) -> dict[str, Any]
     names = ("estimate", "std_error", "statistic", "df", "p_value", "log10_p", "adj_p_value")
     table: dict[str, Any] = {name: np.full(shape, np.nan) for name in names}
     table["df_num"] = np.array([np.linalg.matrix_rank(c.matrix) for c in contrasts], dtype=float)
-    table["status"] = np.empty(shape, dtype=object)
     return table
 
 

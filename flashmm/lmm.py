@@ -128,11 +128,13 @@ class LMMFit:
             NaN for other genes and aliased coefficients.
         """
         p, kept = len(self.coefficients), self.model.kept
-        full = np.full((self.n_genes, p, p), np.nan)
+        full = np.empty((self.n_genes, p, p))
+        full[~wanted] = np.nan
         basis = orthonormal_contrasts(self.model.projection, np.eye(p)[:, kept])
         for index, gamma, _ in self.blocks(wanted):
             unit = self.model.engine.covariance(gamma, basis)
-            full[index] = unit * self.theta[index, -1][:, None, None]
+            unit *= self.theta[index, -1][:, None, None]
+            full[index] = unit
         full[:, ~kept] = full[:, :, ~kept] = np.nan
         return full
 

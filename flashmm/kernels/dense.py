@@ -141,7 +141,7 @@ class DenseEngine:
 
         return by_parts(part, self._part(), len(gamma))
 
-    def _objective(self, gamma: Array, genes: Rotated) -> Array:
+    def objective(self, gamma: Array, genes: Rotated) -> Array:
         """F at one γ per gene, (genes,); infinite where W° is not positive definite."""
         Q, log_dets = self._least_squares(gamma, genes)
         fine = np.isfinite(log_dets) & (Q > 0)
@@ -205,7 +205,7 @@ class DenseEngine:
     def optimise(self, genes: Rotated, start: Array | None, max_iter: int, tol: float) -> Optimum:
         """Coarse shared grid, then Newton with an active set, batched over genes."""
         return minimise(
-            self._objective,
+            self.objective,
             self._derivatives,
             genes,
             self._grid_start,
@@ -284,9 +284,7 @@ class DenseEngine:
         forms: VarianceForms = by_parts(part, self._part(sides.shape[1]), len(gamma))
         return forms
 
-    def _variance_forms(
-        self, gamma: Array, variance: Array, sides: Array, C: int
-    ) -> VarianceForms:
+    def _variance_forms(self, gamma: Array, variance: Array, sides: Array, C: int) -> VarianceForms:
         """The same for a part of the genes; `sides` holds a, and b unless it is a."""
         E, rows, s0 = self.members, self._rows(gamma), variance
         h = self.rotation.A.T @ sides
