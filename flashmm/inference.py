@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from statsmodels.stats.multitest import multipletests
-from threadpoolctl import threadpool_limits
 
 from flashmm.contrasts import Contrast, resolve_contrasts
 from flashmm.kernels import ddf as kernels
@@ -172,10 +171,9 @@ def contrast_tests(
 
     table = _empty_table(fit, resolved)
     table["status"] = np.where(estimable, fit.status[:, None], str(Status.NOT_ESTIMABLE))
-    with threadpool_limits(limits=1, user_api="blas"):
-        for index, gamma, bounds in fit.blocks():
-            state = _State.of(fit, index, gamma, bounds, ddf)
-            _test_block(table, fit, resolved, estimable, state)
+    for index, gamma, bounds in fit.blocks():
+        state = _State.of(fit, index, gamma, bounds, ddf)
+        _test_block(table, fit, resolved, estimable, state)
     _fill_p_values(table, alternative)
     notes = fit.notes + _note_cell_df(fit, table, ddf)
     if not everything:
@@ -326,7 +324,7 @@ def _t_tests(fit: LMMFit, rows: np.ndarray, state: _State) -> dict[str, np.ndarr
     """T tests of the rows (C, p) of a contrast matrix."""
     kept = fit.model.kept
     basis = orthonormal_contrasts(fit.model.projection, rows[:, kept])
-    estimate = state.coef[:, kept] @ rows[:, kept].T
+    estimate = (state.coef[:, None, kept] @ rows[:, kept].T)[:, 0]
     forms = fit.model.engine.variance_forms(state.gamma, state.variance, basis, basis)
     variance = forms.value
     if state.ddf == "kenward-roger":
@@ -354,7 +352,7 @@ def _f_test(fit: LMMFit, rows: np.ndarray, state: _State) -> kernels.FTest:
     )
     square = np.empty((n, n), dtype=int)
     square[left, right] = square[right, left] = np.arange(len(left))
-    estimate = state.coef[:, kept] @ rows[:, kept].T
+    estimate = (state.coef[:, None, kept] @ rows[:, kept].T)[:, 0]
     covariance = forms.value[:, square]
     gradient = forms.gradient[:, square].transpose(0, 3, 1, 2)
     if state.ddf == "kenward-roger":

@@ -179,7 +179,7 @@ class LMMFit:
     def blocks(
         self, wanted: np.ndarray | None = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray, tuple[int, int]]]:
-        """Walk over genes in blocks of bounded memory.
+        """Walk over genes in blocks of bounded memory, BLAS in one thread meanwhile.
 
         Parameters
         ----------
@@ -196,10 +196,11 @@ class LMMFit:
             First gene and one past the last, whether or not they are visited.
         """
         wanted = self.fitted if wanted is None else wanted
-        for start, stop in self.model.gene_blocks(self.n_genes, self.options):
-            index = start + np.flatnonzero(wanted[start:stop])
-            if len(index):
-                yield index, self.theta[index, :-1] / self.theta[index, -1:], (start, stop)
+        with threadpool_limits(limits=1, user_api="blas"):
+            for start, stop in self.model.gene_blocks(self.n_genes, self.options):
+                index = start + np.flatnonzero(wanted[start:stop])
+                if len(index):
+                    yield index, self.theta[index, :-1] / self.theta[index, -1:], (start, stop)
 
     def __repr__(self) -> str:
         counts = pd.Series(self.status).value_counts().to_dict()

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from scipy.linalg import eigh
+from scipy.linalg import eigh, solve_triangular
 
 from flashmm.kernels.engine import Optimum, VarianceForms, by_homogeneity, take
-from flashmm.kernels.rotation import EIGEN_TOLERANCE, Rotated, Rotation, rotate_genes
+from flashmm.kernels.rotation import EIGEN_TOLERANCE, Rotated, Rotation
 from flashmm.kernels.search import (
     Derivatives,
     Moments,
@@ -117,13 +117,18 @@ class DenseEngine:
         return self.rotation.rank
 
     def responses(self, YtX: Array, YtZ: Array, yty: Array) -> Rotated:
-        """Rotate the cross-products of the genes."""
-        return rotate_genes(self.rotation, YtX, YtZ, yty)
+        """Rotate the cross-products, gene by gene: the others of a block do not touch a byte."""
+        rotation = self.rotation
+        xy = _each(YtX, solve_triangular(rotation.R, np.eye(len(rotation.R))))
+        zr = YtZ - _each(xy, rotation.A)
+        t = _each(zr, rotation.U[:, : rotation.rank] / np.sqrt(rotation.eigenvalues))
+        rss = np.maximum(yty - (xy * xy).sum(1), 0.0)
+        return Rotated(xy, t, np.maximum(rss - (t * t).sum(1), 0.0), rss)
 
     # ---- objective ---------------------------------------------------------------------------
 
     def _least_squares(self, gamma: Array, genes: Rotated) -> tuple[Array, Array]:
-        """Q and log |W°| at one γ per gene, (genes,); infinite where W° is not positive definite."""
+        """Q and log |W°| at one γ per gene, (genes,); infinite where W° is indefinite."""
 
         def part(rows: slice) -> tuple[Array, Array]:
             W = _weighted_sum(gamma[rows], self.B, border=1)
@@ -290,7 +295,8 @@ class DenseEngine:
         h = self.rotation.A.T @ sides
         M, g, _ = _sweep(self.S, np.broadcast_to(h, (len(gamma), *h.shape)), rows)
         ga, gb = g[:, :, :C], g[:, :, -C:]
-        # g = (I + SΓ)⁻¹h:  v/s_0 = a'b + h_a'Γg_b,  v_k = g_ak'g_bk,  v_kl = -(2/s_0) sym g_k'M_kl g_l
+        # With g = (I + SΓ)⁻¹h:
+        # v/s_0 = a'b + h_a'Γg_b,  v_k = g_ak'g_bk,  v_kl = -(2/s_0) sym g_ak'M_kl g_bl
         shared = (sides[:, :C] * sides[:, -C:]).sum(0)
         value = s0[:, None] * (shared + (rows[:, None] @ (h[:, :C] * gb))[:, 0])
         gradient = (ga * gb).swapaxes(1, 2) @ E

@@ -106,7 +106,7 @@ class SpectralEngine:
         return self.dof * np.log(Q) + log_det
 
     def _slopes(self, gamma: Array, t2: Array, e: Array) -> tuple[Array, Array]:
-        """f' and f'' at one γ per gene, each (genes,)."""
+        """First and second derivative of f at one γ per gene, each (genes,)."""
         lam, mu = self.rotation.eigenvalues, self.log_det_values
         rho = self._rho(gamma[:, None])
         # Q = e + Σ ρt²,  Q' = -Σ λρ²t²,  Q'' = 2 Σ λ²ρ³t²
