@@ -275,7 +275,7 @@ class NestedEngine:
     def _log_det_constant(self) -> float:
         return self.projection.log_det_XtX if self.reml else 0.0
 
-    def _objective(self, gamma: Array, genes: Grouped) -> Array:
+    def objective(self, gamma: Array, genes: Grouped) -> Array:
         """F at one γ per gene, (genes,); infinite outside the domain."""
         log_det, Q, _ = self._least_squares(gamma, genes)
         f = np.full(len(gamma), np.inf)
@@ -329,7 +329,7 @@ class NestedEngine:
     def optimise(self, genes: Grouped, start: Array | None, max_iter: int, tol: float) -> Optimum:
         """Coarse shared grid, then Newton with an active set, batched over genes."""
         return minimise(
-            self._objective,
+            self.objective,
             self._derivatives,
             genes,
             self._grid_start,

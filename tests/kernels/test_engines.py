@@ -204,7 +204,7 @@ def test_derivatives_of_the_objective(engine, components, reml):
             return fitted.engine._derivatives(g[None], gene).gradient[0]
 
         def value(g):
-            return fitted.engine._objective(g[None], gene)[0]
+            return fitted.engine.objective(g[None], gene)[0]
 
     assert f[0] == pytest.approx(value(gamma), rel=1e-13)
     np.testing.assert_allclose(gradient, approx_fprime(gamma, value, 1e-7), rtol=1e-4)

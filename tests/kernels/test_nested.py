@@ -102,7 +102,7 @@ def test_objective_outside_the_positive_definite_region():
             engine = kind.build(rotation, reml, False)
             genes = engine.responses(*products)
             genes = type(genes)(*(values[rows] for values in genes))
-            f.append(engine._objective(gamma, genes))
+            f.append(engine.objective(gamma, genes))
             definite = engine.is_positive_definite(gamma)
             for point, said in zip(gamma, definite, strict=True):
                 V = oracle.covariance(Z, np.append(point, 1.0))
