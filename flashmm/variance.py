@@ -163,7 +163,7 @@ def variance_tests(
         "wald": estimate ± z standard errors, cut at the ends of the scale; "profile": where the
         likelihood ratio meets the χ²₁ quantile; "exact": from the F distribution, of the share, for
         one random component. By default "exact" where the model allows it, else "wald". Profiles
-        of several components take some hundred evaluations per gene: see `genes`.
+        of several components cost some twenty fits per gene: see `genes`.
     level : float
         Of the intervals.
     genes : sequence of str, optional
@@ -246,6 +246,8 @@ class _Plan:
         usual_tests = TESTS if exact else ("lrt", "z")
         usual_intervals = ("exact",) if exact else ("wald",)
         names = _chosen("components", components, fit.components, fit.components)
+        if not names:
+            raise InputError(f"components names nothing; the components are {fit.components}.")
         plan = cls(
             [fit.components.index(name) for name in names],
             _chosen("tests", tests, TESTS, usual_tests),

@@ -19,7 +19,7 @@ Array = np.ndarray
 
 # Newton decrement (log-likelihood units) to which the other components are optimised.
 INNER_TOLERANCE = 1e-10
-INNER_STEPS = 60
+INNER_STEPS = 100
 # Distance of the signed root of D from its goal, in standard errors, at which a limit is found.
 ROOT_TOLERANCE = 1e-8
 ROOT_STEPS = 60
@@ -78,6 +78,22 @@ class HeldComponent:
         genes = take(self.genes, self.gene[rows])
         return self.engine.score(theta[:, :-1] / theta[:, -1:], theta[:, -1], genes)
 
+    def derivatives(self, theta: Array, rows: Array, free: Array) -> Derivatives:
+        """Deviance and its derivatives in the components `free`; flat outside the domain."""
+        f, n = self.deviance(theta, rows), len(free)
+        gradient, flat = np.zeros((len(rows), n)), np.broadcast_to(np.eye(n), (len(rows), n, n))
+        observed, expected = flat.copy(), flat.copy()
+        fine = np.flatnonzero(np.isfinite(f))
+        square = np.ix_(np.arange(len(fine)), free, free)
+        if len(fine):
+            genes = take(self.genes, self.gene[rows[fine]])
+            gamma, s0 = theta[fine, :-1] / theta[fine, -1:], theta[fine, -1]
+            # -2 log L
+            gradient[fine] = -2.0 * self.engine.score(gamma, s0, genes)[:, free]
+            information = self.engine.information(gamma, s0, genes)
+            expected[fine], observed[fine] = (2.0 * matrix[square] for matrix in information)
+        return Derivatives(f, gradient, observed, expected)
+
     def optimise(self, held: Array, others: Array, rows: Array) -> tuple[Array, Array]:
         """Optimise the other components.
 
@@ -107,17 +123,7 @@ class HeldComponent:
             return self.deviance(full(x, at), rows[at.number])
 
         def derivatives(x: Array, at: _Rows) -> Derivatives:
-            theta = full(x, at)
-            genes = take(self.genes, self.gene[rows[at.number]])
-            gamma, s0 = theta[:, :-1] / theta[:, -1:], theta[:, -1]
-            expected, observed = self.engine.information(gamma, s0, genes)
-            square = np.ix_(np.arange(len(x)), free, free)
-            return Derivatives(
-                f=self.deviance(theta, rows[at.number]),
-                gradient=-2.0 * self.engine.score(gamma, s0, genes)[:, free],
-                observed=2.0 * observed[square],
-                expected=2.0 * expected[square],
-            )
+            return self.derivatives(full(x, at), rows[at.number], free)
 
         optimum = minimise(
             objective,

@@ -219,7 +219,8 @@ def _direction(gamma: Array, d: Derivatives, nonnegative: bool) -> tuple[Array, 
     along = np.einsum("gkm,gk->gm", vectors, gradient)
     with np.errstate(divide="ignore", invalid="ignore"):
         lengths = np.where(values > FLAT, along / values, 0.0)
-    step = -np.einsum("gkm,gm->gk", vectors, lengths)
+    # Rounding of the eigenvectors must not move a component off its bound.
+    step = np.where(held, 0.0, -np.einsum("gkm,gm->gk", vectors, lengths))
     return step * scale, 0.5 * np.abs(np.einsum("gk,gk->g", step, gradient)), newton
 
 
