@@ -25,6 +25,8 @@ TESTS = ("lrt", "rlrt", "f", "z")
 INTERVALS = ("wald", "profile", "exact")
 # What needs the eigenvalues of a single component.
 EXACT = ("rlrt", "f", "exact")
+# Levels up to which the null is simulated unasked; with more it is slow, and the mixture is close.
+FEW_LEVELS = 200
 # Likelihood ratio (twice log-likelihood units) below zero that is rounding.
 ROUNDING = 1e-6
 
@@ -158,7 +160,7 @@ def variance_tests(
         distribution of this design, simulated once for all genes, and "f" the exact F test of the
         analysis of variance, both for one random component; "z" is the estimate over its standard
         error (as FLASHMM), which few subjects make unreliable. By default all that the model
-        allows.
+        allows, "rlrt" with up to 200 levels.
     intervals : sequence of {"wald", "profile", "exact"}, optional
         "wald": estimate ± z standard errors, cut at the ends of the scale; "profile": where the
         likelihood ratio meets the χ²₁ quantile; "exact": from the F distribution, of the share, for
@@ -242,8 +244,10 @@ class _Plan:
         """Read the options of `variance_tests`."""
         if not 0 < level < 1:
             raise InputError(f"level must lie between 0 and 1, such as 0.95; found {level}.")
-        exact = _no_exact(fit) is None
-        usual_tests = TESTS if exact else ("lrt", "z")
+        reason = _no_exact(fit)
+        exact = reason is None and isinstance(fit.model.engine, SpectralEngine)
+        few = sum(fit.stats.component_sizes) <= FEW_LEVELS
+        usual_tests = [t for t in TESTS if t not in EXACT or (exact and (few or t == "f"))]
         usual_intervals = ("exact",) if exact else ("wald",)
         names = _chosen("components", components, fit.components, fit.components)
         if not names:
@@ -255,7 +259,6 @@ class _Plan:
             level,
         )
         asked = [name for name in (*plan.tests, *plan.intervals) if name in EXACT]
-        reason = _no_exact(fit)
         if asked and reason:
             raise InputError(f"{', '.join(map(repr, asked))}: {reason}")
         if "profile" in plan.intervals and not fit.options.nonnegative:

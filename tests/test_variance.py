@@ -215,7 +215,8 @@ class TestExact:
     def test_interval_inverts_the_f_distribution(self):
         Y, X, Z = oracle.problem(1, genes=6)
         fit = fm.fit_lmm(statistics(Y, X, Z), engine="dense")
-        limits = fm.variance_tests(fit, tests=[]).share_exact[:, 0]
+        assert fm.variance_tests(fit).share_exact is None  # eigenvalues only where asked for
+        limits = fm.variance_tests(fit, tests=[], intervals="exact").share_exact[:, 0]
         gamma = limits / (1 - limits)
         # dense: F from generalised least squares with γ known, between against within
         for g in range(6):
@@ -284,6 +285,14 @@ class TestSimulatedNull:
         for level in (0.01, 0.05, 0.2):
             error = np.sqrt(level * (1 - level) * (1 / 5000 + 1 / 20_000))
             assert (table.p_rlrt[:, 0] <= level).mean() == pytest.approx(level, abs=4 * error)
+
+    def test_is_not_made_unasked_for_many_levels(self):
+        Y, X, Z = balanced(3, subjects=201, cells=2)
+        fit = fm.fit_lmm(statistics(Y, X, Z))
+        usual = fm.variance_tests(fit)
+        assert usual.p_rlrt is None and usual.p_f is not None and usual.p_lrt is not None
+        asked = fm.variance_tests(fit, tests=["rlrt"], n_simulations=100)
+        assert np.isfinite(asked.p_rlrt[:, 0]).all()
 
     def test_seed_and_error(self):
         Y, X, Z = balanced(10, sd=0.3)
