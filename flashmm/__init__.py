@@ -31,6 +31,12 @@ from flashmm.options import (
 )
 from flashmm.simulate import Simulation, SimulationSpec, simulate_counts
 from flashmm.summary import summarise
+from flashmm.variance import (
+    VarianceExplained,
+    VarianceTable,
+    variance_explained,
+    variance_tests,
+)
 
 __version__ = "0.1.0"
 
@@ -49,6 +55,8 @@ __all__ = [
     "Status",
     "SummaryStatistics",
     "TestTable",
+    "VarianceExplained",
+    "VarianceTable",
     "compare_fits",
     "contrast_tests",
     "de",
@@ -64,6 +72,8 @@ __all__ = [
     "summarise",
     "summary_statistics",
     "summary_statistics_from_matrices",
+    "variance_explained",
+    "variance_tests",
     "write_fit",
     "write_groups",
     "write_table",

@@ -14,7 +14,7 @@ m_kl = Σ x_k x_l and S_k = Σ x_k y, follow
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -73,6 +73,8 @@ class SummaryStatistics:
         The groups, the design on them and the formulas that made it.
     notes : tuple of str
         What was decided for the user.
+    coefficient_terms : tuple of str
+        The term of the formula that made each coefficient; empty for matrices.
     """
 
     XtX: np.ndarray
@@ -95,6 +97,7 @@ class SummaryStatistics:
     fixed: str | None = None
     random: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
+    coefficient_terms: tuple[str, ...] = ()
 
     @property
     def n_genes(self) -> int:
@@ -190,6 +193,54 @@ def summary_statistics(
         fixed=fixed,
         random=None if random is None else (random,) if isinstance(random, str) else tuple(random),
         notes=design.notes,
+        coefficient_terms=design.coefficient_terms,
+    )
+
+
+def drop_component(stats: SummaryStatistics, name: str) -> SummaryStatistics:
+    """Statistics of the same model without one of its random terms.
+
+    Parameters
+    ----------
+    stats : SummaryStatistics
+        Statistics with two random terms or more.
+    name : str
+        The term to leave out, one of `stats.components`.
+
+    Returns
+    -------
+    SummaryStatistics
+        With the columns of the other terms; nothing is computed. It has no formula, so that a fit
+        of it cannot be written to a file.
+
+    Raises
+    ------
+    InputError
+        Where there is no such term, or no other.
+    """
+    if name not in stats.components:
+        raise InputError(
+            f"there is no random term {name!r}; the random terms are {list(stats.components)}."
+        )
+    if len(stats.components) == 1:
+        raise InputError(f"{name!r} is the only random term: without it, no mixed model is left.")
+    rest = np.array([component != name for component in stats.components])
+    columns = np.flatnonzero(np.repeat(rest, stats.component_sizes))
+    design, stored = stats.design, stats.products_YtZ
+    if design is not None:
+        design = replace(design, random=tuple(c for c in design.random if c.name != name))
+    return replace(
+        stats,
+        ZtX=stats.ZtX[columns],
+        ZtZ=stats.ZtZ[columns][:, columns],
+        Z_sum=None if stats.Z_sum is None else stats.Z_sum[columns],
+        component_sizes=tuple(np.array(stats.component_sizes)[rest].tolist()),
+        components=tuple(component for component in stats.components if component != name),
+        Z_levels=stats.Z_levels[columns],
+        products_YtZ=None if stored is None else stored[:, columns],
+        design=design,
+        fixed=None,
+        random=None,
     )
 
 

@@ -100,6 +100,8 @@ class GroupDesign:
         The random terms.
     notes : tuple of str
         What was decided for the user.
+    coefficient_terms : tuple of str
+        The term of the formula that made each coefficient; "1" for the intercept.
     """
 
     fixed: np.ndarray
@@ -107,6 +109,7 @@ class GroupDesign:
     coefficient_columns: tuple[frozenset[str], ...]
     random: tuple[RandomComponent, ...]
     notes: tuple[str, ...] = ()
+    coefficient_terms: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,6 +132,8 @@ class CellDesign:
         The data columns that each coefficient holds.
     notes : tuple of str
         What was decided for the user.
+    coefficient_terms : tuple of str
+        The term of the formula that made each coefficient; "1" for the intercept.
     """
 
     X: pd.DataFrame
@@ -138,6 +143,7 @@ class CellDesign:
     Z_levels: pd.Index
     coefficient_columns: tuple[frozenset[str], ...]
     notes: tuple[str, ...] = ()
+    coefficient_terms: tuple[str, ...] = ()
 
 
 def _require_finite(values: np.ndarray, name: str, rows: str) -> None:
@@ -449,6 +455,7 @@ class _Columns:
     values: np.ndarray
     names: tuple[str, ...]
     columns: tuple[frozenset[str], ...]
+    terms: tuple[str, ...]
 
 
 def _columns(rows: _Rows, terms: Sequence[Term]) -> _Columns:
@@ -468,7 +475,8 @@ def _columns(rows: _Rows, terms: Sequence[Term]) -> _Columns:
         form = reduce(rows.product, varying, np.eye(len(rows.moments))[0])
         layered[:, :, j] = np.multiply.outer(form, matrix[:, j])
     data = tuple(frozenset().union(*(factors[n].columns for n in held)) for held in used)
-    return _Columns(layered, names, data)
+    spelled = tuple(str(part.term) for part in parts for _ in part.columns)
+    return _Columns(layered, names, data, spelled)
 
 
 def _coded_terms(
@@ -621,7 +629,12 @@ def group_design(
     columns = _columns(rows, terms)
     components = _random_components(rows, random_terms)
     return GroupDesign(
-        columns.values, columns.names, columns.columns, components, tuple(rows.notes)
+        columns.values,
+        columns.names,
+        columns.columns,
+        components,
+        tuple(rows.notes),
+        columns.terms,
     )
 
 
@@ -671,4 +684,5 @@ def cell_design(
         pd.Index([level for c in components for level in c.levels], dtype=object),
         columns.columns,
         tuple(rows.notes),
+        columns.terms,
     )

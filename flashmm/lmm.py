@@ -453,7 +453,7 @@ def _fit_block(
         coef[live] = original_basis(model.projection, engine.coefficients(gamma, genes))
         theta[live] = np.column_stack([gamma * variance[:, None], variance])
         information[live] = engine.information(gamma, variance, genes)[0]
-        loglik[live] = _log_likelihood(optimum.objective, model.projection, options.method)
+        loglik[live] = log_likelihood(optimum.objective, model.projection, options.method)
         n_iter[live], decrement[live] = optimum.n_iter, optimum.decrement
         status[live] = _converged_status(
             gamma, optimum.decrement, engine.is_positive_definite(gamma), options
@@ -480,7 +480,7 @@ def _converged_status(
     return status
 
 
-def _log_likelihood(objective: np.ndarray, projection: Projection, method: str) -> np.ndarray:
+def log_likelihood(objective: np.ndarray, projection: Projection, method: str) -> np.ndarray:
     """Log-likelihood from f(γ) = m log Q + log |W|, with every constant."""
     # -2l = m log(2π Q/m) + log|W| (+ log|X'X| for REML) + m
     m = projection.df_residual if method == "REML" else projection.n_cells

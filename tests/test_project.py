@@ -28,6 +28,7 @@ LAYERS = (
     {"lmm", "kinship", "multitrait"},
     {"io"},
     {"inference"},
+    {"variance"},
     {"de", "evaluate", "mixedlm"},
     {"plots"},
     {"report"},

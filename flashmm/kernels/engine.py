@@ -64,6 +64,9 @@ class Engine(Protocol[Genes]):
     def responses(self, YtX: Array, YtZ: Array, yty: Array) -> Genes:
         """Cross-products (genes, p), (genes, q), (genes,) in the form that this engine takes."""
 
+    def objective(self, gamma: Array, genes: Genes) -> Array:
+        """f(γ) = m log Q + log |W°| at one γ per gene, (genes,); infinite outside the domain."""
+
     def optimise(self, genes: Genes, start: Array | None, max_iter: int, tol: float) -> Optimum:
         """Minimise the profile objective of each gene."""
 

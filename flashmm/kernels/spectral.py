@@ -207,6 +207,15 @@ class SpectralEngine:
         """σ² = Q(γ)/m, (genes,)."""
         return (genes.e + np.einsum("gr,gr,gr->g", self._rho(gamma), genes.t, genes.t)) / self.dof
 
+    def objective(self, gamma: Array, genes: Rotated) -> Array:
+        """f(γ) at one γ per gene, (genes,); infinite outside the domain."""
+        Q = self.dof * self.residual_variance(gamma, genes)
+        a = 1.0 + gamma * self.log_det_values
+        f = np.full(len(gamma), np.inf)
+        fine = (a > 0).all(1) & (Q > 0)
+        f[fine] = self.dof * np.log(Q[fine]) + np.log(a[fine]).sum(1)
+        return f
+
     def is_positive_definite(self, gamma: Array) -> Array:
         """Whether V = I + γ ZZ' is positive definite, (genes,) bool."""
         return 1.0 + gamma[:, 0] * self.ZtZ_max > 0

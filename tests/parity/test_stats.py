@@ -151,3 +151,38 @@ def test_unbounded_fit_equals_flashmm(reference, method):
     np.testing.assert_allclose(fit.loglik[ok], loglik[ok], rtol=1e-6)
     definite = ok & (fit.status != "not_positive_definite")
     np.testing.assert_allclose(fit.std_error[definite], se[definite], rtol=1e-6)
+
+
+def test_likelihood_ratios_of_the_components(reference, reml):
+    """lmerTest's ranova, which reports the plain χ² on one degree of freedom."""
+    table = fm.variance_tests(reml, tests="lrt")
+    for k, factor in enumerate(reference.factors):
+        rows = [np.atleast_1d(fit["ranova"]["term"]).tolist() for fit in reference.fits]
+        place = [terms.index(f"(1 | {factor})") for terms in rows]
+        expected = {
+            name: np.array(
+                [
+                    np.atleast_1d(fit["ranova"][name])[j]
+                    for fit, j in zip(reference.fits, place, strict=True)
+                ],
+                dtype=float,
+            )
+            for name in ("LRT", "p")
+        }
+        np.testing.assert_allclose(table.lrt[:, k], expected["LRT"], atol=1e-6)
+        np.testing.assert_allclose(table.p_chi2[:, k], expected["p"], rtol=1e-4, atol=1e-300)
+
+
+def test_profile_intervals_of_ml_fits(reference, ml):
+    """lme4's confint, on the scale of standard deviations; it interpolates."""
+    genes = [f"y{i}" for i in (1, 2, 3)]
+    found = fm.variance_tests(ml, tests=[], intervals="profile", genes=["gene1", "gene2", "gene3"])
+    levels = np.array(reference.stats.component_sizes)
+    order = np.argsort(-levels, kind="stable")  # lme4: the factor with more levels first
+    for g, gene in enumerate(genes):
+        theirs = reference.raw["fits"][gene]["profile_ci_ml"]
+        names = [f".sig{i + 1:02d}" for i in range(len(levels))] + [".sigma"]
+        rows = [theirs["names"].index(name) for name in names]
+        expected = np.column_stack([np.array(theirs[side])[rows] for side in ("lower", "upper")])
+        ours = np.sqrt(found.variance_profile[g])[[*order, len(levels)]]
+        np.testing.assert_allclose(ours, expected.astype(float), rtol=1e-3)
