@@ -189,7 +189,7 @@ class KinshipFit:
         -------
         (traits, points) array
             NaN for traits that were not fitted; -inf at h² = 1 where K is singular (+inf under ML
-            where it is singular in directions that X holds).
+            where X takes up all of its null space).
 
         Raises
         ------
@@ -509,9 +509,10 @@ def _note_unbounded(rotation: KinshipRotation, results: _Results, method: str) -
     lost = int((results.status == Status.UNBOUNDED).sum())
     return (
         note(
-            "K is singular in a direction that X holds (a centred kinship and the intercept?), "
-            f"where the ML likelihood rises without bound towards h2 = 1: {touched - lost} of "
-            f"{touched} traits have their local maximum, {lost} have none (status 'unbounded'). "
+            "K is singular and X takes up the directions without variance (a centred kinship and "
+            "the intercept?), where the ML likelihood rises without bound towards h2 = 1: "
+            f"{touched - lost} of {touched} traits have their local maximum, {lost} have none "
+            "(status 'unbounded'). "
             "REML does not have this."
         ),
     )

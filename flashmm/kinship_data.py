@@ -16,7 +16,7 @@ ASYMMETRY = 1e-8
 # Negative eigenvalues, relative to the largest: rounding of the decomposition, and of the file.
 EIGEN_ROUNDING, EIGEN_REFUSED = 1e-12, 1e-6
 # Distance of the mean diagonal of K from one at which it is worth saying.
-DIAGONAL_TOLERANCE = 0.05
+DIAGONAL_TOLERANCE = 0.1
 SHOWN = 5
 
 
@@ -221,7 +221,7 @@ def match_individuals(tables: Sequence[Table]) -> Matching:
         if table.ids is None and len(table.values) != n:
             raise InputError(
                 f"{table.name} has {len(table.values)} rows and {first.name} has {n}: without "
-                f"names in both, row i must be the same individual.{_transposed(table, n)}"
+                f"names in both, row i must be the same individual.{_transposed(first, table)}"
             )
     if first.ids is None:
         everyone = np.arange(n)
@@ -258,9 +258,11 @@ def _nothing_shared(first: Table, table: Table) -> str:
     return text
 
 
-def _transposed(table: Table, n: int) -> str:
-    turned = table.values.shape[1] == n and table.name == "Y"
-    return " Y is individuals × traits: pass Y.T." if turned else ""
+def _transposed(first: Table, table: Table) -> str:
+    for one, other in ((first, table), (table, first)):
+        if one.name in "Yy" and one.values.shape[1] == len(other.values):
+            return f" {one.name} is individuals × traits: pass {one.name}.T."
+    return ""
 
 
 def shown(names: Sequence[Any] | pd.Index, most: int = SHOWN) -> str:

@@ -106,6 +106,29 @@ class KinshipRotation:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class KinshipSource:
+    """The kinship of the individuals in use.
+
+    Attributes
+    ----------
+    values : (n, n) or (n, r) array
+        K, or its factor G.
+    is_factor : bool
+        Which of the two.
+    """
+
+    values: np.ndarray
+    is_factor: bool
+
+    def rotate(self, rows: np.ndarray, X: np.ndarray) -> KinshipDesign:
+        """Design of some of the individuals."""
+        everyone = len(rows) == len(self.values)
+        if self.is_factor:
+            return rotate_factor(self.values if everyone else self.values[rows], X)
+        return rotate_matrix(self.values if everyone else self.values[np.ix_(rows, rows)], X)
+
+
 def rotate_by_kinship(
     K: Any, Y: Any, X: Any = None, *, G: Any = None, scale: bool = False
 ) -> KinshipRotation:
@@ -151,27 +174,75 @@ def rotate_by_kinship(
     covariates = None if X is None else Table.of(X, "X")
     tables = [t for t in (traits, covariates, kinship) if t is not None]
     matching, notes = _without_missing_covariates(match_individuals(tables), covariates)
+    X_values = np.ones((len(matching.individuals), 1))
+    if covariates is not None:
+        X_values = covariates.values[matching.rows["X"]]
+    source, divisor, said = _kinship_of(kinship, is_factor, matching, scale)
+    y = traits.values[matching.rows["Y"]]
+    return rotate_values(
+        source,
+        y,
+        X_values,
+        traits=traits.columns or tuple(f"trait{i + 1}" for i in range(y.shape[1])),
+        coefficients=_coefficient_names(covariates),
+        individuals=matching.individuals,
+        divisor=divisor,
+        notes=matching.notes + notes + said + _about_intercept(X_values),
+    )
+
+
+def rotate_values(
+    source: KinshipSource,
+    Y: np.ndarray,
+    X: np.ndarray,
+    *,
+    traits: Sequence[str],
+    coefficients: tuple[str, ...],
+    individuals: pd.Index,
+    divisor: float = 1.0,
+    notes: tuple[str, ...] = (),
+) -> KinshipRotation:
+    """Rotate what is checked and matched.
+
+    Parameters
+    ----------
+    source : KinshipSource
+        Kinship of the individuals.
+    Y : (individuals, traits) array
+        Traits; NaN is a missing value.
+    X : (individuals, p) array
+        Covariates without missing values.
+    traits, coefficients, individuals
+        Names.
+    divisor : float
+        What K was divided by.
+    notes : tuple of str
+        What was said before.
+
+    Returns
+    -------
+    KinshipRotation
+        As of `rotate_by_kinship`.
+
+    Raises
+    ------
+    DesignError
+        Covariates that leave nothing, or a K that cannot be told apart from the identity.
+    """
+    aliased = _aliased(X, coefficients)
+    notes += _about_aliased(coefficients, aliased)
     with threadpool_limits(limits=1, user_api="blas"):
-        source, divisor, said = _kinship_of(kinship, is_factor, matching, scale)
-        values = np.ones((len(matching.individuals), 1))
-        if covariates is not None:
-            values = covariates.values[matching.rows["X"]]
-        coefficients = _coefficient_names(covariates)
-        aliased = _aliased(values, coefficients)
-        notes += said + _about_covariates(values, coefficients, aliased)
-        y = traits.values[matching.rows["Y"]]
-        blocks, status, more = _rotate_patterns(source, y, values, coefficients)
-    names = traits.columns or tuple(f"trait{i + 1}" for i in range(y.shape[1]))
+        blocks, status, more = _rotate_patterns(source, Y, X, coefficients)
     return KinshipRotation(
         blocks=blocks,
-        individuals=matching.individuals,
-        traits=pd.Index(names, dtype=object),
+        individuals=individuals,
+        traits=pd.Index(traits, dtype=object),
         coefficients=coefficients,
         aliased=aliased,
         status=status,
-        n_values=np.isfinite(y).sum(0),
+        n_values=np.isfinite(Y).sum(0),
         diagonal_scale=divisor,
-        notes=matching.notes + notes + more,
+        notes=notes + more,
     )
 
 
@@ -210,24 +281,9 @@ def _without_missing_covariates(
     return Matching(rows, matching.individuals[fine], matching.notes), (text,)
 
 
-@dataclass(frozen=True, eq=False)
-class _Source:
-    """The kinship of the individuals in use, as a matrix or as a factor."""
-
-    values: np.ndarray
-    is_factor: bool
-
-    def rotate(self, rows: np.ndarray, X: np.ndarray) -> KinshipDesign:
-        """Design of some of the individuals."""
-        everyone = len(rows) == len(self.values)
-        if self.is_factor:
-            return rotate_factor(self.values if everyone else self.values[rows], X)
-        return rotate_matrix(self.values if everyone else self.values[np.ix_(rows, rows)], X)
-
-
 def _kinship_of(
     kinship: Table, is_factor: bool, matching: Matching, scale: bool
-) -> tuple[_Source, float, tuple[str, ...]]:
+) -> tuple[KinshipSource, float, tuple[str, ...]]:
     """Kinship of the individuals in use, its divisor, and what is to be said."""
     rows = matching.rows[kinship.name]
     notes: tuple[str, ...] = ()
@@ -237,10 +293,10 @@ def _kinship_of(
         G = G / np.sqrt(divisor)
         # a factor wider than K costs more than K
         wide = G.shape[1] >= len(G)
-        return _Source(G @ G.T if wide else G, not wide), divisor, said
+        return KinshipSource(G @ G.T if wide else G, not wide), divisor, said
     K, notes = nonnegative_kinship(kinship.values[np.ix_(rows, rows)])
     divisor, said = scale_of(np.diag(K), scale)
-    return _Source(K / divisor, False), divisor, notes + said
+    return KinshipSource(K / divisor, False), divisor, notes + said
 
 
 def _coefficient_names(covariates: Table | None) -> tuple[str, ...]:
@@ -259,27 +315,27 @@ def _aliased(X: np.ndarray, names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name, k in zip(names, kept, strict=True) if not k)
 
 
-def _about_covariates(
-    X: np.ndarray, names: tuple[str, ...], aliased: tuple[str, ...]
-) -> tuple[str, ...]:
-    """What to say about covariates that depend on others, and a missing intercept."""
-    notes = []
-    if aliased:
-        notes.append(
-            note(
-                f"{len(aliased)} of {len(names)} covariates are linear combinations of others and "
-                f"were dropped: {shown(aliased)}. Contrasts that need them are NaN."
-            )
-        )
+def _about_aliased(names: tuple[str, ...], aliased: tuple[str, ...]) -> tuple[str, ...]:
+    if not aliased:
+        return ()
+    return (
+        note(
+            f"{len(aliased)} of {len(names)} covariates are linear combinations of others and "
+            f"were dropped: {shown(aliased)}. Contrasts that need them are NaN."
+        ),
+    )
+
+
+def _about_intercept(X: np.ndarray) -> tuple[str, ...]:
     ones = np.ones(len(X))
     left = ones - X @ np.linalg.lstsq(X, ones, rcond=None)[0]
-    if left @ left > 1e-8 * len(X):
-        notes.append(note("X holds no intercept, and none is added: traits need mean zero."))
-    return tuple(notes)
+    if left @ left <= 1e-8 * len(X):
+        return ()
+    return (note("X holds no intercept, and none is added: traits need mean zero."),)
 
 
 def _rotate_patterns(
-    source: _Source, y: np.ndarray, X: np.ndarray, names: tuple[str, ...]
+    source: KinshipSource, y: np.ndarray, X: np.ndarray, names: tuple[str, ...]
 ) -> tuple[tuple[KinshipBlock, ...], np.ndarray, tuple[str, ...]]:
     """Rotate every pattern of missing values once; a pattern that leaves nothing has a status."""
     present = ~np.isnan(y)

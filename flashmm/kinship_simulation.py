@@ -52,7 +52,8 @@ def simulate_kinship_traits(
     Parameters
     ----------
     n, n_traits, n_markers : int
-        Individuals, traits, markers (unlinked, allele frequencies uniform on .1 to .5).
+        Individuals, traits, markers (unlinked, allele frequencies uniform on .1 to .5; those that
+        do not vary are left out).
     h2 : float or sequence of float
         Heritabilities, taken in turn by the traits: Cov(g) = h²K, Cov(ε) = (1 - h²)I.
     seed : int
@@ -84,11 +85,9 @@ def simulate_kinship_traits(
     rng = np.random.default_rng(seed)
     individuals = pd.Index([f"I{i + 1:0{len(str(n))}d}" for i in range(n)], dtype=object)
     traits = pd.Index([f"T{i + 1:0{len(str(n_traits))}d}" for i in range(n_traits)], dtype=object)
-    genotypes = pd.DataFrame(
-        _siblings(rng, n, n_markers, family_size),
-        index=individuals,
-        columns=[f"M{j + 1}" for j in range(n_markers)],
-    )
+    counts = _siblings(rng, n, n_markers, family_size)
+    markers = [f"M{j + 1}" for j in range(counts.shape[1])]
+    genotypes = pd.DataFrame(counts, index=individuals, columns=markers)
     G = kinship_factor(genotypes).G
     share = np.resize(values, n_traits)
     sex = rng.integers(0, 2, n).astype(float)
@@ -113,4 +112,4 @@ def _siblings(rng: np.random.Generator, n: int, markers: int, family_size: int) 
     for parent in parents:
         coin = rng.random((n, markers)) < 0.5
         counts += np.where(coin, parent[0][family], parent[1][family])
-    return counts
+    return counts[:, np.ptp(counts, axis=0) > 0]
