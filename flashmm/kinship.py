@@ -240,6 +240,42 @@ class KinshipFit:
             full[part.index] = part.engine.interval(h, u, part.data.t, drop, self.options.max_iter)
         return full
 
+    def profile_frame(self, traits: Sequence[str] | None = None, points: int = 201) -> pd.DataFrame:
+        """Log-likelihood over h² as a tidy table, for `flashmm.plots.heritability_plot`.
+
+        Parameters
+        ----------
+        traits : sequence of str, optional
+            Names of the traits; None takes the first six that were fitted.
+        points : int
+            Values of h², evenly spaced from 0 to 1, to which the estimate is added.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns trait, h2, loglik.
+
+        Raises
+        ------
+        InputError
+            A trait that is not there or was not fitted.
+        """
+        names = list(self.traits[self.fitted][:6]) if traits is None else list(traits)
+        known = self.traits[self.fitted]
+        unknown = [name for name in names if name not in known]
+        if unknown or not names:
+            said = f"{unknown[0]!r} is not" if unknown else "no trait is"
+            raise InputError(f"traits: {said} among the fitted traits; see fit.status.")
+        which = self.traits.get_indexer(pd.Index(names))
+        grid = np.union1d(np.linspace(0.0, 1.0, points), self.h2[which])
+        return pd.DataFrame(
+            {
+                "trait": np.repeat(np.array(names, dtype=object), len(grid)),
+                "h2": np.tile(grid, len(names)),
+                "loglik": self.profile_loglik(grid)[which].ravel(),
+            }
+        )
+
     def to_frame(self, level: float = 0.95) -> pd.DataFrame:
         """One row per trait: h2 with standard error and interval, variances, likelihood, status."""
         interval = self.confidence_interval(level)
