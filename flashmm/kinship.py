@@ -15,11 +15,14 @@ from threadpoolctl import threadpool_limits
 from flashmm.kernels.ddf import invert_information
 from flashmm.kernels.engine import VarianceForms, take
 from flashmm.kernels.kinship import Heritability, KinshipEngine, KinshipTraits
+from flashmm.kinship_data import as_numbers
 from flashmm.kinship_rotation import KinshipBlock, KinshipRotation
 from flashmm.lmm import FITTED, NOTHING_LEFT
 from flashmm.options import FitOptions, InputError, Status, note
 
 COMPONENTS = ("kinship", "residual")
+# Residual sum of squares relative to y'y below which the projection left rounding only.
+ROUNDING = 1e-20
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,7 +199,7 @@ class KinshipFit:
         InputError
             Values outside [0, 1].
         """
-        h = np.atleast_1d(np.asarray(h2_grid, dtype=np.float64))
+        h = np.atleast_1d(as_numbers(h2_grid, "h2_grid"))
         if h.ndim != 1 or not ((h >= 0) & (h <= 1)).all():
             raise InputError(f"h2_grid must hold values from 0 to 1; found {h2_grid!r}.")
         full = np.full((len(self.traits), len(h)), np.nan)
@@ -231,7 +234,7 @@ class KinshipFit:
         InputError
             A level that is no probability.
         """
-        if not 0 < level < 1:
+        if not 0 < float(as_numbers(level, "level")) < 1:
             raise InputError(f"level must lie between 0 and 1; found {level!r}.")
         full = np.full((len(self.traits), 2), np.nan)
         for part in self.test_blocks():
@@ -416,7 +419,7 @@ def fit_kinship_lmm(
 
 
 def _held(h2: Any, n_traits: int) -> np.ndarray:
-    values = np.asarray(h2, dtype=np.float64)
+    values = as_numbers(h2, "h2")
     if values.ndim > 1 or (values.ndim and len(values) != n_traits):
         raise InputError(
             f"h2 must be a number or one per trait ({n_traits}); found the shape {values.shape}."
@@ -473,7 +476,7 @@ def _degenerate(block: KinshipBlock) -> np.ndarray:
     status = np.full(len(block.traits), Status.OK, dtype=object)
     if block.design.restricted.singular:
         status[data.left <= NOTHING_LEFT * data.rss] = Status.NO_WITHIN_VARIANCE
-    status[data.rss <= NOTHING_LEFT * data.yty] = Status.PERFECT_FIT
+    status[data.rss <= ROUNDING * data.yty] = Status.PERFECT_FIT
     status[data.yty == 0] = Status.ALL_ZERO
     return status
 

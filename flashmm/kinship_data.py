@@ -121,8 +121,9 @@ class Table:
         """Read an array, DataFrame or Series; an index that only counts is no name."""
         frame = value.to_frame() if isinstance(value, pd.Series) else value
         if not isinstance(frame, pd.DataFrame):
-            return cls(name, _numbers(value, name), None, None)
-        values = [_column(frame.iloc[:, j], name) for j in range(frame.shape[1])]
+            return cls(name, _matrix(value, name), None, None)
+        if frame.empty:
+            raise InputError(f"{name} has {frame.shape[0]} rows and {frame.shape[1]} columns.")
         columns = None
         if not isinstance(frame.columns, pd.RangeIndex):
             columns = tuple(str(column) for column in frame.columns)
@@ -131,9 +132,7 @@ class Table:
         if not isinstance(frame.index, pd.RangeIndex):
             ids = tuple(str(i) for i in frame.index)
             _check_unique(ids, f"{name}: the individual")
-        if not values:
-            raise InputError(f"{name} has no columns.")
-        return cls(name, np.column_stack(values), ids, columns)
+        return cls(name, _frame_numbers(frame, name), ids, columns)
 
     @property
     def index(self) -> pd.Index | None:
@@ -141,25 +140,40 @@ class Table:
         return None if self.ids is None else pd.Index(self.ids, dtype=object)
 
 
-def _numbers(value: Any, name: str) -> np.ndarray:
+def as_numbers(value: Any, name: str) -> np.ndarray:
+    """Float64 of an argument, or an error that names it."""
     try:
-        array = np.asarray(value, dtype=np.float64)
+        if np.iscomplexobj(value):
+            raise TypeError("complex")
+        return np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise InputError(f"{name}: {type(value).__name__} is no matrix of numbers.") from error
+        raise InputError(f"{name}: {type(value).__name__} holds no real numbers.") from error
+
+
+def _matrix(value: Any, name: str) -> np.ndarray:
+    array = as_numbers(value.toarray() if hasattr(value, "toarray") else value, name)
     array = array[:, None] if array.ndim == 1 else array
-    if array.ndim != 2:
-        raise InputError(f"{name} must have two axes; found the shape {np.shape(value)}.")
+    if array.ndim != 2 or not array.size:
+        raise InputError(
+            f"{name} must have rows (individuals) and columns; found the shape {np.shape(value)}."
+        )
     return array
 
 
-def _column(values: pd.Series, name: str) -> np.ndarray:
+def _frame_numbers(frame: pd.DataFrame, name: str) -> np.ndarray:
+    """Values of a data frame; an error names the first column that holds something else."""
     try:
-        return np.asarray(values.to_numpy(dtype=np.float64, na_value=np.nan))
+        return np.asarray(frame.to_numpy(dtype=np.float64, na_value=np.nan))
     except (TypeError, ValueError) as error:
-        raise InputError(
-            f"{name}: column {values.name!r} has the type {values.dtype}; numbers are needed "
-            "(code a factor as indicator columns)."
-        ) from error
+        for column in frame.columns:
+            try:
+                frame[column].to_numpy(dtype=np.float64, na_value=np.nan)
+            except (TypeError, ValueError):
+                raise InputError(
+                    f"{name}: column {column!r} has the type {frame[column].dtype}; numbers are "
+                    "needed (code a factor as indicator columns)."
+                ) from error
+        raise InputError(f"{name} holds values that are no numbers.") from error
 
 
 def _check_unique(names: Sequence[str], what: str) -> None:
@@ -167,7 +181,7 @@ def _check_unique(names: Sequence[str], what: str) -> None:
     if index.has_duplicates:
         repeated = index[index.duplicated()].unique()
         raise InputError(
-            f"{what} {repeated[0]!r} is there more than once ({len(repeated)} names are); "
+            f"{what} {repeated[0]!r} is there more than once (repeated names: {len(repeated)}); "
             "names must be unique."
         )
 

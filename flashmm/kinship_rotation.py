@@ -255,8 +255,6 @@ def _check_traits(traits: Table) -> None:
             f"Y has {infinite.sum()} infinite values, the first in trait {name}: log of zero? "
             "Write missing values as NaN."
         )
-    if not traits.values.shape[1]:
-        raise InputError("Y has no columns, so there is no trait.")
 
 
 def _without_missing_covariates(

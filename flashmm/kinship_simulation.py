@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from flashmm.kinship_data import kinship_factor
+from flashmm.kinship_data import as_numbers, kinship_factor
 from flashmm.options import InputError
 
 
@@ -74,7 +74,7 @@ def simulate_kinship_traits(
     InputError
         Numbers that are too small, or heritabilities outside [0, 1].
     """
-    values = np.atleast_1d(np.asarray(h2, dtype=np.float64))
+    values = np.atleast_1d(as_numbers(h2, "h2"))
     if values.ndim != 1 or not ((values >= 0) & (values <= 1)).all():
         raise InputError(f"h2 must hold values from 0 to 1; found {h2!r}.")
     if n < 4 or min(n_traits, n_markers, family_size) < 1:

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import sparse
 from scipy.optimize import brentq, minimize_scalar
 from scipy.stats import chi2
 
@@ -489,9 +490,13 @@ NAMED = pd.DataFrame(COVARIANCE, IDS, IDS)
         (COVARIANCE, changed(FIVE, 2, 3, -np.inf), ONES, "1 infinite values, the first in trait"),
         (COVARIANCE, FIVE, changed(ONES, 2, 0, np.inf), "X has 1 infinite values"),
         (COVARIANCE, FIVE, ONES * np.nan, "every individual has a missing covariate"),
-        (COVARIANCE, np.empty((12, 0)), ONES, "Y has no columns"),
-        (COVARIANCE, [["a"]] * 12, ONES, "Y: list is no matrix of numbers"),
-        (COVARIANCE, np.zeros((12, 2, 2)), ONES, "Y must have two axes"),
+        (COVARIANCE, np.empty((12, 0)), ONES, r"Y must have rows.*found the shape \(12, 0\)"),
+        (COVARIANCE, pd.DataFrame(index=IDS), ONES, "Y has 12 rows and 0 columns"),
+        (COVARIANCE, [["a"]] * 12, ONES, "Y: list holds no real numbers"),
+        (COVARIANCE, FIVE * 1j, ONES, "Y: ndarray holds no real numbers"),
+        (COVARIANCE, np.zeros((12, 2, 2)), ONES, "Y must have rows"),
+        (np.empty((0, 0)), FIVE, ONES, "K must have rows"),
+        ("kinship.csv", FIVE, ONES, "K: str holds no real numbers"),
         (COVARIANCE, pd.DataFrame({"a": ["x"] * 12}), ONES, "Y: column 'a' has the type"),
         (COVARIANCE, FIVE, pd.DataFrame({"sex": ["f"] * 12}), "column 'sex'.*indicator columns"),
         (NAMED, pd.DataFrame(FIVE, [f"j{k}" for k in range(12)]), None, "no individual in common"),
@@ -533,6 +538,9 @@ def test_options_are_checked():
         (lambda: fm.fit_kinship_lmm(rotation, h2=1.5), "h2 must lie between 0 and 1"),
         (lambda: fm.fit_kinship_lmm(rotation, h2=[0.5, 0.5]), r"one per trait \(5\)"),
         (lambda: fit.profile_loglik([0.5, 2]), "from 0 to 1"),
+        (lambda: fit.profile_loglik("all"), "h2_grid: str holds no real numbers"),
+        (lambda: fm.fit_kinship_lmm(rotation, h2="high"), "h2: str holds no real numbers"),
+        (lambda: fit.profile_frame(["nobody"]), "'nobody' is not among the fitted traits"),
         (lambda: fit.confidence_interval(95), "level must lie between 0 and 1"),
         (lambda: fm.contrast_tests(ml, ddf="kenward-roger"), "defined for REML"),
         (lambda: fm.kinship_factor(np.ones((5, 3))), "no marker varies"),
@@ -589,6 +597,15 @@ def test_invariances(seed, scale, method):
     m = 17 if method == "REML" else 20
     constant = m * np.log(scale) + (np.linalg.slogdet(T)[1] if method == "REML" else 0)
     np.testing.assert_allclose(other.loglik + constant, fit.loglik, atol=1e-7)
+
+
+def test_offset_and_sparse_kinship_and_missing_integers():
+    K, Y, X = problem()
+    fit = fit_of(K, Y, X)
+    np.testing.assert_allclose(fit_of(sparse.csr_matrix(K), Y + 1e7, X).h2, fit.h2, atol=1e-6)
+    counts = pd.DataFrame(np.round(10 * Y)).astype("Int64")
+    counts.iloc[3, 1] = pd.NA
+    assert list(fit_of(K, counts, X).rotation.n_values) == [40, 39, 40, 40, 40]
 
 
 def test_traits_together_are_traits_one_by_one():
