@@ -372,7 +372,8 @@ def fit_kinship_lmm(
     method : {"REML", "ML"}
         Restricted or full maximum likelihood.
     h2 : float or (traits,) array, optional
-        Hold the heritability at these values instead of estimating it.
+        Hold the heritability at these values instead of estimating it. Tests of such a fit still
+        count it as estimated.
     max_iter : int
         Limit of the iterations per trait.
     tol : float

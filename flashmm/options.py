@@ -91,8 +91,8 @@ _SENTENCES = {
     "variances.",
     Status.NOT_IDENTIFIABLE: "Individuals with a value are equally related, so that genetic and "
     "residual variance cannot be told apart.",
-    Status.UNBOUNDED: "The likelihood rises without bound towards heritability 1 and has no "
-    "maximum inside (ML with a singular kinship; REML has one).",
+    Status.UNBOUNDED: "The kinship is singular and the likelihood has no maximum inside (ML; REML "
+    "has one), or no value at the heritability 1 that was asked for.",
     Status.ZERO_VARIANCE: "The model gives the contrast no variance, so that it has no test "
     "(heritability 1 along a direction in which the kinship is singular).",
 }
