@@ -19,6 +19,10 @@ from flashmm.io import (
     write_groups,
     write_table,
 )
+from flashmm.kinship import KinshipFit, fit_kinship_lmm
+from flashmm.kinship_data import KinshipFactor, kinship_factor
+from flashmm.kinship_rotation import KinshipRotation, rotate_by_kinship
+from flashmm.kinship_simulation import KinshipSimulation, simulate_kinship_traits
 from flashmm.lmm import LMMFit, fit_lmm
 from flashmm.mixedlm import fit_mixedlm
 from flashmm.options import (
@@ -49,6 +53,10 @@ __all__ = [
     "FormulaError",
     "GroupStatistics",
     "InputError",
+    "KinshipFactor",
+    "KinshipFit",
+    "KinshipRotation",
+    "KinshipSimulation",
     "LMMFit",
     "Simulation",
     "SimulationSpec",
@@ -61,14 +69,18 @@ __all__ = [
     "contrast_tests",
     "de",
     "evaluate",
+    "fit_kinship_lmm",
     "fit_lmm",
     "fit_mixedlm",
+    "kinship_factor",
     "merge",
     "read_fit",
     "read_groups",
     "read_provenance",
     "read_table",
+    "rotate_by_kinship",
     "simulate_counts",
+    "simulate_kinship_traits",
     "summarise",
     "summary_statistics",
     "summary_statistics_from_matrices",

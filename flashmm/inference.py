@@ -2,25 +2,109 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 from statsmodels.stats.multitest import multipletests
 
 from flashmm.contrasts import Contrast, resolve_contrasts
+from flashmm.crossproducts import SummaryStatistics
 from flashmm.kernels import ddf as kernels
-from flashmm.kernels.engine import take
-from flashmm.kernels.rotation import orthonormal_contrasts
-from flashmm.lmm import LMMFit
-from flashmm.options import DesignError, InputError, Status, note
+from flashmm.kernels.engine import VarianceForms
+from flashmm.options import DesignError, FitOptions, InputError, Status, note
 
 DDF = ("kenward-roger", "satterthwaite", "residual")
 ALTERNATIVES = ("two-sided", "less", "greater")
 
+# Variance of a contrast, relative to the one that the total variance would give it, that is none.
+NO_VARIANCE = 1e-12
+
 # Names of the tidy columns in the words of pertpy's linear models.
 PERTPY_NAMES = {"gene": "variable", "estimate": "log_fc", "std_error": "sd", "statistic": "t_value"}
+
+
+class FittedBlock(Protocol):
+    """Fitted genes that share a design, with what their tests need.
+
+    Components θ end with the residual. Contrasts are rows (C, p) over all coefficients, zero where
+    `kept` is not.
+    """
+
+    @property
+    def index(self) -> np.ndarray:
+        """Which genes of the fit, (block,) int."""
+
+    @property
+    def kept(self) -> np.ndarray:
+        """Coefficients that the design can estimate, (p,) bool."""
+
+    @property
+    def df_residual(self) -> int:
+        """Number of observations minus the rank of X."""
+
+    @property
+    def theta(self) -> np.ndarray:
+        """Variance components, (block, k)."""
+
+    def observed_information(self) -> np.ndarray:
+        """Observed information of θ, (block, k, k)."""
+
+    def variance_forms(self, left: np.ndarray, right: np.ndarray) -> VarianceForms:
+        """Covariances of the rows of `left` and `right` times β̂, and derivatives in θ."""
+
+
+class ModelFit(Protocol):
+    """What a fit offers to be tested; `LMMFit` and `KinshipFit` do."""
+
+    @property
+    def genes(self) -> pd.Index:
+        """Names of the genes."""
+
+    @property
+    def coefficients(self) -> tuple[str, ...]:
+        """Names of the coefficients."""
+
+    @property
+    def coefficient_columns(self) -> tuple[frozenset[str], ...]:
+        """Data columns that each coefficient holds; empty where they are not known."""
+
+    @property
+    def coef(self) -> np.ndarray:
+        """Fixed effects, (genes, p)."""
+
+    @property
+    def fisher_information(self) -> np.ndarray:
+        """Expected information of θ, (genes, k, k)."""
+
+    @property
+    def status(self) -> np.ndarray:
+        """One `Status` per gene."""
+
+    @property
+    def fitted(self) -> np.ndarray:
+        """Genes that can be tested, (genes,) bool."""
+
+    @property
+    def estimable(self) -> np.ndarray:
+        """Coefficients that were estimated for any gene, (p,) bool."""
+
+    @property
+    def options(self) -> FitOptions:
+        """How it was fitted."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was decided for the user."""
+
+    @property
+    def stats(self) -> SummaryStatistics | None:
+        """Statistics of cells that stand behind the fit, if any."""
+
+    def test_blocks(self) -> Iterator[FittedBlock]:
+        """Fitted genes in blocks of bounded memory and one design."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +197,7 @@ class TestTable:
 
 
 def contrast_tests(
-    fit: LMMFit,
+    fit: ModelFit,
     contrasts: Any = None,
     ddf: str | None = None,
     alternative: str = "two-sided",
@@ -122,7 +206,7 @@ def contrast_tests(
 
     Parameters
     ----------
-    fit : LMMFit
+    fit : LMMFit or KinshipFit
         The fitted models.
     contrasts : optional
         None tests every coefficient. A string is a column name (every coefficient whose term holds
@@ -157,7 +241,7 @@ def contrast_tests(
     cell-level df.
     """
     ddf = _checked_ddf(fit, ddf, alternative)
-    resolved = resolve_contrasts(contrasts, fit.coefficients, fit.stats.coefficient_columns)
+    resolved = resolve_contrasts(contrasts, fit.coefficients, fit.coefficient_columns)
     if alternative != "two-sided" and any(len(c.matrix) > 1 for c in resolved):
         raise InputError(
             f"Joint F tests have no direction; alternative={alternative!r} was asked for."
@@ -170,10 +254,10 @@ def contrast_tests(
     )
 
     table = _empty_table(fit, resolved)
-    table["status"] = np.where(estimable, fit.status[:, None], str(Status.NOT_ESTIMABLE))
-    for index, gamma, bounds in fit.blocks():
-        state = _State.of(fit, index, gamma, bounds, ddf)
-        _test_block(table, fit, resolved, estimable, state)
+    status = np.where(estimable, fit.status[:, None], str(Status.NOT_ESTIMABLE))
+    table["status"] = status.astype(f"<U{max(map(len, Status))}")
+    for block in fit.test_blocks():
+        _test_block(table, fit, resolved, estimable, _State.of(fit, block, ddf))
     _fill_p_values(table, alternative)
     notes = fit.notes + _note_cell_df(fit, table, ddf)
     if not everything:
@@ -183,7 +267,7 @@ def contrast_tests(
     )
 
 
-def _checked_ddf(fit: LMMFit, ddf: str | None, alternative: str) -> str:
+def _checked_ddf(fit: ModelFit, ddf: str | None, alternative: str) -> str:
     reml = fit.options.method == "REML"
     ddf = ddf or ("kenward-roger" if reml else "satterthwaite")
     if ddf not in DDF:
@@ -200,14 +284,15 @@ def _checked_ddf(fit: LMMFit, ddf: str | None, alternative: str) -> str:
     return ddf
 
 
-def _unreplicated_columns(fit: LMMFit) -> dict[str, str]:
+def _unreplicated_columns(fit: ModelFit) -> dict[str, str]:
     """Columns between subjects with a level that one subject has -> that, in words."""
-    design, groups = fit.stats.design, fit.stats.groups
-    if design is None or groups is None:
+    stats = fit.stats
+    if stats is None or stats.design is None or stats.groups is None:
         return {}
+    design, groups = stats.design, stats.groups
     subject = design.random[0].columns[0]
     found = {}
-    for column in sorted(set().union(*fit.stats.coefficient_columns) & set(groups.obs.columns)):
+    for column in sorted(set().union(*fit.coefficient_columns) & set(groups.obs.columns)):
         values = groups.obs[column]
         if column == subject or pd.api.types.is_numeric_dtype(values):
             continue
@@ -221,9 +306,9 @@ def _unreplicated_columns(fit: LMMFit) -> dict[str, str]:
     return found
 
 
-def _columns_of(fit: LMMFit, contrast: Contrast) -> frozenset[str]:
+def _columns_of(fit: ModelFit, contrast: Contrast) -> frozenset[str]:
     """Data columns that the coefficients of a contrast hold."""
-    columns = fit.stats.coefficient_columns
+    columns = fit.coefficient_columns
     if not columns:
         return frozenset()
     used = np.flatnonzero((contrast.matrix != 0).any(0))
@@ -231,7 +316,7 @@ def _columns_of(fit: LMMFit, contrast: Contrast) -> frozenset[str]:
 
 
 def _check_replication(
-    fit: LMMFit, contrasts: tuple[Contrast, ...], unreplicated: dict[str, str], refuse: bool
+    fit: ModelFit, contrasts: tuple[Contrast, ...], unreplicated: dict[str, str], refuse: bool
 ) -> None:
     """Refuse (or, when every coefficient is tested, note) contrasts without replicate subjects."""
     for column, said in unreplicated.items():
@@ -248,14 +333,14 @@ def _check_replication(
         note(text)
 
 
-def _is_estimable(fit: LMMFit, contrast: Contrast, unreplicated: dict[str, str]) -> bool:
+def _is_estimable(fit: ModelFit, contrast: Contrast, unreplicated: dict[str, str]) -> bool:
     """Whether a contrast avoids aliased coefficients and unreplicated columns."""
     aliased = bool((contrast.matrix[:, ~fit.estimable] != 0).any())
     return not aliased and not (_columns_of(fit, contrast) & set(unreplicated))
 
 
-def _empty_table(fit: LMMFit, contrasts: tuple[Contrast, ...]) -> dict[str, Any]:
-    shape = (fit.n_genes, len(contrasts))
+def _empty_table(fit: ModelFit, contrasts: tuple[Contrast, ...]) -> dict[str, Any]:
+    shape = (len(fit.genes), len(contrasts))
     names = ("estimate", "std_error", "statistic", "df", "p_value", "log10_p", "adj_p_value")
     table: dict[str, Any] = {name: np.full(shape, np.nan) for name in names}
     table["df_num"] = np.array([np.linalg.matrix_rank(c.matrix) for c in contrasts], dtype=float)
@@ -264,49 +349,53 @@ def _empty_table(fit: LMMFit, contrasts: tuple[Contrast, ...]) -> dict[str, Any]
 
 @dataclass(frozen=True, eq=False)
 class _State:
-    """What the tests of one block of genes need besides the contrasts."""
+    """A block of genes with the covariance of θ̂ that the degrees of freedom are made of."""
 
-    index: np.ndarray
-    gamma: np.ndarray
-    variance: np.ndarray
+    block: FittedBlock
     coef: np.ndarray
     theta_cov: np.ndarray
     ddf: str
 
     @classmethod
-    def of(
-        cls, fit: LMMFit, index: np.ndarray, gamma: np.ndarray, bounds: tuple[int, int], ddf: str
-    ) -> _State:
-        """Gather a block; Satterthwaite needs the observed information, so the data once more."""
-        variance = fit.theta[index, -1]
+    def of(cls, fit: ModelFit, block: FittedBlock, ddf: str) -> _State:
+        """Satterthwaite needs the observed information, so the data once more."""
         if ddf == "satterthwaite":
-            genes = take(fit.model.responses(fit.stats, *bounds), index - bounds[0])
-            observed = fit.model.engine.information(gamma, variance, genes)[1]
-            theta_cov = kernels.free_theta_cov(observed, fit.theta[index])
+            theta_cov = kernels.free_theta_cov(block.observed_information(), block.theta)
         else:
-            theta_cov = kernels.invert_information(fit.fisher_information[index])
-        return cls(index, gamma, variance, fit.coef[index], theta_cov, ddf)
+            theta_cov = kernels.invert_information(fit.fisher_information[block.index])
+        return cls(block, fit.coef[block.index], theta_cov, ddf)
+
+    def estimate(self, rows: np.ndarray) -> np.ndarray:
+        """Rows (C, p) times β̂, (block, C)."""
+        kept = self.block.kept
+        # gene by gene, so that a result does not depend on its block
+        return (self.coef[:, None, kept] @ rows[:, kept].T)[:, 0]
 
 
 def _test_block(
     table: dict[str, Any],
-    fit: LMMFit,
+    fit: ModelFit,
     contrasts: tuple[Contrast, ...],
     estimable: np.ndarray,
     state: _State,
 ) -> None:
     """Fill estimate, std_error, statistic and df of one block of genes."""
-    joint = table["df_num"] > 1
+    index, aliased = state.block.index, ~state.block.kept
+    here = np.array([not (c.matrix[:, aliased] != 0).any() for c in contrasts])
+    table["status"][np.ix_(index, ~here)] = Status.NOT_ESTIMABLE
+    joint, estimable = table["df_num"] > 1, estimable & here
     columns = np.flatnonzero(estimable & ~joint)
     if len(columns):
         rows = np.stack([_one_row(contrasts[j].matrix) for j in columns])
-        results = _t_tests(fit, rows, state)
+        results, none = _t_tests(rows, state)
         for name, values in results.items():
-            table[name][np.ix_(state.index, columns)] = values
+            table[name][np.ix_(index, columns)] = values
+        gene, contrast = np.nonzero(none)
+        table["status"][index[gene], columns[contrast]] = Status.ZERO_VARIANCE
     for j in np.flatnonzero(estimable & joint):
-        test = _f_test(fit, _independent_rows(contrasts[j].matrix), state)
-        table["statistic"][state.index, j] = test.statistic
-        table["df"][state.index, j] = test.df
+        test, none = _f_test(_independent_rows(contrasts[j].matrix), state)
+        table["statistic"][index, j], table["df"][index, j] = test
+        table["status"][index[none], j] = Status.ZERO_VARIANCE
 
 
 def _one_row(matrix: np.ndarray) -> np.ndarray:
@@ -320,51 +409,66 @@ def _independent_rows(matrix: np.ndarray) -> np.ndarray:
     return vectors[values > values[0] * 1e-10]
 
 
-def _t_tests(fit: LMMFit, rows: np.ndarray, state: _State) -> dict[str, np.ndarray]:
-    """T tests of the rows (C, p) of a contrast matrix."""
-    kept = fit.model.kept
-    basis = orthonormal_contrasts(fit.model.projection, rows[:, kept])
-    estimate = (state.coef[:, None, kept] @ rows[:, kept].T)[:, 0]
-    forms = fit.model.engine.variance_forms(state.gamma, state.variance, basis, basis)
+def _scale(gradient: np.ndarray, theta: np.ndarray) -> np.ndarray:
+    """Variance that contrasts would have if every component were the sum of all."""
+    return np.abs(gradient).sum(-1) * np.abs(theta).sum(1)[:, None]
+
+
+def _t_tests(rows: np.ndarray, state: _State) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """T tests of the rows (C, p) of a contrast matrix, and where they have no variance."""
+    estimate = state.estimate(rows)
+    forms = state.block.variance_forms(rows, rows)
     variance = forms.value
     if state.ddf == "kenward-roger":
         variance = kernels.kenward_roger_variance(forms.value, forms.hessian, state.theta_cov)
     if state.ddf == "residual":
-        df = np.full(estimate.shape, float(fit.df_residual))
+        df = np.full(estimate.shape, float(state.block.df_residual))
     else:
         df = kernels.satterthwaite_df(forms.value, forms.gradient, state.theta_cov)
-    std_error = np.sqrt(variance)
-    return {
+    none = forms.value <= NO_VARIANCE * _scale(forms.gradient, state.block.theta)
+    std_error = np.sqrt(np.where(none, np.nan, variance))
+    results = {
         "estimate": estimate,
         "std_error": std_error,
         "statistic": estimate / std_error,
-        "df": df,
+        "df": np.where(none, np.nan, df),
     }
+    return results, none
 
 
-def _f_test(fit: LMMFit, rows: np.ndarray, state: _State) -> kernels.FTest:
-    """Joint F test of the rows (n, p) of one contrast."""
-    kept, n = fit.model.kept, len(rows)
-    basis = orthonormal_contrasts(fit.model.projection, rows[:, kept])
+def _f_test(rows: np.ndarray, state: _State) -> tuple[kernels.FTest, np.ndarray]:
+    """Joint F test of the rows (n, p) of one contrast, and where a row has no variance."""
+    n = len(rows)
     left, right = np.tril_indices(n)
-    forms = fit.model.engine.variance_forms(
-        state.gamma, state.variance, basis[:, left], basis[:, right]
-    )
+    forms = state.block.variance_forms(rows[left], rows[right])
     square = np.empty((n, n), dtype=int)
     square[left, right] = square[right, left] = np.arange(len(left))
-    estimate = (state.coef[:, None, kept] @ rows[:, kept].T)[:, 0]
-    covariance = forms.value[:, square]
-    gradient = forms.gradient[:, square].transpose(0, 3, 1, 2)
-    if state.ddf == "kenward-roger":
-        adjusted = kernels.kenward_roger_variance(
-            covariance, forms.hessian[:, square], state.theta_cov
+    smallest = np.linalg.eigvalsh(forms.value[:, square])[:, 0]
+    fine = smallest > NO_VARIANCE * _scale(forms.gradient, state.block.theta).max(1)
+    result = np.full((2, len(fine)), np.nan)
+    if fine.any():
+        result[:, fine] = _f_of(
+            state.estimate(rows)[fine],
+            VarianceForms(*(part[fine][:, square] for part in forms)),
+            state.theta_cov[fine],
+            state,
         )
-        return kernels.kenward_roger_f(estimate, covariance, gradient, adjusted, state.theta_cov)
+    return kernels.FTest(*result), ~fine
+
+
+def _f_of(
+    estimate: np.ndarray, forms: VarianceForms, theta_cov: np.ndarray, state: _State
+) -> kernels.FTest:
+    """F test from the covariance (genes, n, n) of n estimates, and its derivatives."""
+    covariance, gradient = forms.value, np.moveaxis(forms.gradient, 3, 1)
+    if state.ddf == "kenward-roger":
+        adjusted = kernels.kenward_roger_variance(covariance, forms.hessian, theta_cov)
+        return kernels.kenward_roger_f(estimate, covariance, gradient, adjusted, theta_cov)
     if state.ddf == "satterthwaite":
-        return kernels.satterthwaite_f(estimate, covariance, gradient, state.theta_cov)
+        return kernels.satterthwaite_f(estimate, covariance, gradient, theta_cov)
     wald = np.linalg.solve(covariance, estimate[..., None])[..., 0]
-    statistic = np.einsum("ga,ga->g", estimate, wald) / n
-    return kernels.FTest(statistic, np.full(len(estimate), float(fit.df_residual)))
+    statistic = np.einsum("ga,ga->g", estimate, wald) / estimate.shape[1]
+    return kernels.FTest(statistic, np.full(len(estimate), float(state.block.df_residual)))
 
 
 def _fill_p_values(table: dict[str, Any], alternative: str) -> None:
@@ -403,11 +507,12 @@ def adjust_p_values(p: np.ndarray) -> np.ndarray:
     return adjusted
 
 
-def _note_cells_as_replicates(fit: LMMFit, contrasts: tuple[Contrast, ...]) -> tuple[str, ...]:
+def _note_cells_as_replicates(fit: ModelFit, contrasts: tuple[Contrast, ...]) -> tuple[str, ...]:
     """Tested columns that vary within subjects and that no random term holds."""
-    design, groups = fit.stats.design, fit.stats.groups
-    if design is None or groups is None:
+    stats = fit.stats
+    if stats is None or stats.design is None or stats.groups is None:
         return ()
+    design, groups = stats.design, stats.groups
     subject = design.random[0].columns[0]
     held = frozenset().union(*(component.columns for component in design.random))
     tested = frozenset().union(*(_columns_of(fit, contrast) for contrast in contrasts)) - held
@@ -428,18 +533,19 @@ def _note_cells_as_replicates(fit: LMMFit, contrasts: tuple[Contrast, ...]) -> t
     )
 
 
-def _note_cell_df(fit: LMMFit, table: dict[str, Any], ddf: str) -> tuple[str, ...]:
+def _note_cell_df(fit: ModelFit, table: dict[str, Any], ddf: str) -> tuple[str, ...]:
     """Genes whose Satterthwaite degrees of freedom count cells."""
-    if ddf != "satterthwaite" or not fit.fitted.any():
+    if ddf != "satterthwaite" or not fit.fitted.any() or fit.stats is None:
         return ()
     # n - rank(X) for REML, n for ML
-    cells = (table["df"][fit.fitted] >= fit.df_residual * (1 - 1e-9)).any(1)
+    df_residual = fit.stats.n_cells - int(fit.estimable.sum())
+    cells = (table["df"][fit.fitted] >= df_residual * (1 - 1e-9)).any(1)
     if not cells.any():
         return ()
     return (
         note(
             f"{cells.sum()} of {fit.fitted.sum()} genes have Satterthwaite degrees of freedom "
-            f"that count cells ({fit.df_residual} or more): their components are at zero, and "
+            f"that count cells ({df_residual} or more): their components are at zero, and "
             "tests between subjects are anti-conservative there. Kenward-Roger (REML) does not "
             "have this."
         ),

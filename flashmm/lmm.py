@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 from flashmm.crossproducts import SummaryStatistics
 from flashmm.kernels.ddf import invert_information
 from flashmm.kernels.dense import DenseEngine
-from flashmm.kernels.engine import Engine, take
+from flashmm.kernels.engine import Engine, VarianceForms, take
 from flashmm.kernels.nested import NestedEngine, find_nesting
 from flashmm.kernels.rotation import (
     Projection,
@@ -176,6 +176,16 @@ class LMMFit:
             full[index] = self.model.engine.blup(gamma, genes)
         return full
 
+    @property
+    def coefficient_columns(self) -> tuple[frozenset[str], ...]:
+        """The data columns that each coefficient holds."""
+        return self.stats.coefficient_columns
+
+    def test_blocks(self) -> Iterator[FittedGenes]:
+        """Fitted genes in blocks, with what their tests need."""
+        for index, gamma, bounds in self.blocks():
+            yield FittedGenes(self, index, gamma, bounds)
+
     def blocks(
         self, wanted: np.ndarray | None = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray, tuple[int, int]]]:
@@ -209,6 +219,45 @@ class LMMFit:
             f"LMMFit({self.options.method}, {self.n_genes} genes: {said}; "
             f"{len(self.coefficients)} coefficients, components {', '.join(self.components)})"
         )
+
+
+@dataclass(frozen=True, eq=False)
+class FittedGenes:
+    """Some genes of a fit with what their tests need (`flashmm.inference.FittedBlock`)."""
+
+    fit: LMMFit
+    index: np.ndarray
+    gamma: np.ndarray
+    bounds: tuple[int, int]
+
+    @property
+    def kept(self) -> np.ndarray:
+        """Coefficients that were estimated, (p,) bool."""
+        return self.fit.model.kept
+
+    @property
+    def df_residual(self) -> int:
+        """Residual degrees of freedom n - rank(X)."""
+        return self.fit.df_residual
+
+    @property
+    def theta(self) -> np.ndarray:
+        """Variance components, (block, K + 1)."""
+        return self.fit.theta[self.index]
+
+    def observed_information(self) -> np.ndarray:
+        """Observed information of theta, (block, K + 1, K + 1)."""
+        model, fit = self.fit.model, self.fit
+        genes = take(model.responses(fit.stats, *self.bounds), self.index - self.bounds[0])
+        return model.engine.information(self.gamma, self.theta[:, -1], genes)[1]
+
+    def variance_forms(self, left: np.ndarray, right: np.ndarray) -> VarianceForms:
+        """Covariances of the rows of `left` and `right` (C, p) times β̂."""
+        model, variance = self.fit.model, self.theta[:, -1]
+        sides = (
+            orthonormal_contrasts(model.projection, rows[:, self.kept]) for rows in (left, right)
+        )
+        return model.engine.variance_forms(self.gamma, variance, *sides)
 
 
 @dataclass(frozen=True, eq=False)

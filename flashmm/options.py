@@ -66,6 +66,10 @@ class Status(StrEnum):
     NO_WITHIN_VARIANCE = "no_within_variance"
     NOT_POSITIVE_DEFINITE = "not_positive_definite"
     NOT_ESTIMABLE = "not_estimable"
+    TOO_FEW_VALUES = "too_few_values"
+    NOT_IDENTIFIABLE = "not_identifiable"
+    UNBOUNDED = "unbounded"
+    ZERO_VARIANCE = "zero_variance"
 
     @property
     def sentence(self) -> str:
@@ -83,6 +87,14 @@ _SENTENCES = {
     Status.NOT_POSITIVE_DEFINITE: "A negative component makes the covariance of the cells "
     "indefinite; estimates are kept, their standard errors are not defined.",
     Status.NOT_ESTIMABLE: "The contrast needs a coefficient that the design cannot estimate.",
+    Status.TOO_FEW_VALUES: "Too few individuals have a value for the coefficients and two "
+    "variances.",
+    Status.NOT_IDENTIFIABLE: "Individuals with a value are equally related, so that genetic and "
+    "residual variance cannot be told apart.",
+    Status.UNBOUNDED: "The kinship is singular and the likelihood has no maximum inside (ML; REML "
+    "has one), or no value at the heritability 1 that was asked for.",
+    Status.ZERO_VARIANCE: "The model gives the contrast no variance, so that it has no test "
+    "(heritability 1 along a direction in which the kinship is singular).",
 }
 
 

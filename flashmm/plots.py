@@ -40,6 +40,7 @@ __all__ = [
     "fdr_tpr_plot",
     "fpr_plot",
     "gene_moments",
+    "heritability_plot",
     "method_colours",
     "p_histogram",
     "qq_plot",
@@ -64,6 +65,8 @@ CAPTIONS: dict[str, str] = {
     "its nominal level, the dashed line, by more than its error), as high as possible.",
     "agreement_plot": "Good: points lie on the identity line; where log-likelihoods differ, the "
     "method with the higher one has the better fit of the same model.",
+    "heritability_plot": "Good: one clear peak, with a shaded interval that is short next to the "
+    "range from 0 to 1; a flat curve says that these individuals cannot tell the heritability.",
     "time_memory_plot": "Good: far to the left; both axes are logarithmic.",
     "volcano_plot": "Good: a broad base of grey genes around zero, with discoveries of both signs "
     "standing out above it; a lopsided cloud asks for a look at the covariates.",
@@ -652,6 +655,69 @@ def _plain_log_ticks(axis: Axis) -> None:
 
 # ----------------------------------------------------------------------------------------------
 # Results
+
+
+@_styled
+def heritability_plot(
+    profiles: pd.DataFrame, estimates: pd.DataFrame, *, level: float = 0.95
+) -> Figure:
+    """Log-likelihood over the heritability, with the maximum and its interval.
+
+    Parameters
+    ----------
+    profiles : DataFrame
+        From `flashmm.KinshipFit.profile_frame`; one panel per trait.
+    estimates : DataFrame
+        From `flashmm.KinshipFit.to_frame`, of the same `level`.
+    level : float
+        Coverage of the interval.
+
+    Returns
+    -------
+    Figure
+    """
+    _check(profiles, ["trait", "h2", "loglik"], "profiles")
+    _check(estimates, ["trait", "h2", "h2_lower", "h2_upper"], "estimates")
+    traits = list(dict.fromkeys(profiles["trait"]))
+    if not traits:
+        raise InputError("profiles: no trait is there to draw.")
+    rows = estimates.set_index("trait")
+    columns = min(len(traits), 3)
+    lines = -(-len(traits) // columns)
+    fig = Figure(figsize=(1.0 + 2.9 * columns, 0.7 + 2.5 * lines))
+    axes = fig.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
+    cut = -0.5 * float(stats.chi2.ppf(level, 1))
+    for ax, trait in zip(axes.flat, traits, strict=False):
+        _heritability_panel(ax, profiles[profiles["trait"] == trait], rows.loc[trait], cut)
+        ax.tick_params(labelbottom=True)
+    for ax in axes.flat[len(traits) :]:
+        ax.set_axis_off()
+    for mark, label in zip(
+        (axes[0, 0].patches[0], axes[0, 0].lines[-1]),
+        (f"{100 * level:g} % interval", "maximum"),
+        strict=True,
+    ):
+        mark.set_label(label)
+    axes[0, 0].set(xlim=(-0.02, 1.02), ylim=(3.0 * cut, -0.12 * cut))
+    for ax in axes.flat:
+        ax.set_xlabel("Heritability h²")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("Log-likelihood − maximum")
+    _legend_below(fig, axes[0, 0])
+    return fig
+
+
+def _heritability_panel(ax: Axes, profile: pd.DataFrame, row: pd.Series, cut: float) -> None:
+    h2, loglik = profile["h2"].to_numpy(float), profile["loglik"].to_numpy(float)
+    finite = np.isfinite(loglik)
+    # K that is singular inside X only: ML rises without bound at h² = 1, and the maximum is inside
+    top = np.interp(row["h2"], h2[finite], loglik[finite])
+    low, high = row["h2_lower"], row["h2_upper"]
+    ax.axvspan(low, high, color=BAND, lw=0, zorder=1)
+    ax.axhline(cut, color=GREY, lw=0.9, ls="--", zorder=2)
+    ax.plot(h2[finite], loglik[finite] - top, color=PALETTE[0], zorder=3)
+    ax.plot(row["h2"], 0.0, "o", color=PALETTE[1], ms=5, zorder=4, clip_on=False)
+    ax.set_title(f"{row.name}: {row['h2']:.2f} [{low:.2f}, {high:.2f}]")
 
 
 @_styled

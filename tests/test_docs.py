@@ -10,20 +10,23 @@ import pytest
 import flashmm as fm
 
 ROOT = Path(__file__).resolve().parents[1]
-BLOCKS = [
-    pytest.param(code, id=f"{path.name}-{number}")
-    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-    for number, code in enumerate(re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL))
-]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCKS = {
+    path.name: blocks
+    for path in DOCUMENTS
+    if (blocks := re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL))
+}
 
 
-@pytest.mark.parametrize("code", BLOCKS)
-def test_code_runs(code, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("document", BLOCKS)
+def test_code_runs(document, tmp_path, monkeypatch, capsys):
+    """The blocks of a document run one after another, as its reader would run them."""
     spec = fm.SimulationSpec(n_genes=20, n_cells=400, n_subjects=6, n_cell_types=2)
     fm.simulate_counts(spec, seed=1, path=tmp_path / "cells.h5ad").adata.file.close()
     monkeypatch.chdir(tmp_path)
     names: dict = {}
-    exec(compile(code, "document", "exec"), names)
+    for number, code in enumerate(BLOCKS[document]):
+        exec(compile(code, f"{document}, block {number}", "exec"), names)
     assert "fm" in names
 
 

@@ -17,6 +17,9 @@ from scipy import sparse, stats
 
 from flashmm import plots
 from flashmm.evaluate import control_table, evaluate, pair_fits
+from flashmm.kinship import fit_kinship_lmm
+from flashmm.kinship_rotation import rotate_by_kinship
+from flashmm.kinship_simulation import simulate_kinship_traits
 from flashmm.options import InputError
 
 TYPES = ("B cells", "T cells")
@@ -101,6 +104,12 @@ def cells(n=400) -> tuple[pd.DataFrame, pd.DataFrame]:
     return obs, plots.gene_moments(counts)
 
 
+def heritabilities(n_traits=4) -> tuple[pd.DataFrame, pd.DataFrame]:
+    sim = simulate_kinship_traits(100, n_traits, n_markers=200, seed=1)
+    fit = fit_kinship_lmm(rotate_by_kinship(sim.K, sim.Y, sim.X))
+    return fit.profile_frame(), fit.to_frame()
+
+
 def draw_all(evaluations) -> dict[str, Figure]:
     metrics = metrics_of(evaluations)
     return {
@@ -111,6 +120,7 @@ def draw_all(evaluations) -> dict[str, Figure]:
         "fdr_tpr_plot": plots.fdr_tpr_plot(metrics, curves_of(evaluations, "fdp_tpr")),
         "agreement_plot": plots.agreement_plot(agreement_pairs()),
         "time_memory_plot": plots.time_memory_plot(cost_records()),
+        "heritability_plot": plots.heritability_plot(*heritabilities()),
         "volcano_plot": plots.volcano_plot(simulated_tests(1.0), CONTRASTS[0]),
         "simulation_plot": plots.simulation_plot(*cells()),
     }
@@ -397,3 +407,32 @@ def test_many_points_become_pixels_and_stay_reproducible(tmp_path):
     ]
     assert saved[0] == saved[1]
     assert saved[0].count(b"<image") > 1  # the heat map, and the points of the genes
+
+
+# --- heritability ------------------------------------------------------------------------------
+
+
+def test_heritability_shows_maximum_and_interval():
+    profiles, estimates = heritabilities()
+    figure = plots.heritability_plot(profiles, estimates)
+    drawn = [ax for ax in figure.axes if ax.axison]
+    assert len(drawn) == 4
+    for ax, row in zip(drawn, estimates.itertuples(), strict=True):
+        assert ax.get_title(loc="left").startswith(f"{row.trait}: {row.h2:.2f} [")
+        mark = ax.lines[-1]
+        assert mark.get_xdata()[0] == row.h2
+        curve = ax.lines[-2]
+        assert curve.get_ydata().max() == pytest.approx(0, abs=1e-9)
+        inside = curve.get_ydata() >= -stats.chi2.ppf(0.95, 1) / 2
+        h2 = curve.get_xdata()
+        assert h2[inside].min() == pytest.approx(row.h2_lower, abs=0.01)
+        assert h2[inside].max() == pytest.approx(row.h2_upper, abs=0.01)
+
+
+def test_heritability_needs_traits_that_were_fitted():
+    profiles, estimates = heritabilities(1)
+    assert len([ax for ax in plots.heritability_plot(profiles, estimates).axes if ax.axison]) == 1
+    with pytest.raises(InputError, match="no trait is there"):
+        plots.heritability_plot(profiles.iloc[:0], estimates)
+    with pytest.raises(InputError, match="columns \\['loglik'\\] are missing"):
+        plots.heritability_plot(profiles.drop(columns="loglik"), estimates)

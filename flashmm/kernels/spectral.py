@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 from scipy.linalg import eigvalsh
 
+from flashmm.kernels.bracket import Root, increasing_root
 from flashmm.kernels.engine import Optimum, VarianceForms, by_homogeneity, take
 from flashmm.kernels.rotation import Rotated, Rotation, rotate_genes
 from flashmm.kernels.threads import by_parts
@@ -164,39 +165,18 @@ class SpectralEngine:
 
     def _newton(
         self, low: Array, start: Array, high: Array, t2: Array, e: Array, max_iter: int, tol: float
-    ) -> tuple[Array, Array, Array]:
-        """Root of f' in (low, high): Newton where it stays inside and f'' > 0, else bisection."""
-        gamma = start.copy()
-        low, high = low.copy(), high.copy()
-        decrement = np.full(len(gamma), np.inf)
-        n_iter = np.zeros(len(gamma), dtype=np.int64)
-        active = np.arange(len(gamma))
-        for _ in range(max_iter):
-            if not len(active):
-                break
-            x = gamma[active]
-            f1, f2 = self._slopes(x, t2[active], e[active])
-            n_iter[active] += 1
-            at_boundary = self.nonnegative & (x == 0.0) & (f1 >= 0.0)
-            # score² / information of the log-likelihood -f/2
-            with np.errstate(divide="ignore", invalid="ignore"):
-                step = -f1 / f2
-                decrement[active] = np.where(at_boundary, 0.0, 0.5 * np.abs(f1 * step))
-            high[active] = np.where(f1 > 0, x, high[active])
-            low[active] = np.where(f1 < 0, x, low[active])
-            a, b = low[active], high[active]
-            newton = x + step
-            middle = np.where(np.isfinite(b), 0.5 * (a + b), 2.0 * np.abs(x) + 1.0)
-            inside = (f2 > 0) & (newton > a) & (newton < b)
-            candidate = np.maximum(np.where(inside, newton, middle), self._lower_bound())
-            settled = (decrement[active] < tol) & (f2 > 0)
-            # The last step is taken before stopping, unless rounding carries it out of the bracket.
-            gamma[active] = np.where(at_boundary | (settled & ~inside), x, candidate)
-            decrement[active] = np.where(
-                f2 > 0, decrement[active], np.where(at_boundary, 0.0, np.inf)
-            )
-            active = active[~(at_boundary | settled)]
-        return gamma, decrement, n_iter
+    ) -> Root:
+        """Root of f' in (low, high)."""
+        return increasing_root(
+            lambda gamma, rows: self._slopes(gamma, t2[rows], e[rows]),
+            low,
+            start,
+            high,
+            floor=self._lower_bound(),
+            held=self.nonnegative,
+            max_iter=max_iter,
+            tol=tol,
+        )
 
     # ---- what follows from γ -----------------------------------------------------------------
 
