@@ -21,6 +21,7 @@ from flashmm.io import (
 )
 from flashmm.lmm import LMMFit, fit_lmm
 from flashmm.mixedlm import fit_mixedlm
+from flashmm.multitrait import MultiTraitFit, fit_multitrait_lmm
 from flashmm.options import (
     DesignError,
     FlashmmError,
@@ -31,6 +32,7 @@ from flashmm.options import (
 )
 from flashmm.simulate import Simulation, SimulationSpec, simulate_counts
 from flashmm.summary import summarise
+from flashmm.traitscan import TraitScan
 
 __version__ = "0.1.0"
 
@@ -44,17 +46,20 @@ __all__ = [
     "GroupStatistics",
     "InputError",
     "LMMFit",
+    "MultiTraitFit",
     "Simulation",
     "SimulationSpec",
     "Status",
     "SummaryStatistics",
     "TestTable",
+    "TraitScan",
     "compare_fits",
     "contrast_tests",
     "de",
     "evaluate",
     "fit_lmm",
     "fit_mixedlm",
+    "fit_multitrait_lmm",
     "merge",
     "read_fit",
     "read_groups",

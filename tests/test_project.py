@@ -25,7 +25,7 @@ LAYERS = (
     {"kernels"},
     {"groups", "formulas", "design", "crossproducts", "contrasts"},
     {"chunks", "counts", "summary", "simulation_spec", "simulate"},
-    {"lmm", "kinship", "multitrait"},
+    {"lmm", "kinship", "multitrait", "traitmodel", "traitscan"},
     {"io"},
     {"inference"},
     {"de", "evaluate", "mixedlm"},
