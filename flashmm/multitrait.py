@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +15,7 @@ from flashmm.kernels.kronecker import Evaluation
 from flashmm.kernels.kronecker_search import climb
 from flashmm.options import InputError, Status
 from flashmm.traitmodel import MAX_DENSE, TraitModel, build_model
-from flashmm.traitscan import TraitScan, scan
+from flashmm.traitscan import scan
 
 # Eigenvalue of a covariance, relative to the largest, that is rounding and not its own.
 ROUNDING = 1e-9
@@ -138,14 +137,6 @@ class MultiTraitFit:
             )
         G = self.model.inputs.G.values
         return np.kron(self.C0, G @ G.T) + np.kron(self.C1, np.eye(self.n_subjects))
-
-    @overload
-    def scan(
-        self, candidates: Any, A1: Mapping[str, Any], **options: Any
-    ) -> dict[str, TraitScan]: ...
-
-    @overload
-    def scan(self, candidates: Any, A1: Any = None, **options: Any) -> TraitScan: ...
 
     def scan(
         self,
@@ -321,7 +312,8 @@ def maximise(
     MultiTraitFit
         The best optimum found.
     """
-    found = climb(model.traits, rank, n_starts, np.random.default_rng(seed), begin, max_iter)
+    rng = np.random.default_rng(seed)
+    found = climb(model.traits, rank, n_starts, rng, begin, max_iter, model.bounded)
     L0, L1 = model.roots(found.state)
     status = Status.BOUNDARY if found.boundary else Status.OK
     names = np.array(model.inputs.X.names, dtype=object)

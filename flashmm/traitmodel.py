@@ -7,7 +7,6 @@ and from those units is here and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -103,9 +102,14 @@ def read_table(argument: str, value: Any, column: str) -> Table:
     return Table(array, ids, names)
 
 
+def is_sparse(value: Any) -> bool:
+    """Whether a matrix is one of scipy's sparse formats."""
+    return bool(sparse.issparse(value))
+
+
 def _numbers(argument: str, value: Any) -> np.ndarray:
     """A matrix of float64."""
-    value = value.toarray() if sparse.issparse(value) else value
+    value = value.toarray() if is_sparse(value) else value
     try:
         array = np.asarray(value)
         if np.iscomplexobj(array):
@@ -179,7 +183,8 @@ def _matched(tables: dict[str, Table]) -> tuple[dict[str, Table], pd.Index, tupl
     if not named:
         return tables, pd.RangeIndex(len(tables["Y"].values)), ()
     first = next(iter(named))
-    subjects, notes = named[first].ids, ()
+    subjects = named[first].ids
+    notes: tuple[str, ...] = ()
     assert subjects is not None
     for argument, table in named.items():
         assert table.ids is not None
@@ -210,7 +215,7 @@ def _refuse_infinite(argument: str, table: Table) -> None:
         raise InputError(f"{argument} holds infinite values in {_counted(table.names, infinite)}.")
 
 
-def _counted(names: Sequence[str], counts: np.ndarray) -> str:
+def _counted(names: tuple[str, ...], counts: np.ndarray) -> str:
     """The columns with a count, in words, at most five of them."""
     found = [f"{names[j]!r} ({counts[j]})" for j in np.flatnonzero(counts)]
     return ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
@@ -281,6 +286,8 @@ class TraitModel:
         Basis of the rotation.
     traits : RotatedTraits
         The rotated data.
+    bounded : bool
+        Whether the likelihood stays finite as C₁ becomes singular.
     notes : tuple of str
         What was decided for the user.
     """
@@ -298,6 +305,7 @@ class TraitModel:
     B_shift: np.ndarray
     T: np.ndarray
     traits: RotatedTraits
+    bounded: bool
     notes: tuple[str, ...]
 
     @property
@@ -436,7 +444,7 @@ def build_model(
     traits = RotatedTraits(
         values, T.T @ Y_unit, T.T @ X_unit, A_unit, len(Y_unit), method == "REML"
     )
-    notes = inputs.notes + notes + _note_unbounded(traits, rank)
+    bounded, said = _check_bounded(inputs, traits, rank)
     return TraitModel(
         inputs=inputs,
         A=design,
@@ -451,7 +459,8 @@ def build_model(
         B_shift=B_shift,
         T=T,
         traits=traits,
-        notes=notes,
+        bounded=bounded,
+        notes=inputs.notes + notes + said,
     )
 
 
@@ -470,7 +479,7 @@ def _independent_covariates(inputs: Inputs) -> tuple[np.ndarray, tuple[str, ...]
     if kept.all():
         return kept, ()
     lost = ", ".join(repr(names[j]) for j in np.flatnonzero(~kept))
-    text = f"Covariates that depend on those before them were left out (their effects are NaN): {lost}."
+    text = f"Covariates that depend on those before them are left out, their effects NaN: {lost}."
     return kept, (note(text),)
 
 
@@ -520,18 +529,40 @@ def _unit_root(G: np.ndarray, X_unit: np.ndarray, rank: int) -> tuple[np.ndarray
     return unit, G_scale
 
 
-def _note_unbounded(traits: RotatedTraits, rank: int) -> tuple[str, ...]:
-    """Say where the likelihood has no maximum: C₁ → 0 while X explains all that C₀ does not."""
+def _check_bounded(
+    inputs: Inputs, traits: RotatedTraits, rank: int
+) -> tuple[bool, tuple[str, ...]]:
+    """Whether the likelihood stays finite as C₁ becomes singular; else it is said.
+
+    Directions outside G have covariance C₁ alone. Where the residuals in them span fewer dimensions
+    than there are traits, C₁ → 0 along the others costs nothing there and C₀ covers the rest.
+    """
     null = traits.values == 0
     outside = int(null.sum()) + traits.unseen
-    if traits.reml or not rank or not outside or traits.unseen:
-        return ()
-    if np.linalg.matrix_rank(traits.X[null], tol=1e-8) < outside:
-        return ()
-    return (
-        note(
-            f"The covariates explain all {outside} directions that G leaves free (a centred G and "
-            "an intercept?), so the ML likelihood grows without bound as C1 becomes singular; the "
-            "fit is a local maximum or sits at the limit for C1. Use method='REML'."
-        ),
+    X, Y = traits.X[null], traits.Y[null]
+    U, roots, _ = np.linalg.svd(X, full_matrices=False)
+    U = U[:, roots > 1e-8]
+    free = outside - U.shape[1]
+    counted = free if traits.reml else outside
+    if not rank or not counted:
+        return True, ()
+    residual = Y - U @ (U.T @ Y)
+    p = Y.shape[1]
+    spanned = int(independent_columns(residual.T @ residual + 0.0).sum()) if free else 0
+    small = np.sqrt((residual**2).sum(0)) <= 1e-8 * np.sqrt((traits.Y**2).sum(0))
+    if free >= p and (spanned < p or small.any()):
+        lost = np.flatnonzero(small)
+        name = repr(inputs.Y.names[lost[0]]) if len(lost) else "A combination of the traits"
+        raise DesignError(
+            f"{name} is explained exactly by the covariates and G, so no C1 of full rank exists; "
+            "leave a trait out, or give a G with fewer columns."
+        )
+    if spanned == p:
+        return True, ()
+    advice = " Use method='REML'." if not free and not traits.reml else ""
+    text = (
+        f"G leaves {outside} direction{'s' * (outside > 1)} free, of which {free} beside the "
+        f"covariates: too few for {p} traits, and the likelihood grows without bound as C1 becomes "
+        f"singular. The fit is a local maximum, or sits at a limit for C1.{advice}"
     )
+    return False, (note(text),)

@@ -21,7 +21,7 @@ from flashmm.kernels.kronecker import (
     covariates_beside,
 )
 from flashmm.options import InputError, Status, note
-from flashmm.traitmodel import TraitModel, read_table, read_trait_design, row_order
+from flashmm.traitmodel import TraitModel, is_sparse, read_table, read_trait_design, row_order
 
 # Numbers held at a time for one block of candidates.
 BLOCK_ELEMENTS = 4_000_000
@@ -134,12 +134,13 @@ class _Columns:
         """Check candidates and match their rows with the subjects of the model."""
         if isinstance(candidates, pd.Series):
             candidates = candidates.to_frame()
-        if not (isinstance(candidates, pd.DataFrame) or sparse.issparse(candidates)):
-            table = read_table("candidates", candidates, "candidate")
-            values, names = table.values, table.names
-        else:
-            values, names = candidates, _column_names(candidates)
-        inputs, total = model.inputs, values.shape[1]
+        values, names = candidates, _column_names(candidates)
+        if is_sparse(candidates):
+            values = sparse.csc_array(candidates)
+        elif not isinstance(candidates, pd.DataFrame):
+            values = read_table("candidates", candidates, "candidate").values
+            names = _column_names(values)
+        total = values.shape[1]
         if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
             raise InputError(
                 f"columns_per_test must be a whole number of at least 1; found {size!r}."
@@ -152,17 +153,14 @@ class _Columns:
         rows = _rows(model, candidates, values.shape[0])
         if size > 1:
             names = tuple(f"{names[j]}…{names[j + size - 1]}" for j in range(0, total, size))
-        assert len(inputs.used) >= len(rows)
-        return cls(
-            sparse.csc_array(values) if sparse.issparse(values) else values, rows, names, size
-        )
+        return cls(values, rows, names, size)
 
     def block(self, start: int, stop: int) -> np.ndarray:
         """Columns of the tests from `start` to `stop`, (n, columns)."""
         chosen = slice(start * self.size, stop * self.size)
         if isinstance(self.values, pd.DataFrame):
             block = read_table("candidates", self.values.iloc[:, chosen], "candidate").values
-        elif sparse.issparse(self.values):
+        elif is_sparse(self.values):
             block = self.values[:, chosen].toarray()
         else:
             block = self.values[:, chosen]
@@ -172,7 +170,8 @@ class _Columns:
 def _column_names(values: Any) -> tuple[str, ...]:
     if isinstance(values, pd.DataFrame):
         return tuple(str(name) for name in values.columns)
-    return tuple(f"candidate{j + 1}" for j in range(values.shape[1]))
+    columns = np.shape(values)[1] if np.ndim(values) == 2 or is_sparse(values) else 1
+    return tuple(f"candidate{j + 1}" for j in range(columns))
 
 
 def _rows(model: TraitModel, candidates: Any, n: int) -> np.ndarray:
@@ -225,7 +224,7 @@ def scan(
             for name, (design, _) in designs.items():
                 tests = candidate_tests(state, products, model.unit_design(design))
                 parts[name].append(_Part.of(model, state, tests, covariates))
-    notes = ()
+    notes: tuple[str, ...] = ()
     if missing:
         text = (
             f"{missing} candidate columns hold missing or infinite values: their results are NaN. "
@@ -328,7 +327,7 @@ def _assemble(
         p_value, log10_p = chi2_tail(statistic, df)
     else:
         statistic = reduction / df / (n * p * scale / df_residual)
-        p_value, log10_p = f_tail(statistic, np.float64(df), np.full(len(scale), df_residual))
+        p_value, log10_p = f_tail(statistic, np.array(float(df)), np.full(len(scale), df_residual))
     estimable = np.concatenate([part.tests.estimable for part in parts])
     return TraitScan(
         coef=np.concatenate([part.tests.coef for part in parts]),

@@ -10,6 +10,7 @@ stays at a C₀ of rank one.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -94,10 +95,8 @@ class Kron2Sum:
         """Gradient of `lml` in the parameters of the original, "C0.Lu" and "C1.Lu"."""
         dC0, dC1 = self._model.gradients(self._state)
         L0, L1 = self._model.roots(self._state)
-        try:
+        with suppress(LinAlgError):  # C₁ smaller than the original allows keeps its own root
             L1 = cholesky(L1 @ L1.T - EPSILON * np.eye(len(L1)), lower=True)
-        except LinAlgError:
-            pass  # C₁ is smaller than the original allows: its own root
         lower = 2 * dC1 @ L1
         # L₀ = Lu/m;  L₁[j, j] = exp(Lu), so that d/dLu = L₁[j, j] d/dL₁[j, j]
         return {

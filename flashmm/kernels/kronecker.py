@@ -1,14 +1,14 @@
 """Likelihood of several traits with covariance C₀ ⊗ GG' + C₁ ⊗ I, after one rotation.
 
-In the basis of the eigenvectors of GG' subject i has covariance K_i = λ_i C₀ + C₁ over its p traits.
+In the basis of the eigenvectors of GG' subject i has covariance K_i = λ_i C₀ + C₁ over p traits.
 With C₀ = L₀L₀', C₁ = L₁L₁' and the singular value decomposition L₁⁻¹L₀ = V diag(√d) …, the matrix
 W = V'L₁⁻¹ makes all of them diagonal at once,
 
     W K_i W' = diag(1 + λ_i d_j) = diag(1/δ_ij),
 
 so that one evaluation costs O(m p²) and not a Cholesky factor per subject. Directions outside the
-span of G have λ = 0; there are n - r of them, and they enter through the rows of a triangular factor
-of what G leaves of (X, Y): m = r + c + p rows hold everything the likelihood needs.
+span of G have λ = 0; there are n - r of them, and they enter through a basis of what G leaves of
+(X, Y): m = r + c + p rows hold everything the likelihood needs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from scipy.linalg import cho_solve, cholesky, eigh, solve_triangular, svd
+from scipy.linalg import cho_solve, cholesky, eigh, qr, solve_triangular, svd
 
 Array = np.ndarray
 
@@ -137,20 +137,21 @@ class RotatedTraits:
         d[: len(roots)] = roots**2
         W = V.T @ inverse
         delta = 1.0 / (1.0 + np.outer(self.values, d))
-        AW = W @ self.A
-        # H = M'K⁻¹M = Σ_j (WA)_j(WA)_j' ⊗ X' diag(δ_j) X, in the order of vec(B)
+        # WA = QR; for as many effects as traits Q = I, which keeps traits apart however small C₁ is
+        WA = W @ self.A
+        Q, R = (np.eye(p), WA) if WA.shape[0] == WA.shape[1] else qr(WA, mode="economic")
+        # (R ⊗ I)⁻ᵀ M'K⁻¹M (R ⊗ I)⁻¹ = Σ_j q_j q_j' ⊗ X' diag(δ_j) X = FF', in the order of vec(B)
         grams = _weighted_products(self.X, delta, self.X)
         size = self.n_coefficients
-        H = np.einsum("ja,jb,jce->acbe", AW, AW, grams).reshape(size, size)
-        factor = cholesky(H, lower=True)
+        factor = cholesky(np.einsum("ja,jb,jce->acbe", Q, Q, grams).reshape(size, size), lower=True)
         WY = self.Y @ W.T
-        right = (AW.T @ (delta * WY).T @ self.X).ravel()  # vec of (c, a), columns stacked
-        B = cho_solve((factor, True), right).reshape(self.A.shape[1], -1).T
-        residual = WY - self.X @ B @ AW.T
+        right = (Q.T @ (delta * WY).T @ self.X).ravel()  # vec of (c, a), columns stacked
+        effects = cho_solve((factor, True), right).reshape(Q.shape[1], -1).T
+        residual = WY - self.X @ effects @ Q.T
         log_det = 2 * self.n_subjects * float(np.log(np.diag(L1)).sum())
         log_det -= float(np.log(delta).sum())
         return Evaluation(
-            self, L0, L1, W, delta, AW, factor, B, delta * residual, residual, log_det
+            self, L0, L1, W, delta, Q, R, factor, effects, delta * residual, residual, log_det
         )
 
 
@@ -168,12 +169,12 @@ class Evaluation:
         Makes C₀ and C₁ diagonal: W C₁ W' = I, W C₀ W' = diag(d).
     delta : (m, p) array
         1/(1 + λ_i d_j).
-    AW : (p, a) array
-        W A.
+    AQ, AR : (p, a), (a, a) arrays
+        W A = AQ AR, with columns of AQ orthonormal.
     factor : (a·c, a·c) array
-        Lower Cholesky factor of H = M'K⁻¹M, M = A ⊗ X.
-    B : (c, a) array
-        Fixed effects.
+        Lower Cholesky factor F of M'K⁻¹M for the coefficients `effects`.
+    effects : (c, a) array
+        Fixed effects of AQ ⊗ X, B AR'.
     U : (m, p) array
         δ ∘ residual, the residual times K⁻¹ before W' is applied.
     residual : (m, p) array
@@ -187,12 +188,18 @@ class Evaluation:
     L1: Array
     W: Array
     delta: Array
-    AW: Array
+    AQ: Array
+    AR: Array
     factor: Array
-    B: Array
+    effects: Array
     U: Array
     residual: Array
     log_det: float
+
+    @property
+    def B(self) -> Array:
+        """Fixed effects of A ⊗ X, (c, a)."""
+        return np.linalg.solve(self.AR, self.effects.T).T
 
     @property
     def Q(self) -> float:
@@ -202,7 +209,8 @@ class Evaluation:
     @property
     def log_det_H(self) -> float:
         """Log |M'K⁻¹M|."""
-        return 2.0 * float(np.log(np.diag(self.factor)).sum())
+        found = np.log(np.diag(self.factor)).sum()
+        return 2.0 * float(found + self.traits.X.shape[1] * np.linalg.slogdet(self.AR)[1])
 
     @cached_property
     def loglik(self) -> float:
@@ -211,16 +219,26 @@ class Evaluation:
         return -0.5 * float(constant + (self.log_det_H if self.traits.reml else 0.0))
 
     @cached_property
+    def root(self) -> Array:
+        """(AR⁻¹ ⊗ I) F⁻ᵀ, a root of the covariance of vec(B), (a·c, a·c)."""
+        c, size = self.traits.X.shape[1], len(self.factor)
+        half = self._factor_inverse().T.reshape(-1, c * size)
+        return np.linalg.solve(self.AR, half).reshape(size, size)
+
+    @property
     def H_inverse(self) -> Array:
-        """Covariance of vec(B), (a·c, a·c)."""
-        return cho_solve((self.factor, True), np.eye(len(self.factor)))
+        """Covariance of vec(B), (M'K⁻¹M)⁻¹, (a·c, a·c)."""
+        return self.root @ self.root.T
+
+    def _factor_inverse(self) -> Array:
+        return np.asarray(solve_triangular(self.factor, np.eye(len(self.factor)), lower=True))
 
     @cached_property
     def gradients(self) -> tuple[Array, Array]:
         """Derivatives of the log-likelihood in the symmetric matrices C₀ and C₁, each (p, p).
 
         dl/dC = ½ W' {Σ_i w_i [u_iu_i' - diag(δ_i) + t_iH⁻¹t_i']} W with w_i = λ_i for C₀ and 1 for
-        C₁; t_i = (δ_i ∘ WA) ⊗ x_i', and its term for REML only.
+        C₁; t_i = (δ_i ∘ WA) ⊗ x_i', H = M'K⁻¹M, and their term for REML only.
         """
         traits = self.traits
         leverage = self._leverage() if traits.reml else np.zeros((*self.delta.shape, 0))
@@ -233,17 +251,17 @@ class Evaluation:
         return found[0], found[1]
 
     def _leverage(self) -> Array:
-        """t_i F⁻ᵀ with H = FF', (m, p, a·c)."""
+        """t_i times a root of H⁻¹, (m, p, a·c)."""
         m, p = self.delta.shape
         c, size = self.traits.X.shape[1], len(self.factor)
-        # rows of (WA ⊗ I) F⁻ᵀ, trait j first
-        root = solve_triangular(self.factor, np.eye(size), lower=True).T.reshape(-1, c, size)
-        rows = np.einsum("ja,acs->cjs", self.AW, root).reshape(c, p * size)
+        # rows of (AQ ⊗ I) F⁻ᵀ, covariate first
+        root = self._factor_inverse().T.reshape(-1, c, size)
+        rows = np.einsum("ja,acs->cjs", self.AQ, root).reshape(c, p * size)
         return (self.traits.X @ rows).reshape(m, p, size) * self.delta[:, :, None]
 
 
 def _weighted_products(left: Array, weights: Array, right: Array) -> Array:
-    """left' diag(weights_j) right for every column j of `weights`, (p, columns, columns)."""
+    """Products left' diag(w_j) right for every column w_j of `weights`, (p, columns, columns)."""
     m, p = weights.shape
     weighted = (weights[:, :, None] * right[:, None, :]).reshape(m, -1)
     return (left.T @ weighted).reshape(left.shape[1], p, -1).swapaxes(0, 1)
@@ -284,7 +302,7 @@ class Tests(NamedTuple):
     estimable : (N,) bool array
         Whether X and the columns leave anything of the candidate.
     pull : (N, s, a·c) array
-        Cross-products M₁'K⁻¹M, from which the other fixed effects follow.
+        M₁'K⁻¹M times a root of (M'K⁻¹M)⁻¹, from which the other fixed effects follow.
     """
 
     coef: Array
@@ -313,8 +331,7 @@ def candidate_products(state: Evaluation, T: Array, columns: Array, size: int) -
     Products
         One entry per candidate.
     """
-    n, total = columns.shape
-    N, (m, p) = total // size, state.delta.shape
+    N, (m, p) = columns.shape[1] // size, state.delta.shape
     X = state.traits.X
     x = T.T @ columns
     xu = (x.T @ state.U).reshape(N, size, p)
@@ -356,7 +373,7 @@ def candidate_tests(state: Evaluation, products: Products, A1: Array) -> Tests:
     s, ac = W1.shape[1] * size, len(state.factor)
     score = np.einsum("nkp,pa->nak", products.xu, W1, optimize=True).reshape(N, s)
     inner = np.einsum("npkl,pa,pb->nakbl", products.xx, W1, W1, optimize=True).reshape(N, s, s)
-    paired = np.einsum("pa,pb->pab", W1, state.AW)
+    paired = np.einsum("pa,pb->pab", W1, state.AQ)
     pull = np.einsum("nkpc,pab->nakbc", products.xX, paired, optimize=True).reshape(N, s, ac)
     # D = M₁'K⁻¹M₁ - M₁'K⁻¹M H⁻¹ M'K⁻¹M₁, scaled to a unit diagonal of its first term
     half = solve_triangular(state.factor, pull.reshape(-1, ac).T, lower=True).T.reshape(N, s, ac)
@@ -370,7 +387,7 @@ def candidate_tests(state: Evaluation, products: Products, A1: Array) -> Tests:
     cov = np.linalg.inv(np.where(estimable[:, None, None], D, np.eye(s))) / pairs
     cov = np.where(estimable[:, None, None], cov, np.nan)
     coef = np.einsum("nst,nt->ns", cov, score)
-    return Tests(coef, cov, np.einsum("ns,ns->n", coef, score), estimable, pull)
+    return Tests(coef, cov, np.einsum("ns,ns->n", coef, score), estimable, half)
 
 
 class Covariates(NamedTuple):
@@ -406,7 +423,8 @@ def covariates_beside(state: Evaluation, tests: Tests, basis: Array) -> Covariat
         vec(B) and its variances, in the coefficients of `basis`.
     """
     # β = β₀ - H⁻¹M'K⁻¹M₁ β₁,  Var β = H⁻¹ + H⁻¹M'K⁻¹M₁ D⁻¹ M₁'K⁻¹M H⁻¹
-    moved = tests.pull @ state.H_inverse @ basis.T
+    root = basis @ state.root
+    moved = tests.pull @ root.T
     coef = basis @ state.B.T.ravel() - np.einsum("nsa,ns->na", moved, tests.coef)
-    variance = np.diag(basis @ state.H_inverse @ basis.T)
+    variance = (root**2).sum(1)
     return Covariates(coef, variance + np.einsum("nsa,nst,nta->na", moved, tests.cov, moved))
