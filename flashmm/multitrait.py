@@ -276,7 +276,7 @@ def fit_multitrait_lmm(
     evaluation of likelihood and gradient costs O(m p²), m the rank of G plus c + p. Rows are
     matched by name where data frames have named rows, else by position.
     """
-    rank = _checked_options(rank, n_starts, max_iter)
+    rank = _checked_options(rank, n_starts, seed, max_iter)
     with threadpool_limits(limits=1, user_api="blas"):
         model = build_model(Y, X, G, A, method, missing, rank)
         if rank > len(model.scale):
@@ -341,12 +341,9 @@ def maximise(
     )
 
 
-def _checked_options(rank: Any, n_starts: int, max_iter: int) -> int:
-    for name, value, least in (
-        ("rank", rank, 0),
-        ("n_starts", n_starts, 1),
-        ("max_iter", max_iter, 1),
-    ):
+def _checked_options(rank: Any, n_starts: Any, seed: Any, max_iter: Any) -> int:
+    whole_numbers = {"rank": (rank, 0), "n_starts": (n_starts, 1), "seed": (seed, 0)}
+    for name, (value, least) in {**whole_numbers, "max_iter": (max_iter, 1)}.items():
         whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
         if not whole or value < least:
             raise InputError(f"{name} must be a whole number of at least {least}; found {value!r}.")

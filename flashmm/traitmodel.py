@@ -171,6 +171,8 @@ def read_inputs(Y: Any, X: Any, G: Any, missing: str) -> Inputs:
                 "subjects. Fill them, or use missing='drop' to leave those subjects out."
             )
         used &= ~gaps.any(1)
+    if not used.any():
+        raise InputError("Every subject has a missing value in Y, X or G, so that none is left.")
     if not used.all():
         notes += (note(f"{n - used.sum()} of {n} subjects have missing values and are left out."),)
         tables = {k: Table(t.values[used], t.ids, t.names) for k, t in tables.items()}
@@ -184,8 +186,8 @@ def _matched(tables: dict[str, Table]) -> tuple[dict[str, Table], pd.Index, tupl
         return tables, pd.RangeIndex(len(tables["Y"].values)), ()
     first = next(iter(named))
     subjects = named[first].ids
-    notes: tuple[str, ...] = ()
     assert subjects is not None
+    notes: tuple[str, ...] = ()
     for argument, table in named.items():
         assert table.ids is not None
         if table.ids.equals(subjects):
@@ -429,6 +431,7 @@ def build_model(
     inputs = read_inputs(Y, X, G, missing)
     design, effects = read_trait_design("A", A, inputs.Y.names)
     kept, notes = _independent_covariates(inputs)
+    notes += _note_kinship(inputs.G.values)
     X_unit, X_root = qr(inputs.X.values[:, kept], mode="economic")
     residual = inputs.Y.values - X_unit @ (X_unit.T @ inputs.Y.values)
     residual -= X_unit @ (X_unit.T @ residual)
@@ -527,6 +530,20 @@ def _unit_root(G: np.ndarray, X_unit: np.ndarray, rank: int) -> tuple[np.ndarray
             "told apart: give a G in which some subjects are more alike than others."
         )
     return unit, G_scale
+
+
+def _note_kinship(G: np.ndarray) -> tuple[str, ...]:
+    """Say so where G looks like a kinship matrix and not like a root of one."""
+    square = G.shape[0] == G.shape[1] > 1
+    if not square or not np.allclose(G, G.T) or np.allclose(G, np.diag(np.diag(G))):
+        return ()
+    return (
+        note(
+            "G is square and symmetric, as a kinship matrix is, but the covariance between "
+            "subjects is GG': for a kinship matrix give a root of it, such as its eigenvectors "
+            "times the square roots of its eigenvalues."
+        ),
+    )
 
 
 def _check_bounded(
