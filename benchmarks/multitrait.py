@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize
@@ -23,10 +24,10 @@ FEW_SUBJECTS = 100
 GLIMIX_CANDIDATES, DENSE_CANDIDATES = 200, 20
 
 
-def seconds(call: Callable[[], object]) -> tuple[float, object]:
+def seconds(call: Callable[..., Any], *arguments: Any, **options: Any) -> tuple[float, Any]:
     """CPU seconds of one call, and what it returns."""
     begin = time.process_time()
-    result = call()
+    result = call(*arguments, **options)
     return time.process_time() - begin, result
 
 
@@ -57,9 +58,9 @@ def dense_loglik(Y: np.ndarray, X: np.ndarray, G: np.ndarray, x: np.ndarray) -> 
 def compare_fit_with_dense() -> None:
     """The same ML fit from the rotation and from dense matrices."""
     Y, X, G = draw(FEW_SUBJECTS, 200)
-    fast, fit = seconds(lambda: fm.fit_multitrait_lmm(Y, X, G, method="ML"))
+    fast, fit = seconds(fm.fit_multitrait_lmm, Y, X, G, method="ML")
     start = np.concatenate([np.full(TRAITS, 0.5), np.eye(TRAITS)[np.tril_indices(TRAITS)]])
-    slow, found = seconds(lambda: minimize(lambda x: dense_loglik(Y, X, G, x), start))
+    slow, found = seconds(minimize, lambda x: dense_loglik(Y, X, G, x), start)
     print(
         f"fit n={FEW_SUBJECTS} p={TRAITS}: {fast:.3f} s (5 starts), dense optimiser {slow:.1f} s "
         f"(1 start, its own differences), ratio {slow / fast:.0f}; log-likelihoods "
@@ -74,13 +75,13 @@ def time_fit_and_scan() -> None:
     for variants in (50, VARIANTS):
         Y, X, G = draw(SUBJECTS, variants)
         for rank in (1, 2):
-            took, fit = seconds(lambda rank=rank: fm.fit_multitrait_lmm(Y, X, G, rank=rank))
+            took, fit = seconds(fm.fit_multitrait_lmm, Y, X, G, rank=rank)
             print(
-                f"fit n={SUBJECTS} p={TRAITS} G {SUBJECTS} x {variants}, rank {rank}: {took:.2f} s, "
+                f"fit n={SUBJECTS} p={TRAITS}, G of {variants} columns, rank {rank}: {took:.2f} s, "
                 f"{fit.n_iter} evaluations, {fit.status}"
             )
         for A1 in ("any", "common"):
-            took, found = seconds(lambda A1=A1: fit.scan(candidates, A1, progress=False))
+            took, found = seconds(fit.scan, candidates, A1, progress=False)
             print(
                 f"scan {CANDIDATES} candidates, A1 {A1}: {took:.2f} s, "
                 f"{CANDIDATES / took:.0f} per second; smallest p {found.p_value.min():.2g}"
@@ -102,7 +103,7 @@ def dense_scan(Y: np.ndarray, X: np.ndarray, fit: fm.MultiTraitFit, x: np.ndarra
         return found
 
     slow, found = seconds(scan)
-    fast, ours = seconds(lambda: fit.scan(np.repeat(x, 50, axis=1), progress=False))
+    fast, ours = seconds(fit.scan, np.repeat(x, 50, axis=1), progress=False)
     gap = max(np.abs(b[2::3] - c).max() for b, c in zip(found, ours.coef[::50], strict=True))
     ratio = slow / x.shape[1] / (fast / (50 * x.shape[1]))
     print(f"scan against dense least squares per candidate: ratio {ratio:.0f}, gap {gap:.1e}")
@@ -115,9 +116,9 @@ def compare_with_glimix(Y: np.ndarray, X: np.ndarray, G: np.ndarray, x: np.ndarr
     except ImportError:
         print("glimix-core is not installed (pip install glimix-core): skipped")
         return
-    fast, fit = seconds(lambda: fm.fit_multitrait_lmm(Y, X, G, method="ML"))
+    fast, fit = seconds(fm.fit_multitrait_lmm, Y, X, G, method="ML")
     theirs = Kron2Sum(Y, np.eye(TRAITS), X, G, rank=1)
-    slow, _ = seconds(lambda: theirs.fit(verbose=False))
+    slow, _ = seconds(theirs.fit, verbose=False)
     print(
         f"fit against glimix-core (its rotation not counted): {fast:.2f} s and {slow:.2f} s, ratio "
         f"{slow / fast:.1f}; log-likelihood {fit.loglik - theirs.lml():+.2e} above"
@@ -126,7 +127,7 @@ def compare_with_glimix(Y: np.ndarray, X: np.ndarray, G: np.ndarray, x: np.ndarr
     slow, lml = seconds(
         lambda: [scanner.scan(np.eye(TRAITS), column[:, None])["lml"] for column in columns.T]
     )
-    fast, ours = seconds(lambda: fit.scan(x, progress=False))
+    fast, ours = seconds(fit.scan, x, progress=False)
     ratio = slow / GLIMIX_CANDIDATES / (fast / x.shape[1])
     gap = np.abs(ours.loglik[:GLIMIX_CANDIDATES] - lml).max()
     print(f"scan against glimix-core, per candidate: ratio {ratio:.0f}, gap of lml {gap:.1e}")

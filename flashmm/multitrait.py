@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 from flashmm.kernels.kronecker import Evaluation
 from flashmm.kernels.kronecker_search import climb
 from flashmm.options import InputError, Status
-from flashmm.traitmodel import MAX_DENSE, TraitModel, build_model
+from flashmm.traitmodel import TraitModel, build_model
 from flashmm.traitscan import scan
 
 # Eigenvalue of a covariance, relative to the largest, that is rounding and not its own.
@@ -113,8 +113,7 @@ class MultiTraitFit:
     @cached_property
     def mean(self) -> np.ndarray:
         """Fitted mean X B A', (n, p)."""
-        X = self.model.inputs.X.values[:, self.model.kept]
-        return X @ self.B[self.model.kept] @ self.model.A.T
+        return self.model.mean(self.B)
 
     def covariance(self) -> np.ndarray:
         """Make the dense covariance K of vec(Y).
@@ -129,14 +128,7 @@ class MultiTraitFit:
         InputError
             n·p is too large for a dense matrix.
         """
-        size = self.n_subjects * len(self.traits)
-        if size > MAX_DENSE:
-            raise InputError(
-                f"The covariance would have {size} rows and columns ({size**2 * 8 / 2**30:.0f} "
-                "GB). It is C0 ⊗ GG' + C1 ⊗ I: work with its parts C0, C1 and G."
-            )
-        G = self.model.inputs.G.values
-        return np.kron(self.C0, G @ G.T) + np.kron(self.C1, np.eye(self.n_subjects))
+        return self.model.covariance(self.C0, self.C1)
 
     def scan(
         self,

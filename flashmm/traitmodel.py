@@ -395,6 +395,27 @@ class TraitModel:
         found[np.ix_(kept, kept)] = basis @ state.H_inverse @ basis.T
         return found
 
+    def mean(self, B: np.ndarray) -> np.ndarray:
+        """Mean X B A' (n, p); aliased covariates take no part."""
+        return self.inputs.X.values[:, self.kept] @ B[self.kept] @ self.A.T
+
+    def covariance(self, C0: np.ndarray, C1: np.ndarray) -> np.ndarray:
+        """Dense covariance C₀ ⊗ GG' + C₁ ⊗ I of vec(Y), (n·p, n·p).
+
+        Raises
+        ------
+        InputError
+            n·p is too large for a dense matrix.
+        """
+        size = self.n_subjects * len(self.scale)
+        if size > MAX_DENSE:
+            raise InputError(
+                f"The covariance would have {size} rows and columns ({size**2 * 8 / 2**30:.0f} "
+                "GB). It is C0 ⊗ GG' + C1 ⊗ I: work with its parts C0, C1 and G."
+            )
+        G = self.inputs.G.values
+        return np.kron(C0, G @ G.T) + np.kron(C1, np.eye(self.n_subjects))
+
     def unit_design(self, A1: np.ndarray) -> np.ndarray:
         """A trait design with rows divided by the scale of the traits."""
         return A1 / self.scale[:, None]

@@ -108,12 +108,11 @@ class Kron2Sum:
 
     def mean(self) -> np.ndarray:
         """Mean (A ⊗ X) vec(B), (n·p,), traits one after another."""
-        return (self.X[:, self._model.kept] @ self.B[self._model.kept] @ self.A.T).ravel("F")
+        return self._model.mean(self.B).ravel("F")
 
     def covariance(self) -> np.ndarray:
         """Covariance C₀ ⊗ GG' + C₁ ⊗ I, (n·p, n·p)."""
-        G = self._model.inputs.G.values
-        return np.kron(self.C0, G @ G.T) + np.kron(self.C1, np.eye(self.nsamples))
+        return self._model.covariance(self.C0, self.C1)
 
     def get_fast_scanner(self) -> FastScanner:
         """Scanner of candidates with the present covariance, up to a factor."""
