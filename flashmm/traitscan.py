@@ -137,7 +137,7 @@ class _Columns:
         values, names = candidates, _column_names(candidates)
         if is_sparse(candidates):
             values = sparse.csc_array(candidates)
-        elif not isinstance(candidates, pd.DataFrame):
+        elif not isinstance(candidates, pd.DataFrame) and not _is_numeric_matrix(candidates):
             values = read_table("candidates", candidates, "candidate").values
             names = _column_names(values)
         total = values.shape[1]
@@ -165,6 +165,11 @@ class _Columns:
         else:
             block = self.values[:, chosen]
         return np.asarray(block[self.rows], dtype=np.float64)
+
+
+def _is_numeric_matrix(values: Any) -> bool:
+    """Whether blocks can be read as they are: genotypes in small integers stay small."""
+    return isinstance(values, np.ndarray) and values.ndim == 2 and values.dtype.kind in "biuf"
 
 
 def _column_names(values: Any) -> tuple[str, ...]:

@@ -405,6 +405,8 @@ def test_candidates_that_cannot_be_tested_have_a_status(data, fit, candidates):
         "cannot be tested 3 at a time": lambda fit, x: fit.scan(x, columns_per_test=3),
         "columns_per_test must be a whole number": lambda fit, x: fit.scan(x, columns_per_test=0),
         "test must be one of lrt, f": lambda fit, x: fit.scan(x, test="wald"),
+        "0 candidate columns cannot be tested": lambda fit, x: fit.scan(x[:, :0]),
+        "candidates must be a matrix of numbers": lambda fit, x: fit.scan(x.astype(str) + "q"),
         "candidates is None": lambda fit, x: fit.scan(None),
         "leave no degrees of freedom": lambda fit, x: fit.scan(
             np.random.default_rng(0).normal(size=(N, 60)), columns_per_test=60
