@@ -25,6 +25,7 @@ from flashmm.kinship_rotation import KinshipRotation, rotate_by_kinship
 from flashmm.kinship_simulation import KinshipSimulation, simulate_kinship_traits
 from flashmm.lmm import LMMFit, fit_lmm
 from flashmm.mixedlm import fit_mixedlm
+from flashmm.multitrait import MultiTraitFit, fit_multitrait_lmm
 from flashmm.options import (
     DesignError,
     FlashmmError,
@@ -35,6 +36,7 @@ from flashmm.options import (
 )
 from flashmm.simulate import Simulation, SimulationSpec, simulate_counts
 from flashmm.summary import summarise
+from flashmm.traitscan import TraitScan
 from flashmm.variance import (
     VarianceExplained,
     VarianceTable,
@@ -58,11 +60,13 @@ __all__ = [
     "KinshipRotation",
     "KinshipSimulation",
     "LMMFit",
+    "MultiTraitFit",
     "Simulation",
     "SimulationSpec",
     "Status",
     "SummaryStatistics",
     "TestTable",
+    "TraitScan",
     "VarianceExplained",
     "VarianceTable",
     "compare_fits",
@@ -72,6 +76,7 @@ __all__ = [
     "fit_kinship_lmm",
     "fit_lmm",
     "fit_mixedlm",
+    "fit_multitrait_lmm",
     "kinship_factor",
     "merge",
     "read_fit",

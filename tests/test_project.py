@@ -25,7 +25,7 @@ LAYERS = (
     {"kernels"},
     {"groups", "formulas", "design", "crossproducts", "contrasts", "kinship_data"},
     {"chunks", "counts", "summary", "simulation_spec", "simulate", "kinship_simulation"},
-    {"lmm", "kinship", "kinship_rotation", "multitrait"},
+    {"lmm", "kinship", "kinship_rotation", "multitrait", "traitmodel", "traitscan"},
     {"io"},
     {"inference"},
     {"variance"},

@@ -217,6 +217,21 @@ def f_tail(statistic: Array, df_num: Array, df: Array) -> tuple[Array, Array]:
     return p, _log10(p, statistic * df_num, df_num, df, 0.0)
 
 
+def chi2_tail(statistic: Array, df: float) -> tuple[Array, Array]:
+    """Return p and log10 p of χ² statistics; `log10_p` stays finite where `p` underflows."""
+    p = special.chdtrc(df, statistic)
+    with np.errstate(divide="ignore"):
+        log10_p = np.log10(p)
+    small = p < SMALL_P
+    if small.any():
+        # Γ(a, x)/Γ(a) = x^(a-1) e^-x / Γ(a) · (1 + (a-1)/x + (a-1)(a-2)/x² + …), x large
+        a, x = df / 2, np.asarray(statistic)[small] / 2
+        terms = np.cumprod([(a - j) / x for j in range(1, 9)], axis=0)
+        log_p = (a - 1) * np.log(x) - x - special.gammaln(a) + np.log1p(terms.sum(0))
+        log10_p[small] = log_p / np.log(10.0)
+    return p, log10_p
+
+
 def _log10(p: Array, scaled: Array, df_num: Array | float, df: Array, shift: float) -> Array:
     """log10 p, from the incomplete beta function where p is too small for a double.
 
