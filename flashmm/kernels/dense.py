@@ -84,7 +84,7 @@ class DenseEngine:
 
     # ---- objective ---------------------------------------------------------------------------
 
-    def _objective(self, gamma: Array, genes: Rotated) -> Array:
+    def objective(self, gamma: Array, genes: Rotated) -> Array:
         """F at one γ per gene, (genes,); infinite where W° is not positive definite."""
         log_dets = log_det(_weighted_sum(gamma, self.B_log_det))
         fine = np.isfinite(log_dets)
@@ -142,7 +142,7 @@ class DenseEngine:
     def optimise(self, genes: Rotated, start: Array | None, max_iter: int, tol: float) -> Optimum:
         """Coarse shared grid, then Newton with an active set, batched over genes."""
         return minimise(
-            self._objective,
+            self.objective,
             self._derivatives,
             genes,
             self._grid_start,

@@ -9,7 +9,7 @@ from scipy.optimize import approx_fprime
 
 from flashmm.kernels.dense import DenseEngine
 from flashmm.kernels.engine import take
-from flashmm.kernels.nested import NestedEngine
+from flashmm.kernels.elimination import EliminationEngine
 from flashmm.kernels.rotation import (
     independent_columns,
     original_basis,
@@ -24,14 +24,14 @@ CASES = [
         (SpectralEngine, 1),
         (DenseEngine, 1),
         (DenseEngine, 2),
-        (NestedEngine, 2),
+        (EliminationEngine, 2),
     )
     for reml in (True, False)
     for seed in (0, 1)
 ]
 
 
-ENGINES = [(SpectralEngine, 1), (DenseEngine, 2), (NestedEngine, 2)]
+ENGINES = [(SpectralEngine, 1), (DenseEngine, 2), (EliminationEngine, 2)]
 
 
 class Fitted:
@@ -40,7 +40,7 @@ class Fitted:
     def __init__(self, engine, components, reml, seed, nonnegative=True, start=None):
         self.Y, self.X, self.Z_blocks = (
             oracle.nested_problem(seed)
-            if engine is NestedEngine
+            if engine is EliminationEngine
             else oracle.problem(seed, components=components)
         )
         Z = np.hstack(self.Z_blocks)
@@ -204,7 +204,7 @@ def test_derivatives_of_the_objective(engine, components, reml):
             return fitted.engine._derivatives(g[None], gene).gradient[0]
 
         def value(g):
-            return fitted.engine._objective(g[None], gene)[0]
+            return fitted.engine.objective(g[None], gene)[0]
 
     assert f[0] == pytest.approx(value(gamma), rel=1e-13)
     np.testing.assert_allclose(gradient, approx_fprime(gamma, value, 1e-7), rtol=1e-4)

@@ -12,7 +12,7 @@ from scipy import sparse
 
 import flashmm as fm
 from flashmm.kernels.dense import DenseEngine
-from flashmm.kernels.nested import NestedEngine, find_nesting
+from flashmm.kernels.elimination import EliminationEngine, find_elimination
 from flashmm.kernels.rotation import rotate_design
 
 FIELDS = ("coef", "theta", "cov", "loglik", "fisher_information")
@@ -31,7 +31,7 @@ def assert_close(ours, theirs, name=""):
 
 
 def assert_same_fit(nested, dense):
-    assert isinstance(nested.model.engine, NestedEngine)
+    assert isinstance(nested.model.engine, EliminationEngine)
     assert isinstance(dense.model.engine, DenseEngine)
     assert (nested.status == dense.status).all()
     for name in FIELDS:
@@ -98,11 +98,11 @@ def test_objective_outside_the_positive_definite_region():
     rows = np.zeros(len(gamma), dtype=int)
     for reml in (True, False):
         f = []
-        for kind in (NestedEngine, DenseEngine):
+        for kind in (EliminationEngine, DenseEngine):
             engine = kind.build(rotation, reml, False)
             genes = engine.responses(*products)
             genes = type(genes)(*(values[rows] for values in genes))
-            f.append(engine._objective(gamma, genes))
+            f.append(engine.objective(gamma, genes))
             definite = engine.is_positive_definite(gamma)
             for point, said in zip(gamma, definite, strict=True):
                 V = oracle.covariance(Z, np.append(point, 1.0))
@@ -190,7 +190,7 @@ class TestNesting:
             whole = np.hstack([Z[k] for k in order])
             sizes = tuple(Z[k].shape[1] for k in order)
             for ZtZ in (whole.T @ whole, sparse.csr_array(whole.T @ whole)):
-                nesting = find_nesting(ZtZ, sizes)
+                nesting = find_elimination(ZtZ, sizes)
                 assert [nesting.outer, nesting.inner] == order
                 np.testing.assert_array_equal(nesting.parent, parent)
                 np.testing.assert_array_equal(nesting.sizes, Z[1].sum(0))
@@ -212,14 +212,14 @@ class TestNesting:
         _, _, Z = oracle.nested_problem(0)
         blocks = change(*Z)
         whole = np.hstack(blocks)
-        assert find_nesting(whole.T @ whole, tuple(z.shape[1] for z in blocks)) is None
+        assert find_elimination(whole.T @ whole, tuple(z.shape[1] for z in blocks)) is None
 
     def test_asked_for_by_name_where_it_does_not_hold(self):
         for components in (1, 2):
             stats = statistics(*oracle.problem(0, components=components))
             with pytest.raises(fm.InputError, match="engine='nested'"):
                 fm.fit_lmm(stats, engine="nested")
-            assert not isinstance(fm.fit_lmm(stats).model.engine, NestedEngine)
+            assert not isinstance(fm.fit_lmm(stats).model.engine, EliminationEngine)
 
     def test_confounded_with_fixed_effects(self):
         Y, X, Z = oracle.nested_problem(0)
@@ -232,8 +232,8 @@ class TestNesting:
             fm.fit_lmm(statistics(Y, X, [subject, np.eye(len(Y))]))
 
 
-@pytest.mark.parametrize("subjects, engine", [(10, DenseEngine), (25, NestedEngine)])
+@pytest.mark.parametrize("subjects, engine", [(10, DenseEngine), (25, EliminationEngine)])
 def test_the_engine_is_chosen_by_the_number_of_levels(subjects, engine):
     Y, X, Z = oracle.nested_problem(0, subjects=subjects, genes=2)
-    assert (sum(z.shape[1] for z in Z) > 64) == (engine is NestedEngine)
+    assert (sum(z.shape[1] for z in Z) > 64) == (engine is EliminationEngine)
     assert isinstance(fm.fit_lmm(statistics(Y, X, Z)).model.engine, engine)

@@ -1,0 +1,59 @@
+"""Genes spread over threads, by parts that do not depend on how many threads there are.
+
+NumPy's batched linear algebra runs on one core and lets go of the interpreter's lock, so that
+threads of Python are enough. Parts are cut by the size of the problem alone and joined in order:
+any number of threads gives the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numba
+import numpy as np
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def thread_count() -> int:
+    """Threads to work in: numba's, so that one setting holds for compiled and other code."""
+    return int(numba.get_num_threads())
+
+
+def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """Results of a function for each item, in order; BLAS must be limited to one thread."""
+    threads = min(thread_count(), len(items))
+    if threads <= 1:
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(function, items))
+
+
+def by_parts(function: Callable[..., Any], size: int, n: int) -> Any:
+    """Join what a function gives for each part of `n` genes.
+
+    Parameters
+    ----------
+    function : callable
+        Of a slice of genes; returns an array, genes first, or a (named) tuple of such arrays.
+    size : int
+        Genes per part.
+    n : int
+        Number of genes.
+    """
+    # no genes are one empty part, so that what comes back has its shape
+    parts = [slice(first, min(first + size, n)) for first in range(0, max(n, 1), size)]
+    return _joined(in_threads(function, parts))
+
+
+def _joined(results: list[Any]) -> Any:
+    first = results[0]
+    if len(results) == 1:
+        return first
+    if isinstance(first, np.ndarray):
+        return np.concatenate(results)
+    arrays = (np.concatenate(values) for values in zip(*results, strict=True))
+    return type(first)(*arrays) if hasattr(first, "_fields") else tuple(arrays)
