@@ -46,7 +46,7 @@ from flashmm.kernels.search import (
     theta_information,
     theta_score,
 )
-from flashmm.kernels.threads import by_parts
+from flashmm.kernels.threads import by_parts, in_threads
 
 Array = np.ndarray
 
@@ -684,29 +684,36 @@ class EliminationEngine:
     def _grid_start(self, genes: Grouped) -> Array:
         """Best point of a coarse grid that genes share, (genes, K)."""
         blocks, ZtZ = self.projection.blocks, self.projection.ZtZ
-        largest = [_largest_eigenvalue(ZtZ[block][:, block]) for block in blocks]
-        grid = np.array(list(product(*grid_axes(largest))))
+        axes = grid_axes([_largest_eigenvalue(ZtZ[block][:, block]) for block in blocks])
+        inner = self.elimination.inner
+        others = product(*(axis for k, axis in enumerate(axes) if k != inner))
+        points = np.insert(np.array(list(others)).reshape(-1, len(axes) - 1), inner, 0.0, axis=1)
 
-        def part(rows: slice) -> Array:
-            return self._grid_objective(grid[rows], genes)
+        def at(value: float) -> tuple[Array, Array]:
+            grid = points.copy()
+            grid[:, inner] = value
+            return self._best_of(grid, genes)
 
-        return grid[by_parts(part, self._part(), len(grid)).argmin(0)]
+        f, best = map(np.stack, zip(*in_threads(at, list(axes[inner])), strict=True))
+        return best[f.argmin(0), np.arange(f.shape[1])]
 
-    def _grid_objective(self, grid: Array, genes: Grouped) -> Array:
-        """F at points γ >= 0 that genes share, (points, genes)."""
-        system = self._system(grid)
-        weights, groups = system.weights, self.groups
-        f = np.empty((len(grid), len(genes.e)))
-        for k, inverse in enumerate(system.inverse):
-            N = inverse * system.t[k]
-            d, phi = weights.d[:, k], weights.phi[:, k]
-            sums = (groups.joins @ (d * genes.means).T).T
-            u = d * (genes.means - (groups.joins.T @ (phi * sums).T).T)
-            b = genes.xr + u @ groups.rows
-            Q = genes.rr + np.einsum("gj,gj->g", u, genes.means) - ((b @ N) * b).sum(1)
-            f[k] = self.dof * np.log(np.maximum(Q, 1e-300)) + system.log_det[k]
-            f[k, Q <= 0] = np.inf
-        return f
+    def _best_of(self, grid: Array, genes: Grouped) -> tuple[Array, Array]:
+        """Lowest f, (genes,), and its γ, (genes, K), among points of one γ of the inner component."""
+        groups, system = self.groups, self._system(grid)
+        # what does not depend on the other components
+        weighted = genes.means * system.weights.d[:, 0]
+        sums = (groups.joins @ weighted.T).T
+        between = np.einsum("gj,gj->g", weighted, genes.means) + genes.rr
+        b_inner = genes.xr + weighted @ groups.rows
+        best, gamma = np.full(len(sums), np.inf), np.zeros((len(sums), grid.shape[1]))
+        for k, point in enumerate(grid):
+            phi, N = system.weights.phi[:, k], system.inverse[k] * system.t[k]
+            b = b_inner - (sums * phi) @ system.s[k]
+            Q = between - sums**2 @ phi - np.einsum("gc,gc->g", b @ N, b)
+            f = self.dof * np.log(np.maximum(Q, 1e-300)) + system.log_det[k]
+            better = (f < best) & (Q > 0)
+            best[better], gamma[better] = f[better], point
+        return best, gamma
 
     def optimise(self, genes: Grouped, start: Array | None, max_iter: int, tol: float) -> Optimum:
         """Coarse shared grid, then Newton with an active set, batched over genes."""
