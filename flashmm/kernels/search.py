@@ -249,7 +249,9 @@ def _newton_step(d: Derivatives, held: Array) -> tuple[Array, Array, Array]:
     with np.errstate(divide="ignore", invalid="ignore"):
         lengths = np.where(values > FLAT, along / values, 0.0)
     step = -np.einsum("gkm,gm->gk", vectors, lengths)
-    return step * scale, 0.5 * np.abs(np.einsum("gk,gk->g", step, gradient)), newton
+    decrement = 0.5 * np.abs(np.einsum("gk,gk->g", step, gradient))
+    # what is held does not move, not even by rounding
+    return np.where(held, 0.0, step * scale), decrement, newton
 
 
 def _first_length(gamma: Array, step: Array, nonnegative: bool) -> Array:
