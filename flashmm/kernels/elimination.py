@@ -308,13 +308,13 @@ class System(NamedTuple):
 
 
 class Effects(NamedTuple):
-    """u_k = Z_k'P_W y for every component, of `columns` many y.
+    """u_k = Z_k'P_W y for every component.
 
     Attributes
     ----------
-    outer : (outer levels, genes, columns) array
-    inner : (groups, genes, columns) array
-    rest : (genes, q_r, columns) array
+    outer : (outer levels, genes) array
+    inner : (groups, genes) array
+    rest : (genes, q_r) array
     """
 
     outer: Array
@@ -328,6 +328,28 @@ class Solution(NamedTuple):
     Q: Array
     v: Array
     effects: Effects
+
+
+class Side(NamedTuple):
+    """One side g of bilinear forms g_k'Z_k'P_W Z_l g_l, for some columns of every gene.
+
+    Attributes
+    ----------
+    images : list of (genes, c, columns) arrays
+        X̃'W_1⁻¹Z_k g_k of each component that is eliminated.
+    rest : (genes, q_r, columns) array
+        g_r of the others.
+    """
+
+    images: list[Array]
+    rest: Array
+
+
+class Curvature(NamedTuple):
+    """G_k and H_kl of what is eliminated: one component, or outer and inner."""
+
+    G: list[Array]
+    H: list[list[Array]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -409,12 +431,11 @@ class EliminationEngine:
         """Genes that fit in a bounded amount of memory; matrices are made by parts."""
         return max(64, BLOCK_ELEMENTS // len(self.groups.sizes))
 
-    def _part(self, columns: int = 1) -> int:
+    def _part(self) -> int:
         """Genes whose matrices a thread works on at a time."""
         G, c = self.groups.rows.shape
-        largest = max(G * columns, self.groups.joins.shape[0] * c, c * c)
-        fewest = 1 if columns > 1 else PART_LIMITS[0]
-        return int(np.clip(PART_ELEMENTS // largest, fewest, PART_LIMITS[1]))
+        largest = max(G, self.groups.joins.shape[0] * c, c * c)
+        return int(np.clip(PART_ELEMENTS // largest, *PART_LIMITS))
 
     def responses(self, YtX: Array, YtZ: Array, yty: Array) -> Grouped:
         """Group means of the residuals, and their products within groups."""
@@ -491,42 +512,31 @@ class EliminationEngine:
         values = np.linalg.eigvalsh(matrix if reml else matrix[:, p:, p:])
         return weights.negative + (t < 0).sum(1) - (values < 0).sum(1)
 
-    # D_kl x = Z_k'W_1⁻¹Z_l x for x (levels, genes, columns)
+    # D_kl x = Z_k'W_1⁻¹Z_l x of x (levels, genes)
 
     def _inner_inner(self, weights: Weights, x: Array) -> Array:
-        d, phi, joins = weights.d[:, :, None], weights.phi[:, :, None], self.groups.joins
-        return d * (x - _apply(joins.T, phi * _apply(joins, d * x)))
+        joins = self.groups.joins
+        return weights.d * (x - joins.T @ (weights.phi * (joins @ (weights.d * x))))
 
     def _outer_inner(self, weights: Weights, x: Array) -> Array:
-        return _apply(self.groups.joins, weights.d[:, :, None] * x) / weights.psi[:, :, None]
+        return (self.groups.joins @ (weights.d * x)) / weights.psi
 
     def _inner_outer(self, weights: Weights, x: Array) -> Array:
-        return weights.d[:, :, None] * _apply(self.groups.joins.T, x / weights.psi[:, :, None])
+        return weights.d * (self.groups.joins.T @ (x / weights.psi))
 
-    def _outer_outer(self, weights: Weights, x: Array) -> Array:
-        return (weights.tau / weights.psi)[:, :, None] * x
-
-    def _effects(self, system: System, means: Array, f: Array) -> Effects:
-        """U of group means of y - X̃v, (groups, genes, columns), and f (genes, c, columns)."""
-        return Effects(
-            self._outer_inner(system.weights, means),
-            self._inner_inner(system.weights, means),
-            f[:, len(self.basis) :],
-        )
-
-    def _solve(self, gamma: Array, system: System, genes: Grouped) -> Solution:
+    def _solve(self, system: System, genes: Grouped) -> Solution:
         """Generalised least squares at γ."""
-        rows, means = self.groups.rows, genes.means.T[:, :, None]
-        b = genes.xr + (rows.T @ self._inner_inner(system.weights, means)[:, :, 0]).T
+        rows, means, weights = self.groups.rows, genes.means.T, system.weights
+        b = genes.xr + (rows.T @ self._inner_inner(weights, means)).T
         f = (b[:, None] @ system.inverse)[:, 0]
-        v = system.t * f
-        zeta = means - (rows @ v.T)[:, :, None]
-        effects = self._effects(system, zeta, f[:, :, None])
+        v, of_rest = system.t * f, f[:, len(self.basis) :]
+        zeta = means - rows @ v.T
+        inner = self._inner_inner(weights, zeta)
         # (y - X̃v)'W_1⁻¹(y - X̃v), within and between groups, and the penalty Σ v_r²/γ_r
         Q = genes.rr - 2.0 * (genes.xr * v).sum(1) + ((v @ self.groups.within) * v).sum(1)
-        Q += (zeta * effects.inner).sum((0, 2))
-        Q += (v * f)[:, len(self.basis) :].sum(1)
-        return Solution(Q, v, effects)
+        Q += (zeta * inner).sum(0)
+        Q += (v[:, len(self.basis) :] * of_rest).sum(1)
+        return Solution(Q, v, Effects(self._outer_inner(weights, zeta), inner, of_rest))
 
     # ---- objective ---------------------------------------------------------------------------
 
@@ -535,7 +545,7 @@ class EliminationEngine:
 
         def part(rows: slice) -> tuple[Array, Array, Array]:
             system = self._system(gamma[rows])
-            solution = self._solve(gamma[rows], system, take(genes, rows))
+            solution = self._solve(system, take(genes, rows))
             return system.log_det, solution.Q, solution.v
 
         result: tuple[Array, Array, Array] = by_parts(part, self._part(), len(gamma))
@@ -553,13 +563,13 @@ class EliminationEngine:
 
         def part(rows: slice) -> Moments:
             system = self._system(gamma[rows])
-            solution = self._solve(gamma[rows], system, take(genes, rows))
-            q, qq = self._quadratic_forms(system, solution.effects, solution.effects)
+            solution = self._solve(system, take(genes, rows))
+            q, qq = self._quadratics(system, solution.effects)
             a, aa = self._traces(system)
             return Moments(
                 Q=solution.Q,
-                q=q[:, 0, index],
-                qq=qq[:, 0, index][:, :, index],
+                q=q[:, index],
+                qq=qq[:, index][:, :, index],
                 log_det=system.log_det,
                 a=a[:, index],
                 aa=aa[:, index][:, :, index],
@@ -568,50 +578,45 @@ class EliminationEngine:
         moments: Moments = by_parts(part, self._part(), len(gamma))
         return moments
 
-    def _eliminated(self, weights: Weights, x: Effects) -> list[list[Array]]:
-        """D_kl x_l by k and l, each (levels of k, genes, columns)."""
-        inner = self._inner_inner(weights, x.inner)
-        if self.elimination.outer is None:
-            return [[inner]]
-        return [
-            [self._outer_outer(weights, x.outer), self._outer_inner(weights, x.inner)],
-            [self._inner_outer(weights, x.outer), inner],
-        ]
+    def _quadratics(self, system: System, u: Effects) -> tuple[Array, Array]:
+        """u_k'u_k and u_k'Z_k'P_W Z_l u_l, (genes, K) and (genes, K, K)."""
+        weights, rows = system.weights, self.groups.rows
+        inner = self._inner_inner(weights, u.inner)
+        q, D, sides = [(u.inner**2).sum(0)], [[(u.inner * inner).sum(0)]], [inner]
+        if self.elimination.outer is not None:
+            q.insert(0, (u.outer**2).sum(0))
+            top = (weights.tau / weights.psi * u.outer**2).sum(0)
+            across = (u.outer * self._outer_inner(weights, u.inner)).sum(0)
+            D = [[top, across], [across, *D[0]]]
+            sides.insert(0, self._inner_outer(weights, u.outer))
+        images = [(rows.T @ side).T[:, :, None] for side in sides]
+        side = Side(images, u.rest[:, :, None])
+        D = [[form[:, None] for form in line] for line in D]
+        second = self._bilinear(system, D, side, side)[:, 0]
+        return np.hstack([np.stack(q, 1), u.rest**2 @ self.members]), second
 
-    def _quadratic_forms(self, system: System, a: Effects, b: Effects) -> tuple[Array, Array]:
-        """a_k'b_k and a_k'Z_k'P_W Z_l b_l, (genes, columns, K) and (genes, columns, K, K)."""
-        first = [(x * y).sum(0) for x, y in zip(self._levels(a), self._levels(b), strict=True)]
-        first += [(a.rest[:, r] * b.rest[:, r]).sum(1) for r in self._rest]
-        D, V, after = self._images(system, b)
-        _, V_a, after_a = (D, V, after) if a is b else self._images(system, a)
-        K, n = len(V), len(D)
-        second = np.empty((*first[0].shape, K, K))
+    def _bilinear(self, system: System, D: list[list[Array]], a: Side, b: Side) -> Array:
+        """a_k'Z_k'P_W Z_l b_l, (genes, columns, K, K), with a_k'D_kl b_l of what is eliminated."""
+        n, K = len(D), len(D) + self.members.shape[1]
+        V_b, after_b = self._both_sides(system, b)
+        V_a, after_a = (V_b, after_b) if a is b else self._both_sides(system, a)
+        second = np.empty((*D[0][0].shape, K, K))
         for k, m in product(range(K), range(K)):
-            # the side of the rest, if there is one, has nothing to cancel
-            sides = (after_a[k], V[m]) if k >= n > m else (V_a[k], after[m])
-            second[:, :, k, m] = (sides[0] * sides[1]).sum(1)
-        for k, x in enumerate(self._levels(a)):
-            for m in range(n):
-                second[:, :, k, m] = (x * D[k][m]).sum(0) - second[:, :, k, m]
-        return np.stack(first, -1), second
+            # on the side of the rest, if there is one, nothing cancels
+            left, right = (after_a[k], V_b[m]) if k >= n > m else (V_a[k], after_b[m])
+            form = (left * right).sum(1)
+            second[:, :, k, m] = D[k][m] - form if k < n and m < n else form
+        return second
 
-    def _images(
-        self, system: System, x: Effects
-    ) -> tuple[list[list[Array]], list[Array], list[Array]]:
-        """D_kl x_l; V_l = X̃'W_1⁻¹Z_l x_l; N V_l for what is eliminated, F'_·l x_l for the rest."""
-        D = self._eliminated(system.weights, x)
-        V = [np.moveaxis(_apply(self.groups.rows.T, side), 0, 1) for side in D[-1]]
+    def _both_sides(self, system: System, x: Side) -> tuple[list[Array], list[Array]]:
+        """V_l = X̃'W_1⁻¹Z_l x_l, and N V_l for what is eliminated, F'_·l x_l for the rest."""
         N, p = system.inverse * system.t[:, None], len(self.basis)
-        after = [N @ image for image in V]
+        V, after = list(x.images), [N @ image for image in x.images]
         for r in self._rest:
             columns = slice(p + r.start, p + r.stop)
             V.append(system.C[:, :, columns] @ x.rest[:, r])
             after.append(system.inverse[:, :, columns] @ x.rest[:, r])
-        return D, V, after
-
-    def _levels(self, x: Effects) -> list[Array]:
-        """Effects of what is eliminated."""
-        return [x.inner] if self.elimination.outer is None else [x.outer, x.inner]
+        return V, after
 
     @property
     def _rest(self) -> list[slice]:
@@ -630,50 +635,61 @@ class EliminationEngine:
     def _traces(self, system: System) -> tuple[Array, Array]:
         """a_k = tr T_kk and aa_kl = ‖T_kl‖², T_kl = Z_k'P_W Z_l; (genes, K) and (genes, K, K)."""
         inverse = system.inverse if self.reml else self._without_fixed(system)
-        N = inverse * system.t[:, None]
-        a, aa, G = self._eliminated_traces(system, N)
-        if not len(self.members):
-            return a, aa
-        # Z_k'P_W Z_r = U_k Ψ and Z_r'P_W Z_r = (CΨ)_rr with Ψ = F'_·r
+        N, (G, H) = inverse * system.t[:, None], self._curvature(system)
         p, n, E = len(self.basis), len(G), self.members
+        a, aa = np.empty((len(N), n + E.shape[1])), np.empty((len(N), *2 * [n + E.shape[1]]))
+        # ‖D - UNU'‖² = ‖D‖² - 2 tr N U'DU + tr N U'U N U'U
+        NG = [N @ Gk for Gk in G]
+        traces, squares = self._eliminated_norms(system.weights)
+        for k in range(n):
+            a[:, k] = traces[k] - np.einsum("gcc->g", NG[k])
+            for m in range(n):
+                cross = 2.0 * H[k][m] * N - NG[k] * NG[m].swapaxes(1, 2)
+                aa[:, k, m] = squares[k][m] - cross.sum((1, 2))
+        # Z_k'P_W Z_r = U_k Ψ and Z_r'P_W Z_r = (CΨ)_rr with Ψ = F'_·r
         psi = inverse[:, :, p:]
         omega = system.C[:, p:] @ psi
-        K = n + E.shape[1]
-        full = np.empty((len(a), K, K))
-        full[:, :n, :n] = aa
-        full[:, n:, n:] = E.T @ (omega * omega.swapaxes(1, 2)) @ E
+        a[:, n:] = np.einsum("grr->gr", omega) @ E
+        aa[:, n:, n:] = E.T @ (omega * omega.swapaxes(1, 2)) @ E
         for k in range(n):
-            full[:, k, n:] = full[:, n:, k] = (psi * (G[k] @ psi)).sum(1) @ E
-        return np.hstack([a, np.einsum("grr->gr", omega) @ E]), full
+            aa[:, k, n:] = aa[:, n:, k] = (psi * (G[k] @ psi)).sum(1) @ E
+        return a, aa
 
-    def _eliminated_traces(self, system: System, N: Array) -> tuple[Array, Array, list[Array]]:
-        """Traces and squared norms of D_kl - U_k N U_l', and G_k = U_k'U_k."""
-        groups, weights, s = self.groups, system.weights, system.s
-        d2, d3 = weights.d**2, weights.d**3
-        tau, psi, phi = weights.tau.T, weights.psi.T, weights.phi.T
-        e2, e3 = (groups.joins @ d2).T, (groups.joins @ d3).T
-        r, r3 = groups.by_outer(d2), groups.by_outer(d3)
-        # Sums over the groups of an outer level: Σ d²(x - φs) = r - φ e2 s, and so on for d³
-        half = s.swapaxes(1, 2) @ ((phi**2 * e2 / 2)[:, :, None] * s - phi[:, :, None] * r)
-        S2 = groups.squares(d2)
-        G = [S2 + half + half.swapaxes(1, 2)]
-        sN, rN = s @ N, r @ N
-        ss, sr, rr, s3 = ((x * y).sum(2) for x, y in ((sN, s), (sN, r), (rN, r), (sN, r3)))
-        # ‖D - UNU'‖² = ‖D‖² - 2 tr N U'DU + tr N U'U N U'U
-        NG = [N @ G[0]]
-        H = (N * groups.squares(d3)).sum((1, 2)) + (phi**2 * e3 * ss - 2.0 * phi * s3).sum(1)
-        H -= (phi * (rr - 2.0 * phi * e2 * sr + (phi * e2) ** 2 * ss)).sum(1)
-        square = d2.sum(0) + ((phi * e2) ** 2 - 2.0 * phi * e3).sum(1)
-        a = [weights.d.sum(0) - (phi * e2).sum(1) - _trace(NG[0])]
-        inner = square - 2.0 * H + _trace(NG[0], NG[0])
+    def _eliminated_norms(self, weights: Weights) -> tuple[list[Array], list[list[Array]]]:
+        """Traces of D_kk and squared norms of D_kl."""
+        d2 = weights.d**2
+        e2, e3 = self.groups.joins @ d2, self.groups.joins @ (d2 * weights.d)
+        phi, ratio = weights.phi, weights.tau / weights.psi
+        inner = weights.d.sum(0) - (phi * e2).sum(0)
+        square = d2.sum(0) + ((phi * e2) ** 2 - 2.0 * phi * e3).sum(0)
         if self.elimination.outer is None:
-            return a[0][:, None], inner[:, None, None], G
-        G.insert(0, s.swapaxes(1, 2) @ (s / psi[:, :, None] ** 2))
-        NG.insert(0, N @ G[0])
-        a.insert(0, (tau / psi).sum(1) - _trace(NG[0]))
-        outer = (((tau / psi) ** 2) - 2.0 * tau / psi**3 * ss).sum(1) + _trace(NG[0], NG[0])
-        across = ((e2 - 2.0 * (sr - phi * e2 * ss)) / psi**2).sum(1) + _trace(*NG)
-        return np.stack(a, 1), np.stack([outer, across, across, inner], 1).reshape(-1, 2, 2), G
+            return [inner], [[square]]
+        across = (e2 / weights.psi**2).sum(0)
+        return [ratio.sum(0), inner], [[(ratio**2).sum(0), across], [across, square]]
+
+    def _curvature(self, system: System) -> Curvature:
+        """G_k = U_k'U_k and H_kl = U_k'D_kl U_l of what is eliminated."""
+        groups, weights, s = self.groups, system.weights, system.s
+        d2 = weights.d**2
+        d3 = d2 * weights.d
+        S2, S3 = groups.squares(d2), groups.squares(d3)
+        if self.elimination.outer is None:
+            return Curvature([S2], [[S3]])
+        r, r3 = groups.by_outer(d2), groups.by_outer(d3)
+        e2, e3 = (groups.joins @ d2).T[:, :, None], (groups.joins @ d3).T[:, :, None]
+        tau, psi, phi = (x.T[:, :, None] for x in (weights.tau, weights.psi, weights.phi))
+        # Sums over the groups of an outer level, with x - φs for U_2: Σ d²(x - φs) = r - φ e2 s,
+        # Σ d²(x - φs)(x - φs)' and Σ d³(x - φs)(x - φs)' - φ(r - φ e2 s)(r - φ e2 s)'
+        across = r - phi * e2 * s
+        G2 = s.swapaxes(1, 2) @ (phi * (0.5 * phi * e2 * s - r))
+        H22 = s.swapaxes(1, 2) @ (phi * (0.5 * phi * e3 * s - r3))
+        H12 = s.swapaxes(1, 2) @ (across / psi**2)
+        H22 += H22.swapaxes(1, 2) + S3 - across.swapaxes(1, 2) @ (phi * across)
+        G1 = s.swapaxes(1, 2) @ (s / psi**2)
+        H11 = s.swapaxes(1, 2) @ (s * (tau / psi**3))
+        return Curvature(
+            [G1, S2 + G2 + G2.swapaxes(1, 2)], [[H11, H12], [H12.swapaxes(1, 2), H22]]
+        )
 
     def _derivatives(self, gamma: Array, genes: Grouped) -> Derivatives:
         """f, its gradient and two Hessians in γ, at one γ per gene."""
@@ -775,25 +791,33 @@ class EliminationEngine:
         index, s0 = np.argsort(self.order), variance
 
         def part(rows: slice) -> tuple[Array, Array, Array]:
-            system = self._system(gamma[rows])
-            b, f_b = self._contrast_effects(system, right)
-            a = b if left is right else self._contrast_effects(system, left)[0]
-            value = ((self.basis.T @ left) * f_b).sum(1)
-            return (value, *self._quadratic_forms(system, a, b))
+            return self._contrast_forms(self._system(gamma[rows]), left, right)
 
-        value, first, half = by_parts(part, self._part(left.shape[1]), len(gamma))
+        value, first, half = by_parts(part, self._part(), len(gamma))
         # v_k = g_k'g_k and v_kl = -(2/s_0) sym g_k'Z_k'P_W Z_l g_l
         half = half[:, :, index][:, :, :, index] / s0[:, None, None, None]
         theta = np.concatenate([gamma * s0[:, None], s0[:, None]], axis=1)
         hessian = -(half + half.swapaxes(-1, -2))
         return by_homogeneity(value * s0[:, None], first[:, :, index], hessian, theta)
 
-    def _contrast_effects(self, system: System, contrasts: Array) -> tuple[Effects, Array]:
-        """g_k = Z_k'W⁻¹XΦa (but for its sign) and Φa, of contrasts (p, C) as responses."""
-        p = len(self.basis)
-        f = system.inverse[:, :p].swapaxes(1, 2) @ (self.basis.T @ contrasts)
-        v = np.moveaxis(system.t[:, :, None] * f, 1, 0)
-        return self._effects(system, -_apply(self.groups.rows, v), f), f[:, :p]
+    def _contrast_forms(
+        self, system: System, left: Array, right: Array
+    ) -> tuple[Array, Array, Array]:
+        """a'Φb, g_k'g_k and g_k'Z_k'P_W Z_l g_l, where g_k = Z_k'W⁻¹XΦa is, but for its sign, u_k of
+        a response with X̃'W_1⁻¹y = a: f on the side of the rest and -U_k v for the eliminated.
+        """
+        p, (G, H) = len(self.basis), self._curvature(system)
+        inverse = system.inverse[:, :p].swapaxes(1, 2)
+        f_b = inverse @ (self.basis.T @ right)
+        f_a = f_b if left is right else inverse @ (self.basis.T @ left)
+        v_a, v_b = (system.t[:, :, None] * f for f in (f_a, f_b))
+        b = Side([-Gk @ v_b for Gk in G], f_b[:, p:])
+        a = b if left is right else Side([-Gk @ v_a for Gk in G], f_a[:, p:])
+        D = [[(v_a * (Hkl @ v_b)).sum(1) for Hkl in line] for line in H]
+        value = ((self.basis.T @ left) * f_b[:, :p]).sum(1)
+        first = [-(v_a * image).sum(1) for image in b.images]
+        first += [(a.rest[:, r] * b.rest[:, r]).sum(1) for r in self._rest]
+        return value, np.stack(first, -1), self._bilinear(system, D, a, b)
 
     def blup(self, gamma: Array, genes: Grouped) -> Array:
         """Predicted random effects γ_k Z_k'W⁻¹(y - Xβ̂), (genes, q)."""
@@ -802,24 +826,17 @@ class EliminationEngine:
 
         def part(rows: slice) -> Array:
             g = gamma[rows]
-            u = self._solve(g, self._system(g), take(genes, rows)).effects
+            u = self._solve(self._system(g), take(genes, rows)).effects
             full = np.empty((len(g), sum(sizes)))
             if found.outer is not None:
-                full[:, blocks[found.outer]] = u.outer[:, :, 0].T
-            full[:, blocks[found.inner]] = u.inner[:, :, 0].T
+                full[:, blocks[found.outer]] = u.outer.T
+            full[:, blocks[found.inner]] = u.inner.T
             for component, columns in zip(found.rest, self._rest, strict=True):
-                full[:, blocks[component]] = u.rest[:, columns, 0]
+                full[:, blocks[component]] = u.rest[:, columns]
             return np.repeat(g, sizes, axis=1) * full
 
         effects: Array = by_parts(part, self._part(), len(gamma))
         return effects
-
-
-def _apply(matrix: Any, x: Array) -> Array:
-    """A sparse matrix times x (levels, genes, columns)."""
-    levels, genes, columns = x.shape
-    flat = matrix @ x.reshape(levels, genes * columns)
-    return flat.reshape(len(flat), genes, columns)
 
 
 def _one_plus(x: Array) -> Array:
@@ -827,13 +844,6 @@ def _one_plus(x: Array) -> Array:
     total = 1.0 + x
     total[total == 0] = np.finfo(float).eps
     return total
-
-
-def _trace(A: Array, B: Array | None = None) -> Array:
-    """tr A or tr AB per gene."""
-    if B is None:
-        return np.einsum("gcc->g", A)
-    return (A * B.swapaxes(1, 2)).sum((1, 2))
 
 
 def _columns(values: Array, blocks: list[slice], components: list[int]) -> Array:
