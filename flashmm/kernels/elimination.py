@@ -52,6 +52,8 @@ Array = np.ndarray
 
 # Share of a column's squared norm within groups below which it is constant within groups.
 CONSTANT_WITHIN = 1e-12
+# Share of non-zeros above which a matrix is stored as a dense one.
+DENSE = 0.2
 # Numbers that vectors of a block of genes may hold, and an array of a part that a thread works on
 # (it stays in the cache).
 BLOCK_ELEMENTS = 2**22
@@ -183,11 +185,11 @@ class Groups:
         n_g.
     joins : (outer levels, groups) sparse array
         M'; no rows where there is no outer component.
-    rows : (groups, c) sparse array
+    rows : (groups, c) array or sparse array
         x_g, the group means of X̃.
     outer_rows : (outer levels · c, groups) sparse array
         x_g in the rows of its outer level.
-    pairs : (c(c + 1)/2, groups) sparse array
+    pairs : (c(c + 1)/2, groups) array or sparse array
         Lower triangles of x_g x_g'.
     triangle : (c · c,) int array
         Row of `pairs` of each element of a c × c matrix.
@@ -197,9 +199,9 @@ class Groups:
 
     sizes: Array
     joins: sparse.csr_array
-    rows: sparse.csr_array
+    rows: Any
     outer_rows: sparse.csr_array
-    pairs: sparse.csr_array
+    pairs: Any
     triangle: Array
     within: Array
 
@@ -225,8 +227,9 @@ class Groups:
         i, j = np.indices((c, c))
         high, low = np.maximum(i, j).ravel(), np.minimum(i, j).ravel()
         triangle = high * (high + 1) // 2 + low
+        pairs, within = _pairs(rows), (within + within.T) / 2
         return cls(
-            sizes, joins, rows, outer_rows, _pairs(rows), triangle, (within + within.T) / 2
+            sizes, joins, _compact(rows), outer_rows, _compact(pairs), triangle, within
         )
 
     def by_outer(self, weights: Array) -> Array:
@@ -239,6 +242,11 @@ class Groups:
         c = self.rows.shape[1]
         sums = np.ascontiguousarray((self.pairs @ weights).T)
         return sums[:, self.triangle].reshape(-1, c, c)
+
+
+def _compact(matrix: sparse.csr_array) -> Any:
+    """The matrix, as a dense one where few of its elements are zero."""
+    return matrix.toarray() if matrix.nnz > DENSE * np.prod(matrix.shape) else matrix
 
 
 def _pairs(rows: sparse.csr_array) -> sparse.csr_array:
