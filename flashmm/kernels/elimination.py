@@ -52,8 +52,8 @@ Array = np.ndarray
 
 # Share of a column's squared norm within groups below which it is constant within groups.
 CONSTANT_WITHIN = 1e-12
-# Share of non-zeros above which a matrix is stored as a dense one.
-DENSE = 0.2
+# Share of non-zeros in the rows of the groups above which products of dense matrices are faster.
+DENSE = 0.5
 # Numbers that vectors of a block of genes may hold, and an array of a part that a thread works on
 # (it stays in the cache).
 BLOCK_ELEMENTS = 2**22
@@ -186,11 +186,11 @@ class Groups:
     joins : (outer levels, groups) sparse array
         M'; no rows where there is no outer component.
     rows : (groups, c) array or sparse array
-        x_g, the group means of X̃.
+        x_g, the group means of X̃; dense where few are zero.
     outer_rows : (outer levels · c, groups) sparse array
         x_g in the rows of its outer level.
-    pairs : (c(c + 1)/2, groups) array or sparse array
-        Lower triangles of x_g x_g'.
+    pairs : (c(c + 1)/2, groups) sparse array
+        Lower triangles of x_g x_g'; empty where `rows` is dense.
     triangle : (c · c,) int array
         Row of `pairs` of each element of a c × c matrix.
     within : (c, c) array
@@ -201,7 +201,7 @@ class Groups:
     joins: sparse.csr_array
     rows: Any
     outer_rows: sparse.csr_array
-    pairs: Any
+    pairs: sparse.csr_array
     triangle: Array
     within: Array
 
@@ -227,10 +227,10 @@ class Groups:
         i, j = np.indices((c, c))
         high, low = np.maximum(i, j).ravel(), np.minimum(i, j).ravel()
         triangle = high * (high + 1) // 2 + low
-        pairs, within = _pairs(rows), (within + within.T) / 2
-        return cls(
-            sizes, joins, _compact(rows), outer_rows, _compact(pairs), triangle, within
-        )
+        within = (within + within.T) / 2
+        if rows.nnz > DENSE * G * c:
+            return cls(sizes, joins, means, outer_rows, _pairs(rows[:0]), triangle, within)
+        return cls(sizes, joins, rows, outer_rows, _pairs(rows), triangle, within)
 
     def by_outer(self, weights: Array) -> Array:
         """Σ_{g∈i} w_g x_g of weights (groups, genes), as (genes, outer levels, c)."""
@@ -239,14 +239,11 @@ class Groups:
 
     def squares(self, weights: Array) -> Array:
         """Σ_g w_g x_g x_g' of weights (groups, genes), as (genes, c, c)."""
-        c = self.rows.shape[1]
+        rows, c = self.rows, self.rows.shape[1]
+        if isinstance(rows, np.ndarray):
+            return rows.T @ (weights.T[:, :, None] * rows)
         sums = np.ascontiguousarray((self.pairs @ weights).T)
         return sums[:, self.triangle].reshape(-1, c, c)
-
-
-def _compact(matrix: sparse.csr_array) -> Any:
-    """The matrix, as a dense one where few of its elements are zero."""
-    return matrix.toarray() if matrix.nnz > DENSE * np.prod(matrix.shape) else matrix
 
 
 def _pairs(rows: sparse.csr_array) -> sparse.csr_array:
