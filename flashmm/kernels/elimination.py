@@ -1,7 +1,7 @@
 """Large components in closed form; the others as columns beside those of X.
 
-**Eliminated components.** The inner one has orthogonal columns, Z_2'Z_2 = diag(n_g), one per group g:
-subjects, or subjects × cell types. An outer one may join groups, Z_1 = Z_2 M: subjects i. With
+**Eliminated components.** The inner one has orthogonal columns, Z_2'Z_2 = diag(n_g), one per group
+g: subjects, or subjects × cell types. An outer one may join groups, Z_1 = Z_2 M: subjects i. With
 W_1 = I + γ_1 Z_1Z_1' + γ_2 Z_2Z_2' and group means x_g, y_g (n_g⁻¹ Z_2'x), for any columns x and y
 with product w within groups,
 
@@ -11,12 +11,12 @@ with product w within groups,
     D_kl = Z_k'W_1⁻¹Z_l:  D_11 = diag(τ/ψ),  D_12 = d_g/ψ_i,  D_22 = diag(d) - φ_i d d' by i,
     U_k = Z_k'W_1⁻¹X̃:  U_1[i] = s_i/ψ_i,  U_2[g] = d_g(x_g - φ_i s_i),  s_i = Σ_{g∈i} d_g x_g.
 
-**The rest**, components Z_r with γ_r, joins X: X̃ = [X, Z_r]. With C = X̃'W_1⁻¹X̃, T = diag(1 … 1, γ_r)
-and J = diag(0 … 0, 1 … 1), one sweep of a matrix of p + q_r columns gives the whole model,
-W = W_1 + Z_r diag(γ_r) Z_r' (Henderson's equations, without a division by γ_r):
+**The rest**, components Z_r with γ_r, joins X: X̃ = [X, Z_r]. With C = X̃'W_1⁻¹X̃,
+T = diag(1 … 1, γ_r) and J = diag(0 … 0, 1 … 1), the inverse of a matrix of p + q_r columns gives
+the whole model, W = W_1 + Z_r diag(γ_r) Z_r' (Henderson's equations, not divided by γ_r):
 
     F' = (TC + J)⁻¹,   N = F'T,   P_W = W_1⁻¹ - W_1⁻¹X̃ N X̃'W_1⁻¹
-    log |W| + log |X'W⁻¹X| = log |W_1| + log |TC + J|;  for ML log |W| has its block of the rest only
+    log |W| + log |X'W⁻¹X| = log |W_1| + log |TC + J|;  log |W| has its block of the rest only
     f = F X̃'W_1⁻¹y,  v = Tf:  β̂ = v_X,  Z_r'P_W y = f_r,  Z_k'P_W y = Z_k'W_1⁻¹(y - X̃v)
     Z_k'P_W Z_l = D_kl - U_k N U_l'   Z_k'P_W Z_r = U_k F'_·r   Z_r'P_W Z_r = (C F')_rr.
 
@@ -692,9 +692,7 @@ class EliminationEngine:
         H22 += H22.swapaxes(1, 2) + S3 - across.swapaxes(1, 2) @ (phi * across)
         G1 = s.swapaxes(1, 2) @ (s / psi**2)
         H11 = s.swapaxes(1, 2) @ (s * (tau / psi**3))
-        return Curvature(
-            [G1, S2 + G2 + G2.swapaxes(1, 2)], [[H11, H12], [H12.swapaxes(1, 2), H22]]
-        )
+        return Curvature([G1, S2 + G2 + G2.swapaxes(1, 2)], [[H11, H12], [H12.swapaxes(1, 2), H22]])
 
     def _derivatives(self, gamma: Array, genes: Grouped) -> Derivatives:
         """f, its gradient and two Hessians in γ, at one γ per gene."""
@@ -707,8 +705,9 @@ class EliminationEngine:
         blocks, ZtZ = self.projection.blocks, self.projection.ZtZ
         axes = grid_axes([_largest_eigenvalue(ZtZ[block][:, block]) for block in blocks])
         inner = self.elimination.inner
-        others = product(*(axis for k, axis in enumerate(axes) if k != inner))
-        points = np.insert(np.array(list(others)).reshape(-1, len(axes) - 1), inner, 0.0, axis=1)
+        points = np.array(
+            list(product(*(axis if k != inner else [0.0] for k, axis in enumerate(axes))))
+        )
 
         def at(value: float) -> tuple[Array, Array]:
             grid = points.copy()
@@ -719,7 +718,7 @@ class EliminationEngine:
         return best[f.argmin(0), np.arange(f.shape[1])]
 
     def _best_of(self, grid: Array, genes: Grouped) -> tuple[Array, Array]:
-        """Lowest f, (genes,), and its γ, (genes, K), among points of one γ of the inner component."""
+        """Lowest f, (genes,), and its γ, (genes, K), among points that share the inner γ."""
         groups, system = self.groups, self._system(grid)
         # what does not depend on the other components
         weighted = genes.means * system.weights.d[:, 0]
@@ -808,9 +807,8 @@ class EliminationEngine:
     def _contrast_forms(
         self, system: System, left: Array, right: Array
     ) -> tuple[Array, Array, Array]:
-        """a'Φb, g_k'g_k and g_k'Z_k'P_W Z_l g_l, where g_k = Z_k'W⁻¹XΦa is, but for its sign, u_k of
-        a response with X̃'W_1⁻¹y = a: f on the side of the rest and -U_k v for the eliminated.
-        """
+        """a'Φb, g_k'g_k and g_k'Z_k'P_W Z_l g_l with g_k = Z_k'W⁻¹XΦa."""
+        # But for its sign g_k is u_k of a response with X̃'W_1⁻¹y = a: f_r, and -U_k v.
         p, (G, H) = len(self.basis), self._curvature(system)
         inverse = system.inverse[:, :p].swapaxes(1, 2)
         f_b = inverse @ (self.basis.T @ right)
