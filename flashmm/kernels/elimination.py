@@ -501,7 +501,7 @@ class EliminationEngine:
         doubtful = np.flatnonzero((gamma < 0).any(1))
         outside = self._negative_eigenvalues(gamma[doubtful], self.reml) != 0
         log_det[doubtful[outside]] = np.inf
-        return System(weights, s, C, t, np.linalg.inv(swept), log_det)
+        return System(weights, s, C, t, _inverse(swept), log_det)
 
     def _negative_eigenvalues(self, gamma: Array, reml: bool) -> Array:
         """Number of those of W, for REML of W on the complement of X, (genes,).
@@ -634,7 +634,7 @@ class EliminationEngine:
         p = len(self.basis)
         inverse = np.zeros_like(system.C)
         swept = system.t[:, p:, None] * system.C[:, p:, p:] + np.eye(len(self.members))
-        inverse[:, p:, p:] = np.linalg.inv(swept)
+        inverse[:, p:, p:] = _inverse(swept)
         return inverse
 
     def _traces(self, system: System) -> tuple[Array, Array]:
@@ -840,6 +840,17 @@ class EliminationEngine:
 
         effects: Array = by_parts(part, self._part(), len(gamma))
         return effects
+
+
+def _inverse(matrices: Array) -> Array:
+    """Inverse of each matrix; NaN where it is singular, as it can be at the end of the domain."""
+    try:
+        return np.linalg.inv(matrices)
+    except np.linalg.LinAlgError:
+        if len(matrices) == 1:
+            return np.full(matrices.shape, np.nan)
+        half = len(matrices) // 2
+        return np.concatenate([_inverse(matrices[:half]), _inverse(matrices[half:])])
 
 
 def _one_plus(x: Array) -> Array:

@@ -97,7 +97,7 @@ class Engine(Protocol[Genes]):
         """Genes that fit in a bounded amount of memory."""
 
 
-def take(genes: Any, rows: Array) -> Any:
+def take(genes: Any, rows: Array | slice) -> Any:
     """Rows of every array of an engine's genes."""
     return type(genes)(*(values[rows] for values in genes))
 

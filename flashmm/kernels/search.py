@@ -78,7 +78,9 @@ def profile_derivatives(moments: Moments, dof: int) -> Derivatives:
     b, bb = moments.q / Q[:, None], 2.0 * moments.qq / Q[:, None, None]
     observed = m * (bb - b[:, :, None] * b[:, None, :]) - aa
     expected = aa - a[:, :, None] * a[:, None, :] / m
-    return Derivatives(m * np.log(Q) + moments.log_det, a - m * b, observed, expected)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        f = m * np.log(Q) + moments.log_det
+    return Derivatives(f, a - m * b, observed, expected)
 
 
 def theta_score(moments: Moments, gamma: Array, variance: Array, dof: int) -> Array:
@@ -190,8 +192,10 @@ def minimise(
             rows, d = active[taken], take(d, taken)
         else:
             taken = objective(trial[active], take(genes, active)) < below[active]
+            d = derivatives(trial[active[taken]], take(genes, active[taken]))
+            # at the very end of the domain rounding decides, and not twice in the same way
+            d, taken[taken] = take(d, np.isfinite(d.f)), np.isfinite(d.f)
             rows = active[taken]
-            d = derivatives(trial[rows], take(genes, rows))
         n_iter[active] += 1
         gamma[rows], f[rows] = trial[rows], d.f
         step[rows], decrement[rows], newton = _direction(gamma[rows], d, nonnegative)
