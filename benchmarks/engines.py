@@ -1,7 +1,12 @@
-"""Seconds of the nested engine at the sizes of real studies, and its ratio to the dense engine.
+"""Seconds of the engines at the sizes of real studies.
 
-    python benchmarks/engines.py            # both sizes
+    python benchmarks/engines.py            # all sizes
     python benchmarks/engines.py --genes 500
+    python benchmarks/engines.py --size "one component"
+
+Nested components: the fit, the tests, and the ratio to the dense engine. One component: CPU seconds
+of one core, the tails of the t distribution apart. Dense: CPU per gene, and wall time in one thread
+and in all.
 
 Group statistics are drawn from the model itself, so that no cells are needed. The dense engine
 fits a subset of the genes, and the fits of both are compared there.
@@ -20,12 +25,27 @@ import numpy as np
 import pandas as pd
 
 import flashmm as fm
+from flashmm.inference import adjust_p_values
+from flashmm.kernels.ddf import t_tail
 
 # subjects, cell types, covariates, genes, cells, genes of the dense engine
 SIZES = {
     "25 x 12": (25, 12, ("log(libsize)",), 6_000, 20_000, 30),
     "259 x 29": (259, 29, ("log(libsize)", "mito"), 11_596, 500_000, 0),
 }
+
+# subjects, cell types, genes, cells, fixed effects
+ONE_COMPONENT = {
+    "25 subjects": (25, 12, 6_000, 20_000, "~ 0 + log(libsize) + cell_type + cell_type:condition"),
+    "1,000 subjects": (1_000, 1, 20_000, 200_000, "~ log(libsize) + condition"),
+}
+# levels of the components, fixed coefficients, genes
+DENSE = (
+    ((25, 20), 25, 1_000),
+    ((30, 20, 10), 25, 500),
+    ((100, 50), 10, 200),
+    ((25, 300), 25, 60),
+)
 
 
 def draw_groups(
@@ -92,12 +112,85 @@ def main() -> None:
     """Time the fit and the Kenward-Roger tests of the treatment in each cell type."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--genes", type=int, help="genes per size (default: those of the study)")
-    parser.add_argument("--size", choices=SIZES, help="one size only")
+    sections = {**SIZES, "one component": None, "dense": None}
+    parser.add_argument("--size", choices=sections, help="one size only")
     options = parser.parse_args()
     warnings.simplefilter("ignore", fm.FlashmmWarning)
     print(f"numba {numba.__version__}, {numba.get_num_threads()} threads")
-    for name in [options.size] if options.size else SIZES:
-        measure(name, options.genes)
+    for name in [options.size] if options.size else sections:
+        if name == "one component":
+            for size in ONE_COMPONENT:
+                measure_one_component(size, options.genes)
+        elif name == "dense":
+            for levels, p, genes in DENSE:
+                measure_dense(levels, p, options.genes or genes)
+        else:
+            measure(name, options.genes)
+
+
+def cpu_seconds(call: Callable[..., Any], *arguments: Any, **options: Any) -> tuple[float, Any]:
+    """Least CPU time of three calls, and what the last one returned."""
+    least = np.inf
+    for _ in range(3):
+        begin = time.process_time()
+        result = call(*arguments, **options)
+        least = min(least, time.process_time() - begin)
+    return least, result
+
+
+def measure_one_component(name: str, genes: int | None) -> None:
+    """Print the CPU time of the fit and of all coefficients' tests on one core."""
+    subjects, types, study_genes, cells, fixed = ONE_COMPONENT[name]
+    groups = draw_groups(subjects, types, ("log(libsize)",), genes or study_genes, cells)
+    stats = fm.summary_statistics(groups, fixed, ["subject"])
+    threads = numba.get_num_threads()
+    numba.set_num_threads(1)
+    fit_time, fit = cpu_seconds(fm.fit_lmm, stats, engine="spectral")
+    parts = {"fit": fit_time, "covariances": cpu_seconds(fit.covariance, fit.fitted)[0]}
+    for ddf in ("kenward-roger", "satterthwaite"):
+        whole, table = cpu_seconds(fm.contrast_tests, fit, ddf=ddf)
+        tails, _ = cpu_seconds(p_values, table)
+        parts[ddf] = whole - tails
+    numba.set_num_threads(threads)
+    print(
+        f"one component, {name} (p = {len(stats.coefficients)}), {stats.n_genes} genes, one core: "
+        f"{sum(parts.values()):.3f} CPU s ("
+        + ", ".join(f"{part} {cpu:.3f}" for part, cpu in parts.items())
+        + f"); p-values apart, {tails:.3f} CPU s, {1e6 * tails / table.df.size:.2f} µs each",
+        flush=True,
+    )
+
+
+def p_values(table: fm.TestTable) -> None:
+    """Tails of the t distribution and their adjustment, as `contrast_tests` makes them."""
+    p, _ = t_tail(table.statistic, table.df, "two-sided")
+    for column in p.T:
+        adjust_p_values(column)
+
+
+def measure_dense(levels: tuple[int, ...], p: int, genes: int, cells: int = 3_000) -> None:
+    """Print the time of the dense engine with crossed random components."""
+    rng = np.random.default_rng(0)
+    X = np.column_stack([np.ones(cells), rng.normal(size=(cells, p - 1))])
+    Z = [np.eye(q)[np.r_[np.arange(q), rng.integers(0, q, cells - q)]] for q in levels]
+    Y = rng.normal(size=(cells, genes))
+    for Zk in Z:
+        Y += Zk @ (rng.normal(size=(Zk.shape[1], genes)) * rng.gamma(1.0, 0.5, size=genes))
+    stats = fm.summary_statistics_from_matrices(Y, X, np.hstack(Z), component_sizes=list(levels))
+    threads, wall = numba.get_num_threads(), {}
+    for count in (1, threads):
+        numba.set_num_threads(count)
+        cpu = time.process_time()
+        wall[count], fit = seconds(fm.fit_lmm, stats, engine="dense")
+        cpu = time.process_time() - cpu
+    tests, _ = cpu_seconds(fm.contrast_tests, fit)
+    print(
+        f"dense, {' + '.join(map(str, levels))} levels, p = {p}, {genes} genes: "
+        f"fit {1e3 * cpu / genes:.2f} CPU ms per gene, Kenward-Roger {1e3 * tests / genes:.2f}; "
+        f"wall {wall[1]:.2f} s in one thread, {wall[threads]:.2f} s in {threads}; "
+        f"{pd.Series(fit.status).value_counts().to_dict()}",
+        flush=True,
+    )
 
 
 def measure(name: str, genes: int | None) -> None:

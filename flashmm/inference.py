@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from statsmodels.stats.multitest import multipletests
-from threadpoolctl import threadpool_limits
 
 from flashmm.contrasts import Contrast, resolve_contrasts
 from flashmm.kernels import ddf as kernels
@@ -171,14 +170,11 @@ def contrast_tests(
     )
 
     table = _empty_table(fit, resolved)
-    table["status"][:] = fit.status[:, None]
-    table["status"][:, ~estimable] = Status.NOT_ESTIMABLE
-    with threadpool_limits(limits=1, user_api="blas"):
-        for index, gamma, bounds in fit.blocks():
-            state = _State.of(fit, index, gamma, bounds, ddf)
-            _test_block(table, fit, resolved, estimable, state)
+    table["status"] = np.where(estimable, fit.status[:, None], str(Status.NOT_ESTIMABLE))
+    for index, gamma, bounds in fit.blocks():
+        state = _State.of(fit, index, gamma, bounds, ddf)
+        _test_block(table, fit, resolved, estimable, state)
     _fill_p_values(table, alternative)
-    table["status"] = table["status"].astype(str)
     notes = fit.notes + _note_cell_df(fit, table, ddf)
     if not everything:
         notes += _note_cells_as_replicates(fit, resolved)
@@ -263,7 +259,6 @@ def _empty_table(fit: LMMFit, contrasts: tuple[Contrast, ...]) -> dict[str, Any]
     names = ("estimate", "std_error", "statistic", "df", "p_value", "log10_p", "adj_p_value")
     table: dict[str, Any] = {name: np.full(shape, np.nan) for name in names}
     table["df_num"] = np.array([np.linalg.matrix_rank(c.matrix) for c in contrasts], dtype=float)
-    table["status"] = np.empty(shape, dtype=object)
     return table
 
 
@@ -329,7 +324,7 @@ def _t_tests(fit: LMMFit, rows: np.ndarray, state: _State) -> dict[str, np.ndarr
     """T tests of the rows (C, p) of a contrast matrix."""
     kept = fit.model.kept
     basis = orthonormal_contrasts(fit.model.projection, rows[:, kept])
-    estimate = state.coef[:, kept] @ rows[:, kept].T
+    estimate = (state.coef[:, None, kept] @ rows[:, kept].T)[:, 0]
     forms = fit.model.engine.variance_forms(state.gamma, state.variance, basis, basis)
     variance = forms.value
     if state.ddf == "kenward-roger":
@@ -357,7 +352,7 @@ def _f_test(fit: LMMFit, rows: np.ndarray, state: _State) -> kernels.FTest:
     )
     square = np.empty((n, n), dtype=int)
     square[left, right] = square[right, left] = np.arange(len(left))
-    estimate = state.coef[:, kept] @ rows[:, kept].T
+    estimate = (state.coef[:, None, kept] @ rows[:, kept].T)[:, 0]
     covariance = forms.value[:, square]
     gradient = forms.gradient[:, square].transpose(0, 3, 1, 2)
     if state.ddf == "kenward-roger":

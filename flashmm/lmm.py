@@ -20,6 +20,7 @@ from flashmm.kernels.rotation import (
     Projection,
     independent_columns,
     original_basis,
+    orthonormal_contrasts,
     project_design,
     rotate_projection,
 )
@@ -128,13 +129,15 @@ class LMMFit:
         (genes, coefficients, coefficients) array
             NaN for other genes and aliased coefficients.
         """
-        full = np.full((self.n_genes, len(self.coefficients), len(self.coefficients)), np.nan)
-        kept = np.flatnonzero(self.model.kept)
+        p, kept = len(self.coefficients), self.model.kept
+        full = np.empty((self.n_genes, p, p))
+        full[~wanted] = np.nan
+        basis = orthonormal_contrasts(self.model.projection, np.eye(p)[:, kept])
         for index, gamma, _ in self.blocks(wanted):
-            unit = self.model.engine.covariance(gamma)
-            half = original_basis(self.model.projection, unit).swapaxes(1, 2)
-            cov = original_basis(self.model.projection, half)
-            full[np.ix_(index, kept, kept)] = cov * self.theta[index, -1][:, None, None]
+            unit = self.model.engine.covariance(gamma, basis)
+            unit *= self.theta[index, -1][:, None, None]
+            full[index] = unit
+        full[:, ~kept] = full[:, :, ~kept] = np.nan
         return full
 
     @property
@@ -178,7 +181,7 @@ class LMMFit:
     def blocks(
         self, wanted: np.ndarray | None = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray, tuple[int, int]]]:
-        """Walk over genes in blocks of bounded memory.
+        """Walk over genes in blocks of bounded memory, BLAS in one thread meanwhile.
 
         Parameters
         ----------
@@ -195,10 +198,11 @@ class LMMFit:
             First gene and one past the last, whether or not they are visited.
         """
         wanted = self.fitted if wanted is None else wanted
-        for start, stop in self.model.gene_blocks(self.n_genes, self.options):
-            index = start + np.flatnonzero(wanted[start:stop])
-            if len(index):
-                yield index, self.theta[index, :-1] / self.theta[index, -1:], (start, stop)
+        with threadpool_limits(limits=1, user_api="blas"):
+            for start, stop in self.model.gene_blocks(self.n_genes, self.options):
+                index = start + np.flatnonzero(wanted[start:stop])
+                if len(index):
+                    yield index, self.theta[index, :-1] / self.theta[index, -1:], (start, stop)
 
     def __repr__(self) -> str:
         counts = pd.Series(self.status).value_counts().to_dict()

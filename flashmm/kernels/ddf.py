@@ -57,7 +57,7 @@ def satterthwaite_df(value: Array, gradient: Array, theta_cov: Array) -> Array:
     (genes, C) array
         Degrees of freedom.
     """
-    spread = np.einsum("gck,gkl,gcl->gc", gradient, theta_cov, gradient, optimize=True)
+    spread = ((gradient @ theta_cov) * gradient).sum(-1)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(spread > 0, 2.0 * value**2 / spread, np.nan)
 

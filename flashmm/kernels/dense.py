@@ -1,10 +1,13 @@
 """Any number of random components: one small dense system per gene.
 
-In the rotation W(γ) = I + Σ γ_k B_k (rank × rank, B_k = F_k'F_k), x = W⁻¹t and
-    Q(γ) = e + t'x                 f(γ) = m log Q + log |W°|
-with W° = W, m = ν for REML and, for ML, W° = I + Σ γ_k B°_k from the root of Z'Z itself and m = n.
-With the residual as component 0, B_0 = I (and e beside t), every score and information is one
-formula.
+With S = Z'Z - Z'X(X'X)⁻¹X'Z (q × q), Γ = diag(γ_k, one per column of Z) and residuals r of ordinary
+least squares,
+    M(γ) = (S⁻¹ + Γ)⁻¹ = (I + SΓ)⁻¹S = Z'P_W Z        u(γ) = (I + SΓ)⁻¹Z'r = Z'P_W y
+are all that the derivatives need: their blocks, traces and squares are every score and information.
+Both come from sweeping S, one block of columns after another (`_sweep`). The objective
+    Q(γ) = e + t'W⁻¹t                 f(γ) = m log Q + log |W°|
+is taken in the rotation, where W(γ) = I + Σ γ_k B_k (rank × rank, B_k = F_k'F_k), from one Cholesky
+factor, with W° = W, m = ν for REML and, for ML, W° = I + Σ γ_k B°_k from the root of Z'Z and m = n.
 """
 
 from __future__ import annotations
@@ -13,22 +16,34 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from scipy.linalg import eigh
+from scipy.linalg import eigh, solve_triangular
 
-from flashmm.kernels.engine import Optimum, VarianceForms, by_homogeneity
-from flashmm.kernels.rotation import EIGEN_TOLERANCE, Rotated, Rotation, rotate_genes
+from flashmm.kernels.engine import Optimum, VarianceForms, by_homogeneity, take
+from flashmm.kernels.rotation import EIGEN_TOLERANCE, Rotated, Rotation
 from flashmm.kernels.search import (
     Derivatives,
     Moments,
+    cholesky,
     grid_axes,
+    invert,
     log_det,
     minimise,
     profile_derivatives,
+    theta_information,
+    theta_score,
 )
+from flashmm.kernels.threads import by_parts, in_threads
 
 Array = np.ndarray
 
-BLOCK_ELEMENTS = 2**23
+# Numbers that vectors of a block of genes may hold, and matrices of a part that a thread works on
+# (it stays in the cache).
+BLOCK_ELEMENTS = 2**20
+PART_ELEMENTS = 2**17
+# Columns swept at a time: a fraction of them all, within limits.
+SWEPT_FRACTION, SWEPT_LIMITS = 8, (8, 48)
+# Last pivot of a factor that is bordered by a vector, larger than any sum of squares.
+BEYOND = 1e300
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,12 +54,18 @@ class DenseEngine:
     ----------
     rotation : Rotation
         The shared part of the model.
+    S : (q, q) array
+        Z'Z less what the fixed effects explain.
+    S_log_det : (q, q) array
+        The same for the log-determinant: `S` for REML, Z'Z for ML.
     B : (K, rank, rank) array
         F_k'F_k, the components in the rotation.
     B_log_det : (K, r, r) array
         The components of the log-determinant: `B` for REML, those of Z'Z for ML.
     B_cells : (K, r, r) array
         The components in the span of Z: V is positive definite where I + Σ γ_k B_cells_k is.
+    members : (q, K) array
+        One where a column of Z belongs to a component, else zero.
     dof : int
         m: ν for REML, n for ML.
     nonnegative : bool
@@ -52,9 +73,12 @@ class DenseEngine:
     """
 
     rotation: Rotation
+    S: Array
+    S_log_det: Array
     B: Array
     B_log_det: Array
     B_cells: Array
+    members: Array
     dof: int
     nonnegative: bool
 
@@ -65,13 +89,28 @@ class DenseEngine:
         kept = values > EIGEN_TOLERANCE * values.max()
         B_cells = _components(vectors[:, kept] * np.sqrt(values[kept]), rotation.blocks)
         B = _components(rotation.F, rotation.blocks)
-        dof = rotation.df_residual if reml else rotation.n_cells
-        return cls(rotation, B, B if reml else B_cells, B_cells, dof, nonnegative)
+        S = rotation.F @ rotation.F.T
+        sizes = rotation.component_sizes
+        return cls(
+            rotation,
+            S,
+            S if reml else rotation.ZtZ,
+            B,
+            B if reml else B_cells,
+            B_cells,
+            np.repeat(np.eye(len(sizes)), sizes, axis=0),
+            rotation.df_residual if reml else rotation.n_cells,
+            nonnegative,
+        )
 
     def genes_per_block(self) -> int:
-        """Genes that fit in a bounded amount of memory."""
-        K, r = len(self.B), max(self.B.shape[-1], self.B_log_det.shape[-1], 1)
-        return max(1, BLOCK_ELEMENTS // ((2 * K + 4) * r * r))
+        """Genes whose vectors fit in a bounded amount of memory; matrices are made by parts."""
+        return max(64, BLOCK_ELEMENTS // max(len(self.S), 1))
+
+    def _part(self, columns: int = 0) -> int:
+        """Genes whose matrices, (q, q + columns) each, a thread works on at a time."""
+        q = len(self.S)
+        return max(1, PART_ELEMENTS // (q * (q + columns)))
 
     @property
     def rank(self) -> int:
@@ -79,65 +118,95 @@ class DenseEngine:
         return self.rotation.rank
 
     def responses(self, YtX: Array, YtZ: Array, yty: Array) -> Rotated:
-        """Rotate the cross-products of the genes."""
-        return rotate_genes(self.rotation, YtX, YtZ, yty)
+        """Rotate the cross-products, gene by gene: the others of a block do not touch a byte."""
+        rotation = self.rotation
+        xy = _each(YtX, solve_triangular(rotation.R, np.eye(len(rotation.R))))
+        zr = YtZ - _each(xy, rotation.A)
+        t = _each(zr, rotation.U[:, : rotation.rank] / np.sqrt(rotation.eigenvalues))
+        rss = np.maximum(yty - (xy * xy).sum(1), 0.0)
+        return Rotated(xy, t, np.maximum(rss - (t * t).sum(1), 0.0), rss)
 
     # ---- objective ---------------------------------------------------------------------------
 
+    def _least_squares(self, gamma: Array, genes: Rotated) -> tuple[Array, Array]:
+        """Q and log |W°| at one γ per gene, (genes,); infinite where W° is indefinite."""
+
+        def part(rows: slice) -> tuple[Array, Array]:
+            W = _weighted_sum(gamma[rows], self.B, border=1)
+            # With t as a last row of W, that of its Cholesky factor is z = L⁻¹t: Q = e + z'z
+            W[:, -1, :-1] = genes.t[rows]
+            W[:, -1, -1] = BEYOND
+            L = cholesky(W)
+            z = L[:, -1, :-1]
+            if self.B_log_det is self.B:
+                log_dets = 2.0 * np.log(np.einsum("grr->gr", L)[:, :-1]).sum(1)
+                log_dets[np.isnan(log_dets)] = np.inf
+            else:
+                log_dets = log_det(_weighted_sum(gamma[rows], self.B_log_det))
+            return genes.e[rows] + (z * z).sum(1), log_dets
+
+        return by_parts(part, self._part(), len(gamma))
+
     def objective(self, gamma: Array, genes: Rotated) -> Array:
         """F at one γ per gene, (genes,); infinite where W° is not positive definite."""
-        log_dets = log_det(_weighted_sum(gamma, self.B_log_det))
-        fine = np.isfinite(log_dets)
-        f = np.full(len(gamma), np.inf)
-        if fine.any():
-            t = genes.t[fine]
-            x = np.linalg.solve(_weighted_sum(gamma[fine], self.B), t[..., None])[..., 0]
-            Q = genes.e[fine] + np.einsum("gr,gr->g", t, x)
-            positive = Q > 0
-            f[np.flatnonzero(fine)[positive]] = (
-                self.dof * np.log(Q[positive]) + log_dets[fine][positive]
-            )
-        return f
+        Q, log_dets = self._least_squares(gamma, genes)
+        fine = np.isfinite(log_dets) & (Q > 0)
+        return np.where(fine, self.dof * np.log(np.where(fine, Q, 1.0)) + log_dets, np.inf)
+
+    def _rows(self, gamma: Array) -> Array:
+        """γ of each column of Z, (genes, q)."""
+        return np.repeat(gamma, self.rotation.component_sizes, axis=1)
+
+    def _random(self, t: Array) -> Array:
+        """Z'r = Ft of each gene, (genes, q)."""
+        return _each(t, self.rotation.F.T)
+
+    def _moments(self, gamma: Array, genes: Rotated) -> Moments:
+        """What the derivatives are made of, for a part of the genes."""
+        E, K = self.members, self.members.shape[1]
+        Zr, rows = self._random(genes.t), self._rows(gamma)
+        M, u, log_dets = _sweep(self.S, Zr[:, :, None], rows)
+        u = u[:, :, 0]
+        U = u[:, :, None] * E
+        qq = U.swapaxes(1, 2) @ (M @ U)
+        # t'W⁻¹t = t't - (Z'r)'Γu, and Q is not below e
+        tWt = (genes.t**2).sum(1) - (Zr * rows * u).sum(1)
+        if self.S_log_det is not self.S:
+            M, _, log_dets = _sweep(self.S_log_det, np.empty((len(gamma), len(self.S), 0)), rows)
+        return Moments(
+            Q=genes.e + np.maximum(tWt, 0.0),
+            q=_each(u**2, E),
+            qq=qq.reshape(-1, K, K),
+            log_det=log_dets,
+            a=_each(np.einsum("gqq->gq", M), E),
+            aa=E.T @ (M**2 @ E),
+        )
+
+    def _all_moments(self, gamma: Array, genes: Rotated) -> Moments:
+        def part(rows: slice) -> Moments:
+            return self._moments(gamma[rows], take(genes, rows))
+
+        moments: Moments = by_parts(part, self._part(), len(gamma))
+        return moments
 
     def _derivatives(self, gamma: Array, genes: Rotated) -> Derivatives:
         """f, its gradient and two Hessians in γ, at one γ per gene."""
-        W_inverse, log_det_inverse = self._inverses(gamma)
-        x = np.einsum("grs,gs->gr", W_inverse, genes.t)
-        Bx = np.einsum("krs,gs->gkr", self.B, x)
-        WB = log_det_inverse[:, None] @ self.B_log_det
-        moments = Moments(
-            Q=genes.e + np.einsum("gr,gr->g", genes.t, x),
-            q=np.einsum("gkr,gr->gk", Bx, x),
-            qq=np.einsum("gkr,grs,gls->gkl", Bx, W_inverse, Bx, optimize=True),
-            log_det=-np.linalg.slogdet(log_det_inverse)[1],
-            a=np.einsum("gkrr->gk", WB),
-            aa=np.einsum("gkrs,glsr->gkl", WB, WB, optimize=True),
-        )
-        return profile_derivatives(moments, self.dof)
-
-    def _inverses(self, gamma: Array) -> tuple[Array, Array]:
-        """W⁻¹ and W°⁻¹ (the same array for REML)."""
-        W_inverse = np.linalg.inv(_weighted_sum(gamma, self.B))
-        if self.B_log_det is self.B:
-            return W_inverse, W_inverse
-        return W_inverse, np.linalg.inv(_weighted_sum(gamma, self.B_log_det))
+        return profile_derivatives(self._all_moments(gamma, genes), self.dof)
 
     # ---- optimisation ------------------------------------------------------------------------
 
     def _grid_start(self, genes: Rotated) -> Array:
         """Best point of a coarse grid that genes share, (genes, K)."""
-        t, e = genes.t, genes.e
-        best, gamma = np.full(len(t), np.inf), np.zeros((len(t), len(self.B)))
-        for point in product(*grid_axes([np.linalg.eigvalsh(B)[-1] for B in self.B])):
-            g = np.array(point)[None]
-            W = _weighted_sum(g, self.B)[0]
-            L = np.linalg.cholesky(W)
-            z = np.linalg.solve(L, t.T)
-            shared = log_det(_weighted_sum(g, self.B_log_det))[0]
-            f = self.dof * np.log(e + np.einsum("rg,rg->g", z, z)) + shared
-            better = f < best
-            best[better], gamma[better] = f[better], g
-        return gamma
+        largest = [np.linalg.eigvalsh(B)[-1] for B in self.B]
+        grid = np.array(list(product(*grid_axes(largest))))
+
+        def at(point: Array) -> Array:
+            W = _weighted_sum(point[None], self.B)[0]
+            Q = genes.e + ((genes.t @ np.linalg.inv(W)) * genes.t).sum(1)
+            shared: float = log_det(_weighted_sum(point[None], self.B_log_det))[0]
+            return self.dof * np.log(Q) + shared
+
+        return grid[np.argmin(in_threads(at, list(grid)), axis=0)]
 
     def optimise(self, genes: Rotated, start: Array | None, max_iter: int, tol: float) -> Optimum:
         """Coarse shared grid, then Newton with an active set, batched over genes."""
@@ -156,95 +225,88 @@ class DenseEngine:
 
     def residual_variance(self, gamma: Array, genes: Rotated) -> Array:
         """σ² = Q(γ)/m, (genes,)."""
-        x = np.linalg.solve(_weighted_sum(gamma, self.B), genes.t[..., None])[..., 0]
-        return (genes.e + np.einsum("gr,gr->g", genes.t, x)) / self.dof
+        return self._least_squares(gamma, genes)[0] / self.dof
 
     def is_positive_definite(self, gamma: Array) -> Array:
         """Whether V = I + Σ γ_k Z_kZ_k' is positive definite, (genes,) bool."""
+        doubtful = np.flatnonzero((gamma < 0).any(1))
+
+        def part(rows: slice) -> Array:
+            return np.isfinite(log_det(_weighted_sum(gamma[doubtful[rows]], self.B_cells)))
+
         definite = np.ones(len(gamma), dtype=bool)
-        doubtful = (gamma < 0).any(1)
-        definite[doubtful] = np.isfinite(log_det(_weighted_sum(gamma[doubtful], self.B_cells)))
+        definite[doubtful] = by_parts(part, self._part(), len(doubtful))
         return definite
 
-    def _fixed_in_random(self) -> tuple[Array, Array]:
-        """J_k = F_k'A_k' (K, rank, p) and A_kA_k' (K, p, p): the columns of X seen from Z."""
-        A, F, blocks = self.rotation.A, self.rotation.F, self.rotation.blocks
-        return (
-            np.stack([F[b].T @ A[:, b].T for b in blocks]),
-            np.stack([A[:, b] @ A[:, b].T for b in blocks]),
-        )
+    def _solve(self, gamma: Array, right: Array) -> Array:
+        """(I + SΓ)⁻¹ applied to (q, C) or (genes, q, C)."""
+        return np.linalg.solve(self.S * self._rows(gamma)[:, None] + np.eye(len(self.S)), right)
+
+    def blup(self, gamma: Array, genes: Rotated) -> Array:
+        """Predicted random effects Γu = ΓZ'W⁻¹(y - Xβ̂), (genes, q)."""
+
+        def part(rows: slice) -> Array:
+            right = self._random(genes.t[rows])[:, :, None]
+            return self._rows(gamma[rows]) * self._solve(gamma[rows], right)[:, :, 0]
+
+        effects: Array = by_parts(part, self._part(), len(gamma))
+        return effects
 
     def coefficients(self, gamma: Array, genes: Rotated) -> Array:
         """Generalised least squares in the orthonormal basis of X, (genes, p)."""
-        J, _ = self._fixed_in_random()
-        x = np.linalg.solve(_weighted_sum(gamma, self.B), genes.t[..., None])[..., 0]
-        # β̃ = X̃'y - Σ γ_k J_k'x
-        return genes.xy - np.einsum("gk,krp,gr->gp", gamma, J, x, optimize=True)
+        # β̃ = X̃'y - AΓu
+        return genes.xy - _each(self.blup(gamma, genes), self.rotation.A.T)
 
-    def covariance(self, gamma: Array) -> Array:
-        """Covariance of `coefficients` for σ² = 1, (genes, p, p)."""
-        J, AA = self._fixed_in_random()
-        GJ = np.einsum("gk,krp->grp", gamma, J)
-        # I + Σ γ_k A_kA_k' - (Σ γ_kJ_k)' W⁻¹ (Σ γ_kJ_k)
-        inner = GJ.transpose(0, 2, 1) @ np.linalg.solve(_weighted_sum(gamma, self.B), GJ)
-        return np.eye(J.shape[-1]) + np.einsum("gk,kpr->gpr", gamma, AA) - inner
+    def covariance(self, gamma: Array, basis: Array) -> Array:
+        """Covariance of the contrasts `basis` (p, C) for σ² = 1, (genes, C, C)."""
+        h = self.rotation.A.T @ basis
+
+        def part(rows: slice) -> Array:
+            # c'(I + A Γ(I + SΓ)⁻¹ A')c
+            weighted = h.T * self._rows(gamma[rows])[:, None]
+            return basis.T @ basis + weighted @ self._solve(gamma[rows], h)
+
+        covariance: Array = by_parts(part, self._part(basis.shape[1]), len(gamma))
+        return covariance
 
     def score(self, gamma: Array, variance: Array, genes: Rotated) -> Array:
         """Gradient of the log-likelihood in θ, (genes, K+1)."""
-        W_inverse, log_det_inverse = self._inverses(gamma)
-        x = np.einsum("grs,gs->gr", W_inverse, genes.t)
-        s0 = variance[:, None]
-        # y'P V_k P y and tr(P V_k), the residual being V_0 = I
-        within = (genes.e + np.einsum("gr,gr->g", x, x))[:, None]
-        quadratic = np.hstack([np.einsum("gr,krs,gs->gk", x, self.B, x, optimize=True), within])
-        rest = self.dof - self.B_log_det.shape[-1] + np.einsum("grr->g", log_det_inverse)
-        trace = np.hstack(
-            [np.einsum("grs,ksr->gk", log_det_inverse, self.B_log_det), rest[:, None]]
-        )
-        return (quadratic / s0**2 - trace / s0) / 2
+        return theta_score(self._all_moments(gamma, genes), gamma, variance, self.dof)
 
     def information(self, gamma: Array, variance: Array, genes: Rotated) -> tuple[Array, Array]:
         """Return the expected and the observed information of θ, each (genes, K+1, K+1)."""
-        W_inverse, log_det_inverse = self._inverses(gamma)
-        x = np.einsum("grs,gs->gr", W_inverse, genes.t)
-        # With B_0 = I as last "component": y'PV_kPV_lPy and tr(PV_kPV_l)
-        Bx = np.concatenate([np.einsum("krs,gs->gkr", self.B, x), x[:, None]], axis=1)
-        QQ = np.einsum("gkr,grs,gls->gkl", Bx, W_inverse, Bx, optimize=True)
-        QQ[:, -1, -1] += genes.e
-        WB = np.concatenate(
-            [log_det_inverse[:, None] @ self.B_log_det, log_det_inverse[:, None]], axis=1
-        )
-        TT = np.einsum("gkrs,glsr->gkl", WB, WB, optimize=True)
-        TT[:, -1, -1] += self.dof - self.B_log_det.shape[-1]
-        s0 = variance[:, None, None]
-        return TT / s0**2 / 2, QQ / s0**3 - TT / s0**2 / 2
+        return theta_information(self._all_moments(gamma, genes), gamma, variance, self.dof)
 
     def variance_forms(
         self, gamma: Array, variance: Array, left: Array, right: Array
     ) -> VarianceForms:
         """Bilinear forms a'Φb of the columns of `left`, `right` (p, C), orthonormal basis."""
-        J, _ = self._fixed_in_random()
-        A, blocks, s0 = self.rotation.A, self.rotation.blocks, variance
-        hh = np.stack([((A[:, b].T @ left) * (A[:, b].T @ right)).sum(0) for b in blocks])
-        W_inverse = np.linalg.inv(_weighted_sum(gamma, self.B))
-        Ja, Jb = J @ left, J @ right
-        ya, yb = (W_inverse @ np.einsum("gk,krc->grc", gamma, j) for j in (Ja, Jb))
-        # F_k'g_k with g = (I + SD)⁻¹h:  G_k = J_k - B_k y
-        Ga, Gb = (j - self.B @ y[:, None] for j, y in ((Ja, ya), (Jb, yb)))
-        # v/s_0 = a'b + Σ γ_k (h_k'h_k - J_k'y)
-        Jy = np.einsum("krc,grc->gkc", Ja, yb)
-        value = s0[:, None] * ((left * right).sum(0) + np.einsum("gk,gkc->gc", gamma, hh - Jy))
-        # v_k = g_k'g_k = h_k'h_k - J_k'y_b - y_a'G_k,  v_kl = -(2/s_0) sym G_k'W⁻¹G_l
-        gradient = hh - Jy - np.einsum("grc,gkrc->gkc", ya, Gb)
-        GWG = np.einsum("gkrc,glrc->gckl", Ga, W_inverse[:, None] @ Gb, optimize=True)
-        hessian = -(GWG + GWG.swapaxes(-1, -2)) / s0[:, None, None, None]
-        theta = np.concatenate([gamma * s0[:, None], s0[:, None]], axis=1)
-        return by_homogeneity(value, gradient.swapaxes(1, 2), hessian, theta)
+        # symmetric forms need one side only
+        C, sides = left.shape[1], left if right is left else np.hstack([left, right])
 
-    def blup(self, gamma: Array, genes: Rotated) -> Array:
-        """Predicted random effects D Z'W⁻¹(y - Xβ̂), (genes, q)."""
-        x = np.linalg.solve(_weighted_sum(gamma, self.B), genes.t[..., None])[..., 0]
-        return np.repeat(gamma, self.rotation.component_sizes, axis=1) * (x @ self.rotation.F.T)
+        def part(rows: slice) -> VarianceForms:
+            return self._variance_forms(gamma[rows], variance[rows], sides, C)
+
+        forms: VarianceForms = by_parts(part, self._part(sides.shape[1]), len(gamma))
+        return forms
+
+    def _variance_forms(self, gamma: Array, variance: Array, sides: Array, C: int) -> VarianceForms:
+        """The same for a part of the genes; `sides` holds a, and b unless it is a."""
+        E, rows, s0 = self.members, self._rows(gamma), variance
+        h = self.rotation.A.T @ sides
+        M, g, _ = _sweep(self.S, np.broadcast_to(h, (len(gamma), *h.shape)), rows)
+        ga, gb = g[:, :, :C], g[:, :, -C:]
+        # With g = (I + SΓ)⁻¹h:
+        # v/s_0 = a'b + h_a'Γg_b,  v_k = g_ak'g_bk,  v_kl = -(2/s_0) sym g_ak'M_kl g_bl
+        shared = (sides[:, :C] * sides[:, -C:]).sum(0)
+        value = s0[:, None] * (shared + (rows[:, None] @ (h[:, :C] * gb))[:, 0])
+        gradient = (ga * gb).swapaxes(1, 2) @ E
+        half = np.stack(
+            [(ga * (M[:, :, b] @ gb[:, b])).swapaxes(1, 2) @ E for b in self.rotation.blocks], -1
+        )
+        hessian = -(half + half.swapaxes(-1, -2)) / s0[:, None, None, None]
+        theta = np.concatenate([gamma * s0[:, None], s0[:, None]], axis=1)
+        return by_homogeneity(value, gradient, hessian, theta)
 
 
 def _components(F: Array, blocks: list[slice]) -> Array:
@@ -252,7 +314,41 @@ def _components(F: Array, blocks: list[slice]) -> Array:
     return np.stack([F[b].T @ F[b] for b in blocks])
 
 
-def _weighted_sum(gamma: Array, B: Array) -> Array:
-    """I + Σ γ_k B_k per gene, (genes, r, r)."""
-    K, r = B.shape[:2]
-    return (gamma @ B.reshape(K, r * r)).reshape(-1, r, r) + np.eye(r)
+def _weighted_sum(gamma: Array, B: Array, border: int = 0) -> Array:
+    """I + Σ γ_k B_k per gene, (genes, r, r), with room for last rows and columns."""
+    r = B.shape[-1]
+    W = np.zeros((len(gamma), r + border, r + border))
+    inner = W[:, :r, :r]
+    for k, Bk in enumerate(B):
+        inner += gamma[:, k, None, None] * Bk
+    np.einsum("grr->gr", inner)[...] += 1.0
+    return W
+
+
+def _each(rows: Array, matrix: Array) -> Array:
+    """Rows times a matrix, gene by gene: a gene's result does not depend on its neighbours."""
+    return (rows[:, None] @ matrix)[:, 0]
+
+
+def _sweep(S: Array, right: Array, gamma: Array) -> tuple[Array, Array, Array]:
+    """(I + SΓ)⁻¹S, (I + SΓ)⁻¹ applied to (genes, q, C), and log |I + SΓ|; γ is (genes, q).
+
+    A block b of columns at a time takes its Γ_b into account, by Woodbury's identity:
+        M ← M - M_·b Γ_b T,    T = (I + M_bb Γ_b)⁻¹ M_b·
+    and rows b become T itself, so that nothing cancels within a block.
+    """
+    n, q = gamma.shape
+    wide = np.empty((n, q, q + right.shape[2]))
+    wide[:, :, :q], wide[:, :, q:] = S, right
+    log_dets = np.zeros(n)
+    width = min(max(q // SWEPT_FRACTION, SWEPT_LIMITS[0]), SWEPT_LIMITS[1])
+    for first in range(0, q, width):
+        b = slice(first, min(first + width, q))
+        scaled = wide[:, :, b] * gamma[:, None, b]
+        pivot = scaled[:, b] + np.eye(b.stop - b.start)
+        log_dets += np.linalg.slogdet(pivot)[1]
+        T = invert(pivot) @ wide[:, b]
+        wide -= scaled @ T
+        wide[:, b] = T
+        wide[:, :, b] = T[:, :, :q].swapaxes(1, 2)
+    return wide[:, :, :q], wide[:, :, q:], log_dets

@@ -41,6 +41,7 @@ from flashmm.kernels.search import (
     Derivatives,
     Moments,
     grid_axes,
+    invert,
     minimise,
     profile_derivatives,
     theta_information,
@@ -501,7 +502,7 @@ class EliminationEngine:
         doubtful = np.flatnonzero((gamma < 0).any(1))
         outside = self._negative_eigenvalues(gamma[doubtful], self.reml) != 0
         log_det[doubtful[outside]] = np.inf
-        return System(weights, s, C, t, _inverse(swept), log_det)
+        return System(weights, s, C, t, invert(swept), log_det)
 
     def _negative_eigenvalues(self, gamma: Array, reml: bool) -> Array:
         """Number of those of W, for REML of W on the complement of X, (genes,).
@@ -634,7 +635,7 @@ class EliminationEngine:
         p = len(self.basis)
         inverse = np.zeros_like(system.C)
         swept = system.t[:, p:, None] * system.C[:, p:, p:] + np.eye(len(self.members))
-        inverse[:, p:, p:] = _inverse(swept)
+        inverse[:, p:, p:] = invert(swept)
         return inverse
 
     def _traces(self, system: System) -> tuple[Array, Array]:
@@ -770,12 +771,12 @@ class EliminationEngine:
         v = self._least_squares(gamma, genes)[2]
         return genes.xy + v[:, : len(self.basis)] @ self.basis.T
 
-    def covariance(self, gamma: Array) -> Array:
-        """Covariance of `coefficients` for σ² = 1, (genes, p, p)."""
-        p = len(self.basis)
+    def covariance(self, gamma: Array, basis: Array) -> Array:
+        """Covariance of the contrasts `basis` (p, C) for σ² = 1, (genes, C, C)."""
+        contrasts, p = self.basis.T @ basis, len(self.basis)
 
         def part(rows: slice) -> Array:
-            return self.basis @ self._system(gamma[rows]).inverse[:, :p, :p] @ self.basis.T
+            return contrasts.T @ self._system(gamma[rows]).inverse[:, :p, :p] @ contrasts
 
         covariance: Array = by_parts(part, self._part(), len(gamma))
         return covariance
@@ -840,17 +841,6 @@ class EliminationEngine:
 
         effects: Array = by_parts(part, self._part(), len(gamma))
         return effects
-
-
-def _inverse(matrices: Array) -> Array:
-    """Inverse of each matrix; NaN where it is singular, as it can be at the end of the domain."""
-    try:
-        return np.linalg.inv(matrices)
-    except np.linalg.LinAlgError:
-        if len(matrices) == 1:
-            return np.full(matrices.shape, np.nan)
-        half = len(matrices) // 2
-        return np.concatenate([_inverse(matrices[:half]), _inverse(matrices[half:])])
 
 
 def _one_plus(x: Array) -> Array:

@@ -76,8 +76,8 @@ class Engine(Protocol[Genes]):
     def coefficients(self, gamma: Array, genes: Genes) -> Array:
         """Generalised least squares in the orthonormal basis of X, (genes, p)."""
 
-    def covariance(self, gamma: Array) -> Array:
-        """Covariance of `coefficients` for σ² = 1, (genes, p, p)."""
+    def covariance(self, gamma: Array, basis: Array) -> Array:
+        """Covariance of the contrasts `basis` (p, C) for σ² = 1, (genes, C, C)."""
 
     def score(self, gamma: Array, variance: Array, genes: Genes) -> Array:
         """Gradient of the log-likelihood in θ, (genes, K+1)."""
@@ -121,15 +121,14 @@ def by_homogeneity(value: Array, gradient: Array, hessian: Array, theta: Array) 
     VarianceForms
         With the residual as last row and column.
     """
-    s, s0 = theta[:, None, :-1], theta[:, None, -1]
+    K = gradient.shape[-1]
+    s, s0 = theta[:, None, :-1], theta[:, -1:]
+    first = np.empty((*value.shape, K + 1))
+    second = np.empty((*value.shape, K + 1, K + 1))
+    first[..., :K], second[..., :K, :K] = gradient, hessian
     # v_0 = (v - Σ s_k v_k)/s_0;  v_0l = -(1/s_0) Σ s_k v_kl;  v_00 = -(1/s_0) Σ s_k v_0k
-    v0 = (value - (s * gradient).sum(-1)) / s0
-    v0l = -np.einsum("gck,gckl->gcl", np.broadcast_to(s, gradient.shape), hessian) / s0[..., None]
-    v00 = -(s * v0l).sum(-1) / s0
-    top = np.concatenate([hessian, v0l[..., None]], axis=-1)
-    bottom = np.concatenate([v0l, v00[..., None]], axis=-1)[..., None, :]
-    return VarianceForms(
-        value,
-        np.concatenate([gradient, v0[..., None]], axis=-1),
-        np.concatenate([top, bottom], axis=-2),
-    )
+    first[..., K] = (value - (s * gradient).sum(-1)) / s0
+    v0l = -(s[..., None, :] * hessian).sum(-1) / s0[..., None]
+    second[..., :K, K] = second[..., K, :K] = v0l
+    second[..., K, K] = -(s * v0l).sum(-1) / s0
+    return VarianceForms(value, first, second)

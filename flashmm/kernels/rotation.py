@@ -237,9 +237,9 @@ def rotate_genes(rotation: Rotation, YtX: Array, YtZ: Array, yty: Array) -> Rota
 
 
 def original_basis(projection: Projection, values: Array) -> Array:
-    """R⁻¹ applied to the last axis: coefficients of X from those of the orthonormal basis."""
-    flat = values.reshape(-1, values.shape[-1])
-    return solve_triangular(projection.R, flat.T).T.reshape(values.shape)
+    """R⁻¹ applied to the rows of (genes, p), one by one: coefficients of X from those of R⁻ᵀX'."""
+    inverse = solve_triangular(projection.R, np.eye(len(projection.R)))
+    return (values[:, None] @ inverse.T)[:, 0]
 
 
 def orthonormal_contrasts(projection: Projection, contrasts: Array) -> Array:

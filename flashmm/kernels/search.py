@@ -252,10 +252,9 @@ def _newton_step(d: Derivatives, held: Array) -> tuple[Array, Array, Array]:
     along = np.einsum("gkm,gk->gm", vectors, gradient)
     with np.errstate(divide="ignore", invalid="ignore"):
         lengths = np.where(values > FLAT, along / values, 0.0)
-    step = -np.einsum("gkm,gm->gk", vectors, lengths)
-    decrement = 0.5 * np.abs(np.einsum("gk,gk->g", step, gradient))
-    # what is held does not move, not even by rounding
-    return np.where(held, 0.0, step * scale), decrement, newton
+    # Rounding of the eigenvectors must not move a component off its bound.
+    step = np.where(held, 0.0, -np.einsum("gkm,gm->gk", vectors, lengths))
+    return step * scale, 0.5 * np.abs(np.einsum("gk,gk->g", step, gradient)), newton
 
 
 def _first_length(gamma: Array, step: Array, nonnegative: bool) -> Array:
@@ -279,16 +278,32 @@ def _room(gamma: Array, step: Array, nonnegative: bool) -> Array:
         return np.where(towards, gamma / -step, np.inf)
 
 
-def log_det(matrices: Array) -> Array:
-    """Log-determinant of each symmetric matrix; infinite where it is not positive definite."""
+def cholesky(matrices: Array) -> Array:
+    """Lower Cholesky factor of each symmetric matrix; NaN where it is not positive definite."""
     try:
-        L = np.linalg.cholesky(matrices)
+        return np.linalg.cholesky(matrices)
     except np.linalg.LinAlgError:
         if len(matrices) == 1:
-            return np.array([np.inf])
+            return np.full(matrices.shape, np.nan)
         half = len(matrices) // 2
-        return np.concatenate([log_det(matrices[:half]), log_det(matrices[half:])])
-    return 2.0 * np.log(np.einsum("grr->gr", L)).sum(1)
+        return np.concatenate([cholesky(matrices[:half]), cholesky(matrices[half:])])
+
+
+def invert(matrices: Array) -> Array:
+    """Inverse of each matrix; NaN where it is singular, as at the end of the domain."""
+    try:
+        return np.linalg.inv(matrices)
+    except np.linalg.LinAlgError:
+        if len(matrices) == 1:
+            return np.full(matrices.shape, np.nan)
+        half = len(matrices) // 2
+        return np.concatenate([invert(matrices[:half]), invert(matrices[half:])])
+
+
+def log_det(matrices: Array) -> Array:
+    """Log-determinant of each symmetric matrix; infinite where it is not positive definite."""
+    log_dets = 2.0 * np.log(np.einsum("grr->gr", cholesky(matrices))).sum(1)
+    return np.where(np.isnan(log_dets), np.inf, log_dets)
 
 
 def _pin(hessian: Array, held: Array) -> Array:

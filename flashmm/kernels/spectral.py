@@ -8,12 +8,14 @@ where (m, μ) = (ν, λ) for REML and (n, eigenvalues of Z'Z) for ML.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy.linalg import eigvalsh
 
-from flashmm.kernels.engine import Optimum, VarianceForms, by_homogeneity
+from flashmm.kernels.engine import Optimum, VarianceForms, by_homogeneity, take
 from flashmm.kernels.rotation import Rotated, Rotation, rotate_genes
+from flashmm.kernels.threads import by_parts
 
 Array = np.ndarray
 
@@ -24,7 +26,10 @@ DECADES_BELOW, DECADES_ABOVE = 5, 7
 NEGATIVE_FRACTIONS = np.array(
     [0.999, 0.99, 0.97, 0.93, 0.85, 0.7, 0.5, 0.3, 0.15, 0.05, 0.01, 1e-3]
 )
-BLOCK_ELEMENTS = 2**22
+# Numbers per array that a block of genes may hold, covariances of the fixed effects among them:
+# what fits into the caches is worked on much faster.
+BLOCK_ELEMENTS = 2**20
+PART_ELEMENTS = 2**17
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +70,11 @@ class SpectralEngine:
 
     def genes_per_block(self) -> int:
         """Genes that fit in a bounded amount of memory."""
-        return max(64, BLOCK_ELEMENTS // max(self.rotation.rank, 1))
+        return max(64, BLOCK_ELEMENTS // (self.rotation.rank + len(self.rotation.A) ** 2))
+
+    def _part(self) -> int:
+        """Genes that a thread works on at a time."""
+        return max(1, PART_ELEMENTS // max(self.rotation.rank, 1))
 
     @property
     def rank(self) -> int:
@@ -78,44 +87,49 @@ class SpectralEngine:
 
     # ---- objective ---------------------------------------------------------------------------
 
-    def _grid_objective(self, grid: Array, t2: Array, e: Array) -> Array:
-        """F at every point of a grid that genes share, (genes, points)."""
-        rho = 1.0 / (1.0 + np.outer(self.rotation.eigenvalues, grid))
-        log_det = np.log1p(np.outer(grid, self.log_det_values)).sum(1)
-        return self.dof * np.log(e[:, None] + t2 @ rho) + log_det
-
-    def _derivatives(self, gamma: Array, t2: Array, e: Array) -> tuple[Array, Array, Array]:
-        """f, f' and f'' at one γ per gene, each (genes,)."""
-        lam, mu = self.rotation.eigenvalues, self.log_det_values
-        rho = 1.0 / (1.0 + gamma[:, None] * lam)
-        weighted = rho * t2
-        # Q = e + Σ ρt²,  Q' = -Σ λρ²t²,  Q'' = 2 Σ λ²ρ³t²
-        Q = e + weighted.sum(1)
-        weighted *= rho * lam
-        Q1 = -weighted.sum(1)
-        Q2 = 2.0 * np.einsum("gr,gr,r->g", weighted, rho, lam)
-        d = mu / (1.0 + gamma[:, None] * mu)
-        f = self.dof * np.log(Q) + np.log1p(gamma[:, None] * mu).sum(1)
-        f1 = self.dof * Q1 / Q + d.sum(1)
-        f2 = self.dof * (Q2 / Q - (Q1 / Q) ** 2) - np.einsum("gr,gr->g", d, d)
-        return f, f1, f2
-
-    def _lower_bound(self) -> float:
-        """Smallest γ looked at: zero for bounded fits, else just above the end of the domain."""
-        return 0.0 if self.nonnegative else -(1.0 - 1e-9) / float(self.log_det_values.max())
-
-    def _grid(self) -> Array:
+    @cached_property
+    def _grid(self) -> tuple[Array, Array, Array]:
+        """Values of γ that genes share, ρ (rank, points) and log |W°| (points,) there."""
         lam = self.rotation.eigenvalues
         low = -np.log10(lam.max()) - DECADES_BELOW
         high = -np.log10(lam.min()) + DECADES_ABOVE
         points = np.logspace(low, high, int((high - low) * POINTS_PER_DECADE) + 1)
         negative = np.array([]) if self.nonnegative else self._lower_bound() * NEGATIVE_FRACTIONS
-        return np.concatenate([negative, [0.0], points])
+        grid = np.concatenate([negative, [0.0], points])
+        log_det = np.log1p(np.outer(grid, self.log_det_values)).sum(1)
+        return grid, 1.0 / (1.0 + np.outer(lam, grid)), log_det
+
+    def _objective(self, gamma: Array, t2: Array, e: Array) -> Array:
+        """F at one γ per gene, (genes,)."""
+        Q = e + (t2 * self._rho(gamma[:, None])).sum(1)
+        log_det = np.log1p(gamma[:, None] * self.log_det_values).sum(1)
+        return self.dof * np.log(Q) + log_det
+
+    def _slopes(self, gamma: Array, t2: Array, e: Array) -> tuple[Array, Array]:
+        """First and second derivative of f at one γ per gene, each (genes,)."""
+        lam, mu = self.rotation.eigenvalues, self.log_det_values
+        rho = self._rho(gamma[:, None])
+        # Q = e + Σ ρt²,  Q' = -Σ λρ²t²,  Q'' = 2 Σ λ²ρ³t²
+        weighted = rho * t2
+        Q = e + weighted.sum(1)
+        weighted *= rho
+        Q1 = -(weighted @ lam)
+        weighted *= rho
+        Q2 = 2.0 * (weighted @ lam**2)
+        # log |W°|' = Σ μρ°,  log |W°|'' = -Σ (μρ°)²
+        rho0 = rho if mu is lam else 1.0 / (1.0 + gamma[:, None] * mu)
+        f1 = self.dof * Q1 / Q + rho0 @ mu
+        rho0 *= rho0
+        return f1, self.dof * (Q2 / Q - (Q1 / Q) ** 2) - rho0 @ mu**2
+
+    def _lower_bound(self) -> float:
+        """Smallest γ looked at: zero for bounded fits, else just above the end of the domain."""
+        return 0.0 if self.nonnegative else -(1.0 - 1e-9) / float(self.log_det_values.max())
 
     def _brackets(self, t2: Array, e: Array) -> tuple[Array, Array, Array]:
         """Best grid point per gene and its two neighbours: (low, start, high)."""
-        grid = self._grid()
-        f = self._grid_objective(grid, t2, e)
+        grid, rho, log_det = self._grid
+        f = self.dof * np.log(e[:, None] + t2 @ rho) + log_det
         if not (self.reml or self.nonnegative):
             # ML falls without bound at the lower end: only interior local minima are optima.
             interior = (f[:, 1:-1] <= f[:, :-2]) & (f[:, 1:-1] <= f[:, 2:])
@@ -128,6 +142,15 @@ class SpectralEngine:
 
     def optimise(self, genes: Rotated, start: Array | None, max_iter: int, tol: float) -> Optimum:
         """Global search on the shared grid, then safeguarded Newton, vectorised over genes."""
+
+        def part(rows: slice) -> Optimum:
+            return self._optimise(take(genes, rows), start, max_iter, tol)
+
+        optimum: Optimum = by_parts(part, self._part(), len(genes.e))
+        return optimum
+
+    def _optimise(self, genes: Rotated, start: Array | None, max_iter: int, tol: float) -> Optimum:
+        """The same for a part of the genes."""
         t2, e = genes.t**2, genes.e
         if start is None:
             low, gamma, high = self._brackets(t2, e)
@@ -137,8 +160,7 @@ class SpectralEngine:
             low = np.full(len(e), -1.0 if self.nonnegative else self._lower_bound())
             high = np.full(len(e), np.inf)
         gamma, decrement, n_iter = self._newton(low, gamma, high, t2, e, max_iter, tol)
-        objective = self._derivatives(gamma, t2, e)[0]
-        return Optimum(gamma[:, None], objective, decrement, n_iter)
+        return Optimum(gamma[:, None], self._objective(gamma, t2, e), decrement, n_iter)
 
     def _newton(
         self, low: Array, start: Array, high: Array, t2: Array, e: Array, max_iter: int, tol: float
@@ -153,7 +175,7 @@ class SpectralEngine:
             if not len(active):
                 break
             x = gamma[active]
-            _, f1, f2 = self._derivatives(x, t2[active], e[active])
+            f1, f2 = self._slopes(x, t2[active], e[active])
             n_iter[active] += 1
             at_boundary = self.nonnegative & (x == 0.0) & (f1 >= 0.0)
             # score² / information of the log-likelihood -f/2
@@ -195,6 +217,7 @@ class SpectralEngine:
         rho[:, : self.rotation.rank] = self._rho(gamma)
         return rho
 
+    @cached_property
     def _fixed_in_random(self) -> Array:
         """U'A', (q, p): the orthonormal columns of X seen from the eigenvectors of S."""
         return self.rotation.U.T @ self.rotation.A.T
@@ -203,15 +226,15 @@ class SpectralEngine:
         """Generalised least squares in the orthonormal basis of X, (genes, p)."""
         # β̃ = X̃'y - A Z'… = X̃'y - Σ_i γ ρ_i √λ_i t_i (U'A')_i
         pull = gamma * self._rho(gamma) * np.sqrt(self.rotation.eigenvalues) * genes.t
-        return genes.xy - pull @ self._fixed_in_random()[: self.rotation.rank]
+        return genes.xy - pull @ self._fixed_in_random[: self.rotation.rank]
 
-    def covariance(self, gamma: Array) -> Array:
-        """Covariance of `coefficients` for σ² = 1, (genes, p, p)."""
-        E = self._fixed_in_random()
-        weights = gamma * self._full_rho(gamma)
-        p = E.shape[1]
-        products = (E[:, :, None] * E[:, None, :]).reshape(len(E), p * p)
-        return np.eye(p) + (weights @ products).reshape(-1, p, p)
+    def covariance(self, gamma: Array, basis: Array) -> Array:
+        """Covariance of the contrasts `basis` (p, C) for σ² = 1, (genes, C, C)."""
+        E, C = self._fixed_in_random @ basis, basis.shape[1]
+        # c'c + γ Σ ρ_i e_ie_i', the first term with weight one
+        products = np.vstack([np.einsum("ic,id->icd", E, E), (basis.T @ basis)[None]])
+        weights = np.column_stack([gamma * self._full_rho(gamma), np.ones(len(gamma))])
+        return (weights @ products.reshape(-1, C * C)).reshape(-1, C, C)
 
     def score(self, gamma: Array, variance: Array, genes: Rotated) -> Array:
         """Gradient of the log-likelihood in θ, (genes, 2)."""
@@ -245,7 +268,7 @@ class SpectralEngine:
         self, gamma: Array, variance: Array, left: Array, right: Array
     ) -> VarianceForms:
         """Bilinear forms a'Φb of the columns of `left`, `right` (p, C), orthonormal basis."""
-        E = self._fixed_in_random()
+        E = self._fixed_in_random
         products = (E @ left) * (E @ right)
         rho, s0 = self._full_rho(gamma), variance[:, None]
         # v = s_0(a'b + γ Σ ρ e²),  v_1 = Σ ρ² e²,  v_11 = -(2/s_0) Σ λ ρ³ e²

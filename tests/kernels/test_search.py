@@ -39,6 +39,32 @@ def test_components_held_at_zero_do_not_move():
     np.testing.assert_allclose(free, [-np.linalg.solve(hessian[0], [5.0, -3.0])])
 
 
+def test_components_held_at_zero_do_not_move_by_rounding():
+    rng = np.random.default_rng(0)
+    root = rng.normal(size=(50, 3, 3))
+    hessian = root @ root.swapaxes(1, 2)
+    gradient = rng.normal(size=(50, 3))
+    gamma = np.tile([0.3, 0.0, 0.7], (50, 1))
+    step, _, _ = _direction(gamma, derivatives(gradient, hessian, hessian), nonnegative=True)
+    held = gradient[:, 1] >= 0
+    assert held.any() and not held.all()
+    assert (step[held, 1] == 0).all()
+    newton = -np.linalg.solve(hessian, gradient[..., None])[..., 0]
+    inside = ~held & (newton[:, 1] >= 0)
+    np.testing.assert_allclose(step[inside], newton[inside], rtol=1e-8)
+
+
+def test_a_component_that_would_leave_stays_and_the_others_move_without_it():
+    hessian = np.array([[[2.0, 1.5], [1.5, 3.0]]])
+    d = derivatives([[-1.0, -4.0]], hessian, hessian)
+    whole = -np.linalg.solve(hessian[0], [-1.0, -4.0])
+    assert whole[0] < 0
+    step, decrement, _ = _direction(np.array([[0.0, 1.0]]), d, nonnegative=True)
+    np.testing.assert_allclose(step, [[0.0, 4.0 / 3.0]])
+    # that of all free components: the search has not ended while it is not zero
+    np.testing.assert_allclose(decrement, 0.5 * whole @ [1.0, 4.0])
+
+
 def test_units_of_the_components_do_not_matter():
     units = np.array([1e-6, 1e5])
     hessian = np.array([[[2.0, 1.0], [1.0, 3.0]]])
