@@ -222,8 +222,8 @@ def measure_crossed(
     sizes = " + ".join(str(size) for size in stats.component_sizes)
     print(
         f"crossed, {sizes} levels, p = {p}, {genes} genes: fit {1e3 * wall / genes:.2f} ms per "
-        f"gene ({1e3 * cpu / genes:.2f} CPU ms, {fit.n_iter.mean():.1f} iterations), Kenward-Roger of "
-        f"all coefficients {1e3 * tests / genes:.2f}; "
+        f"gene ({1e3 * cpu / genes:.2f} CPU ms, {fit.n_iter.mean():.1f} iterations), Kenward-Roger "
+        f"of all coefficients {1e3 * tests / genes:.2f}; "
         f"{pd.Series(fit.status).value_counts().to_dict()}",
         flush=True,
     )
