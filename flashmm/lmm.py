@@ -14,8 +14,8 @@ from threadpoolctl import threadpool_limits
 from flashmm.crossproducts import SummaryStatistics
 from flashmm.kernels.ddf import invert_information
 from flashmm.kernels.dense import DenseEngine
+from flashmm.kernels.elimination import EliminationEngine, find_elimination
 from flashmm.kernels.engine import Engine, VarianceForms, take
-from flashmm.kernels.nested import NestedEngine, find_nesting
 from flashmm.kernels.rotation import (
     Projection,
     independent_columns,
@@ -31,8 +31,10 @@ from flashmm.options import DesignError, FitOptions, InputError, Status, note
 NOTHING_LEFT = 1e-12
 # Columns of Z above which q × q systems are refused.
 MAX_DENSE_COLUMNS = 10_000
-# Columns of Z up to which dense matrices cost less than compiling the nested engine does once.
+# Columns of Z up to which nothing is eliminated: dense matrices are as fast for several components,
+# and for one the eigenvalues that all genes share are worth their cost.
 FEW_LEVELS = 64
+MANY_LEVELS = 5_000
 
 FITTED = (Status.OK, Status.BOUNDARY)
 
@@ -341,24 +343,46 @@ def _build_engine(projection: Projection, options: FitOptions) -> Engine[Any]:
             f"engine='spectral' fits one random component; this model has {K}. Use engine='dense'."
         )
     reml, nonnegative = options.method == "REML", options.nonnegative
-    q = sum(projection.component_sizes)
-    if options.engine == "nested" or (options.engine == "auto" and q > FEW_LEVELS):
-        if find_nesting(projection.ZtZ, projection.component_sizes) is not None:
-            return NestedEngine.build(projection, reml, nonnegative)
-        if options.engine == "nested":
-            raise InputError(
-                "engine='nested' fits two random components of which one groups the levels of the "
-                f"other, such as subject and subject:cell_type; this model has {K} component"
-                f"{'s' if K > 1 else ''} without that structure. Use engine='auto'."
-            )
-    if q > MAX_DENSE_COLUMNS:
-        raise DesignError(
-            f"The random design has {q} columns; this engine factors a dense {q} × {q} matrix and "
-            f"stops at {MAX_DENSE_COLUMNS}. Use fewer or coarser random terms."
-        )
+    if _eliminates(projection, options):
+        return EliminationEngine.build(projection, reml, nonnegative)
+    _check_columns(sum(projection.component_sizes), "random design has")
     spectral = K == 1 and options.engine != "dense"
     build = SpectralEngine.build if spectral else DenseEngine.build
     return build(rotate_projection(projection), reml, nonnegative)
+
+
+def _eliminates(projection: Projection, options: FitOptions) -> bool:
+    """Whether components can be eliminated, and are to be."""
+    sizes, asked = projection.component_sizes, options.engine in ("nested", "eliminated")
+    few = FEW_LEVELS if len(sizes) > 1 else MANY_LEVELS
+    if not asked and (options.engine != "auto" or sum(sizes) <= few):
+        return False
+    found = find_elimination(projection.ZtZ, sizes)
+    nested = found is not None and found.outer is not None and not found.rest
+    if options.engine == "nested" and not nested:
+        raise InputError(
+            "engine='nested' fits two random components of which one groups the levels of the "
+            f"other, such as subject and subject:cell_type; this model has {len(sizes)} component"
+            f"{'s' if len(sizes) > 1 else ''} without that structure. Use engine='auto'."
+        )
+    if asked and found is None:
+        raise InputError(
+            "engine='eliminated' needs a random component with orthogonal columns, such as the "
+            "levels of a factor; this model has none. Use engine='auto'."
+        )
+    if found is not None:
+        rest = sum(sizes[k] for k in found.rest)
+        _check_columns(rest, "random components beside the largest have")
+    return found is not None
+
+
+def _check_columns(columns: int, which: str) -> None:
+    """Refuse systems that are too large to be factored."""
+    if columns > MAX_DENSE_COLUMNS:
+        raise DesignError(
+            f"The {which} {columns} columns; this engine factors a dense {columns} × {columns} "
+            f"matrix and stops at {MAX_DENSE_COLUMNS}. Use fewer or coarser random terms."
+        )
 
 
 def _check_confounding(projection: Projection, stats: SummaryStatistics) -> None:
@@ -406,10 +430,14 @@ def fit_lmm(
         Keep variance components at or above zero (as lme4). False lets them be negative as FLASHMM
         does; genes whose covariance is then not positive definite keep their estimates and lose
         their standard errors.
-    engine : {"auto", "spectral", "nested", "dense"}
-        "spectral" for one component, "nested" for two of which one groups the levels of the other
-        (subject, subject:cell_type), "dense" for any number; "auto" takes the first that fits,
-        and the dense one for up to 64 levels of several components.
+    engine : {"auto", "spectral", "eliminated", "nested", "dense"}
+        "spectral" for one component. "eliminated" for any number of which one is the levels of a
+        factor: it, and a component that groups its levels (subject, subject:cell_type), cost sums
+        over groups only, the others (a crossed batch) join the fixed effects. "nested" is the same
+        for two components of which one groups the levels of the other, and for nothing else.
+        "dense" for any components. "auto" takes the first of spectral, eliminated and dense that
+        holds, but the dense one for up to 64 levels of several components, and the eliminating one
+        for more than 5,000 levels of one.
     start : sequence of float, optional
         Start values of the K + 1 components, residual last, instead of the global search on a grid.
     max_iter : int

@@ -108,10 +108,9 @@ class FitOptions:
         Restricted or full maximum likelihood.
     nonnegative : bool
         Whether variance components are bounded below by zero.
-    engine : {"auto", "spectral", "nested", "dense"}
-        The algorithm; "auto" takes the spectral engine for one component, the nested one for two
-        of which one groups the levels of the other (subject, subject:cell_type) with more than 64
-        levels, else the dense one.
+    engine : {"auto", "spectral", "eliminated", "nested", "dense"}
+        The algorithm; "auto" takes the spectral engine for one component, the eliminating one for
+        several with more than 64 levels of which one is the levels of a factor, else the dense one.
     start : tuple of float or None
         Start values of the components, residual last; None searches a shared grid.
     max_iter : int
@@ -132,7 +131,7 @@ class FitOptions:
 
     def __post_init__(self) -> None:
         _one_of("method", self.method, ("REML", "ML"))
-        _one_of("engine", self.engine, ("auto", "spectral", "nested", "dense"))
+        _one_of("engine", self.engine, ("auto", "spectral", "eliminated", "nested", "dense"))
         if self.max_iter < 1 or not self.tol > 0:
             raise InputError(
                 f"max_iter must be at least 1 and tol positive; found max_iter={self.max_iter}, "

@@ -99,3 +99,15 @@ def nested_problem(seed=0, sd=0.6, **options):
         X,
         [subject, within],
     )
+
+
+def crossed_problem(seed=0, batches=5, rest=1, sd=0.5, **options):
+    """`nested_problem` with `rest` further components, batches that cross the subjects."""
+    Y, X, Z = nested_problem(seed, **options)
+    rng = np.random.default_rng(seed + 2000)
+    scale = np.linspace(0.5, 1.5, Y.shape[1]) * (np.arange(Y.shape[1]) % 3 > 0)
+    for k in range(rest):
+        batch = np.eye(batches + k)[rng.integers(0, batches + k, len(Y))]
+        Y = Y + batch @ rng.normal(size=(batches + k, Y.shape[1])) * sd * scale
+        Z = [*Z, batch]
+    return Y, X, Z

@@ -25,6 +25,7 @@ from flashmm.kernels.search import (
     Moments,
     cholesky,
     grid_axes,
+    invert,
     log_det,
     minimise,
     profile_derivatives,
@@ -346,7 +347,7 @@ def _sweep(S: Array, right: Array, gamma: Array) -> tuple[Array, Array, Array]:
         scaled = wide[:, :, b] * gamma[:, None, b]
         pivot = scaled[:, b] + np.eye(b.stop - b.start)
         log_dets += np.linalg.slogdet(pivot)[1]
-        T = np.linalg.inv(pivot) @ wide[:, b]
+        T = invert(pivot) @ wide[:, b]
         wide -= scaled @ T
         wide[:, b] = T
         wide[:, :, b] = T[:, :, :q].swapaxes(1, 2)

@@ -78,7 +78,9 @@ def profile_derivatives(moments: Moments, dof: int) -> Derivatives:
     b, bb = moments.q / Q[:, None], 2.0 * moments.qq / Q[:, None, None]
     observed = m * (bb - b[:, :, None] * b[:, None, :]) - aa
     expected = aa - a[:, :, None] * a[:, None, :] / m
-    return Derivatives(m * np.log(Q) + moments.log_det, a - m * b, observed, expected)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        f = m * np.log(Q) + moments.log_det
+    return Derivatives(f, a - m * b, observed, expected)
 
 
 def theta_score(moments: Moments, gamma: Array, variance: Array, dof: int) -> Array:
@@ -149,10 +151,13 @@ def minimise(
 ) -> Optimum:
     """Newton with an active set and step halving, batched over genes.
 
+    A point is looked at once: f says whether it is taken, its derivatives where to go from there.
+
     Parameters
     ----------
     objective, derivatives : callable
-        Of γ (genes, K) and the genes that it belongs to.
+        Of γ (genes, K) and the genes that it belongs to. Derivatives are not asked for outside the
+        domain, where the objective is infinite.
     genes : named tuple
         The engine's form of the genes.
     grid_start : callable
@@ -171,27 +176,41 @@ def minimise(
     Optimum
         Where each gene stopped.
     """
-
-    def at(gamma: Array, rows: Array) -> Array:
-        return objective(gamma, take(genes, rows))
-
-    gamma = grid_start(genes) if start is None else given_start(start, genes, objective)
-    gamma = np.maximum(gamma, 0.0) if nonnegative else gamma
-    active = np.arange(len(gamma))
-    decrement, n_iter = np.full(len(gamma), np.inf), np.zeros(len(gamma), dtype=np.int64)
+    trial = grid_start(genes) if start is None else given_start(start, genes, objective)
+    trial = np.maximum(trial, 0.0) if nonnegative else trial
+    gamma, step = trial.copy(), np.zeros_like(trial)
+    n, active = len(gamma), np.arange(len(gamma))
+    f, below = np.full(n, np.inf), np.full(n, np.inf)
+    length, decrement = np.ones(n), np.full(n, np.inf)
+    n_iter, halvings = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
     for _ in range(max_iter):
         if not len(active):
             break
-        x = gamma[active]
-        d = derivatives(x, take(genes, active))
-        step, decrement[active], newton = _direction(x, d, nonnegative)
+        if nonnegative:
+            d = derivatives(trial[active], take(genes, active))
+            taken = d.f < below[active]
+            rows, d = active[taken], take(d, taken)
+        else:
+            taken = objective(trial[active], take(genes, active)) < below[active]
+            d = derivatives(trial[active[taken]], take(genes, active[taken]))
+            # at the very end of the domain rounding decides, and not twice in the same way
+            d, taken[taken] = take(d, np.isfinite(d.f)), np.isfinite(d.f)
+            rows = active[taken]
         n_iter[active] += 1
-        # Close to the optimum a step is below rounding in f: it is taken, not searched; the
-        # last one before stopping too.
-        f = np.where(newton & (decrement[active] < UNSEARCHED), np.inf, d.f)
-        gamma[active], moved = _line_search(at, active, x, step, f, nonnegative)
-        active = active[moved & ~((decrement[active] < tol) & newton)]
-    return Optimum(gamma, objective(gamma, genes), decrement, n_iter)
+        gamma[rows], f[rows] = trial[rows], d.f
+        step[rows], decrement[rows], newton = _direction(gamma[rows], d, nonnegative)
+        length[rows], halvings[rows] = _first_length(gamma[rows], step[rows], nonnegative), 0
+        # Close to the optimum a step is below rounding in f: it is taken if f is finite there, the
+        # last one before stopping without a look.
+        below[rows] = np.where(newton & (decrement[rows] < UNSEARCHED), np.inf, d.f)
+        settled = rows[newton & (decrement[rows] < tol)]
+        refused = active[~taken]
+        length[refused] /= 2
+        halvings[refused] += 1
+        trial[active] = _moved(gamma[active], step[active], length[active], nonnegative)
+        gamma[settled] = trial[settled]
+        active = active[(halvings[active] < MAX_HALVINGS) & ~np.isin(active, settled)]
+    return Optimum(gamma, f, decrement, n_iter)
 
 
 def _direction(gamma: Array, d: Derivatives, nonnegative: bool) -> tuple[Array, Array, Array]:
@@ -207,7 +226,21 @@ def _direction(gamma: Array, d: Derivatives, nonnegative: bool) -> tuple[Array, 
     newton : (genes,) bool array
         Whether the observed Hessian was used.
     """
-    held = nonnegative & (gamma <= 0.0) & (d.gradient >= 0.0)
+    at_bound = nonnegative & (gamma <= 0.0)
+    held = at_bound & (d.gradient >= 0.0)
+    step, decrement, newton = _newton_step(d, held)
+    # A component that would leave through its bound stays there, and the others move without it.
+    for _ in range(gamma.shape[1]):
+        leaving = at_bound & ~held & (step < 0)
+        if not leaving.any():
+            break
+        held = held | leaving
+        step = _newton_step(d, held)[0]
+    return step, decrement, newton
+
+
+def _newton_step(d: Derivatives, held: Array) -> tuple[Array, Array, Array]:
+    """What `_direction` returns, of the components that are not held."""
     expected = _pin(d.expected, held)
     diagonal = np.abs(np.einsum("gkk->gk", expected))
     scale = 1.0 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
@@ -224,41 +257,25 @@ def _direction(gamma: Array, d: Derivatives, nonnegative: bool) -> tuple[Array, 
     return step * scale, 0.5 * np.abs(np.einsum("gk,gk->g", step, gradient)), newton
 
 
-def _line_search(
-    objective: Callable[[Array, Array], Array],
-    genes: Array,
-    gamma: Array,
-    step: Array,
-    f: Array,
-    nonnegative: bool,
-) -> tuple[Array, Array]:
-    """Longest halved step, cut at the first bound it meets, that lowers f."""
+def _first_length(gamma: Array, step: Array, nonnegative: bool) -> Array:
+    """Length at which the step meets its first bound, one at most, (genes,)."""
+    return np.minimum(_room(gamma, step, nonnegative).min(1), 1.0)
+
+
+def _moved(gamma: Array, step: Array, length: Array, nonnegative: bool) -> Array:
+    """γ after a part of the step; a component that meets its bound lies exactly on it."""
+    trial = gamma + length[:, None] * step
     if nonnegative:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            room = np.where(step < 0, gamma / -step, np.inf)
-        room[(step < 0) & (gamma <= 0.0)] = np.inf
-        step = np.where((gamma <= 0.0) & (step < 0), 0.0, step)
-        length = np.minimum(room.min(1), 1.0)
-    else:
-        room, length = np.full(step.shape, np.inf), np.ones(len(step))
-    result, moved = gamma.copy(), np.zeros(len(gamma), dtype=bool)
-    pending = np.arange(len(gamma))
-    for _ in range(MAX_HALVINGS):
-        if not len(pending):
-            break
-        trial = gamma[pending] + length[pending, None] * step[pending]
-        if nonnegative:
-            trial = np.maximum(trial, 0.0)
-        # The component that was met first lies exactly on its bound.
-        trial[length[pending, None] >= room[pending]] = 0.0
-        # A bounded step that is not searched is always inside the domain.
-        lower = nonnegative & np.isposinf(f[pending])
-        look = np.flatnonzero(~lower)
-        lower[look] = objective(trial[look], genes[pending[look]]) < f[pending[look]]
-        result[pending[lower]], moved[pending[lower]] = trial[lower], True
-        pending = pending[~lower]
-        length[pending] /= 2
-    return result, moved
+        trial = np.maximum(trial, 0.0)
+        trial[length[:, None] >= _room(gamma, step, nonnegative)] = 0.0
+    return trial
+
+
+def _room(gamma: Array, step: Array, nonnegative: bool) -> Array:
+    """Length of the step at which each component meets its bound, (genes, K)."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        towards = nonnegative & (step < 0) & (gamma > 0)
+        return np.where(towards, gamma / -step, np.inf)
 
 
 def cholesky(matrices: Array) -> Array:
@@ -270,6 +287,17 @@ def cholesky(matrices: Array) -> Array:
             return np.full(matrices.shape, np.nan)
         half = len(matrices) // 2
         return np.concatenate([cholesky(matrices[:half]), cholesky(matrices[half:])])
+
+
+def invert(matrices: Array) -> Array:
+    """Inverse of each matrix; NaN where it is singular, as at the end of the domain."""
+    try:
+        return np.linalg.inv(matrices)
+    except np.linalg.LinAlgError:
+        if len(matrices) == 1:
+            return np.full(matrices.shape, np.nan)
+        half = len(matrices) // 2
+        return np.concatenate([invert(matrices[:half]), invert(matrices[half:])])
 
 
 def log_det(matrices: Array) -> Array:

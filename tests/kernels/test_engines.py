@@ -8,8 +8,8 @@ import pytest
 from scipy.optimize import approx_fprime
 
 from flashmm.kernels.dense import DenseEngine
+from flashmm.kernels.elimination import EliminationEngine
 from flashmm.kernels.engine import take
-from flashmm.kernels.nested import NestedEngine
 from flashmm.kernels.rotation import (
     independent_columns,
     original_basis,
@@ -24,25 +24,32 @@ CASES = [
         (SpectralEngine, 1),
         (DenseEngine, 1),
         (DenseEngine, 2),
-        (NestedEngine, 2),
+        (EliminationEngine, 1),
+        (EliminationEngine, 2),
+        (EliminationEngine, 3),
     )
     for reml in (True, False)
     for seed in (0, 1)
 ]
 
 
-ENGINES = [(SpectralEngine, 1), (DenseEngine, 2), (NestedEngine, 2)]
+ENGINES = [
+    (SpectralEngine, 1),
+    (DenseEngine, 2),
+    (EliminationEngine, 1),
+    (EliminationEngine, 2),
+    (EliminationEngine, 3),
+]
 
 
 class Fitted:
     """A problem, its rotation and the fit of one engine."""
 
     def __init__(self, engine, components, reml, seed, nonnegative=True, start=None):
-        self.Y, self.X, self.Z_blocks = (
-            oracle.nested_problem(seed)
-            if engine is NestedEngine
-            else oracle.problem(seed, components=components)
-        )
+        if engine is EliminationEngine and components > 1:
+            self.Y, self.X, self.Z_blocks = oracle.crossed_problem(seed, rest=components - 2)
+        else:
+            self.Y, self.X, self.Z_blocks = oracle.problem(seed, components=components)
         Z = np.hstack(self.Z_blocks)
         self.reml = reml
         sizes = tuple(block.shape[1] for block in self.Z_blocks)
@@ -183,7 +190,7 @@ def test_start_values_do_not_change_the_optimum(engine, components, first):
 @pytest.mark.parametrize("reml", [True, False])
 def test_derivatives_of_the_objective(engine, components, reml):
     fitted = Fitted(engine, components, reml, 0)
-    gamma = np.array([0.13, 0.07])[:components]
+    gamma = np.array([0.13, 0.07, 0.05])[:components]
     gene = take(fitted.responses, np.array([3]))
     if engine is SpectralEngine:
         t2, e = gene.t**2, gene.e

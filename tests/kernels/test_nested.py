@@ -1,55 +1,18 @@
-"""The nested engine against the dense one through the public interface, and when it is chosen."""
+"""Nested components eliminated against the dense engine, and when that is done."""
 
 from __future__ import annotations
-
-import warnings
 
 import numba
 import numpy as np
 import oracle
 import pytest
+from agreement import FIELDS, assert_close, assert_same_fit, assert_same_tests, statistics
 from scipy import sparse
 
 import flashmm as fm
 from flashmm.kernels.dense import DenseEngine
-from flashmm.kernels.nested import NestedEngine, find_nesting
+from flashmm.kernels.elimination import EliminationEngine, find_elimination
 from flashmm.kernels.rotation import rotate_design
-
-FIELDS = ("coef", "theta", "cov", "loglik", "fisher_information")
-
-
-def statistics(Y, X, Z):
-    sizes = [block.shape[1] for block in Z]
-    return fm.summary_statistics_from_matrices(Y, X, np.hstack(Z), component_sizes=sizes)
-
-
-def assert_close(ours, theirs, name=""):
-    """Equal at 1e-8 of the largest value."""
-    assert np.array_equal(np.isnan(ours), np.isnan(theirs)), name
-    scale = np.abs(theirs[np.isfinite(theirs)]).max(initial=1e-300)
-    np.testing.assert_allclose(ours / scale, theirs / scale, rtol=1e-8, atol=1e-8, err_msg=name)
-
-
-def assert_same_fit(nested, dense):
-    assert isinstance(nested.model.engine, NestedEngine)
-    assert isinstance(dense.model.engine, DenseEngine)
-    assert (nested.status == dense.status).all()
-    for name in FIELDS:
-        assert_close(getattr(nested, name), getattr(dense, name), name)
-    assert_close(nested.blup(), dense.blup(), "blup")
-    assert np.abs(nested.score() - dense.score())[nested.fitted].max() < 1e-7
-
-
-def assert_same_tests(nested, dense, contrasts=None):
-    methods = ["satterthwaite", "residual"]
-    methods += ["kenward-roger"] if nested.options.method == "REML" else []
-    for ddf in methods:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", fm.FlashmmWarning)
-            ours, theirs = (fm.contrast_tests(fit, contrasts, ddf=ddf) for fit in (nested, dense))
-        for name in ("estimate", "std_error", "statistic", "df", "p_value"):
-            a, b = getattr(ours, name), getattr(theirs, name)
-            np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10, err_msg=f"{ddf} {name}")
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -98,7 +61,7 @@ def test_objective_outside_the_positive_definite_region():
     rows = np.zeros(len(gamma), dtype=int)
     for reml in (True, False):
         f = []
-        for kind in (NestedEngine, DenseEngine):
+        for kind in (EliminationEngine, DenseEngine):
             engine = kind.build(rotation, reml, False)
             genes = engine.responses(*products)
             genes = type(genes)(*(values[rows] for values in genes))
@@ -190,10 +153,10 @@ class TestNesting:
             whole = np.hstack([Z[k] for k in order])
             sizes = tuple(Z[k].shape[1] for k in order)
             for ZtZ in (whole.T @ whole, sparse.csr_array(whole.T @ whole)):
-                nesting = find_nesting(ZtZ, sizes)
-                assert [nesting.outer, nesting.inner] == order
-                np.testing.assert_array_equal(nesting.parent, parent)
-                np.testing.assert_array_equal(nesting.sizes, Z[1].sum(0))
+                found = find_elimination(ZtZ, sizes)
+                assert [found.outer, found.inner, found.rest] == [*order, []]
+                np.testing.assert_array_equal(found.parent, parent)
+                np.testing.assert_array_equal(found.sizes, Z[1].sum(0))
 
     @pytest.mark.parametrize(
         "change",
@@ -212,14 +175,15 @@ class TestNesting:
         _, _, Z = oracle.nested_problem(0)
         blocks = change(*Z)
         whole = np.hstack(blocks)
-        assert find_nesting(whole.T @ whole, tuple(z.shape[1] for z in blocks)) is None
+        found = find_elimination(whole.T @ whole, tuple(z.shape[1] for z in blocks))
+        assert found is None or found.outer is None
 
     def test_asked_for_by_name_where_it_does_not_hold(self):
         for components in (1, 2):
             stats = statistics(*oracle.problem(0, components=components))
             with pytest.raises(fm.InputError, match="engine='nested'"):
                 fm.fit_lmm(stats, engine="nested")
-            assert not isinstance(fm.fit_lmm(stats).model.engine, NestedEngine)
+            assert not isinstance(fm.fit_lmm(stats).model.engine, EliminationEngine)
 
     def test_confounded_with_fixed_effects(self):
         Y, X, Z = oracle.nested_problem(0)
@@ -232,8 +196,8 @@ class TestNesting:
             fm.fit_lmm(statistics(Y, X, [subject, np.eye(len(Y))]))
 
 
-@pytest.mark.parametrize("subjects, engine", [(10, DenseEngine), (25, NestedEngine)])
+@pytest.mark.parametrize("subjects, engine", [(10, DenseEngine), (25, EliminationEngine)])
 def test_the_engine_is_chosen_by_the_number_of_levels(subjects, engine):
     Y, X, Z = oracle.nested_problem(0, subjects=subjects, genes=2)
-    assert (sum(z.shape[1] for z in Z) > 64) == (engine is NestedEngine)
+    assert (sum(z.shape[1] for z in Z) > 64) == (engine is EliminationEngine)
     assert isinstance(fm.fit_lmm(statistics(Y, X, Z)).model.engine, engine)

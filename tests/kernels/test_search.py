@@ -49,9 +49,20 @@ def test_components_held_at_zero_do_not_move_by_rounding():
     held = gradient[:, 1] >= 0
     assert held.any() and not held.all()
     assert (step[held, 1] == 0).all()
-    np.testing.assert_allclose(
-        step[~held], -np.linalg.solve(hessian[~held], gradient[~held, :, None])[..., 0], rtol=1e-8
-    )
+    newton = -np.linalg.solve(hessian, gradient[..., None])[..., 0]
+    inside = ~held & (newton[:, 1] >= 0)
+    np.testing.assert_allclose(step[inside], newton[inside], rtol=1e-8)
+
+
+def test_a_component_that_would_leave_stays_and_the_others_move_without_it():
+    hessian = np.array([[[2.0, 1.5], [1.5, 3.0]]])
+    d = derivatives([[-1.0, -4.0]], hessian, hessian)
+    whole = -np.linalg.solve(hessian[0], [-1.0, -4.0])
+    assert whole[0] < 0
+    step, decrement, _ = _direction(np.array([[0.0, 1.0]]), d, nonnegative=True)
+    np.testing.assert_allclose(step, [[0.0, 4.0 / 3.0]])
+    # that of all free components: the search has not ended while it is not zero
+    np.testing.assert_allclose(decrement, 0.5 * whole @ [1.0, 4.0])
 
 
 def test_units_of_the_components_do_not_matter():
