@@ -5,7 +5,10 @@ from flashmm.summary import summarise
 
 with job(snakemake):
     options = ("by", "covariates", "transform", "layer", "libsize", "missing")
+    n = tuple(snakemake.params.shard)
     groups = summarise(
-        list(snakemake.input.counts), **{key: snakemake.params[key] for key in options}
+        snakemake.input.counts,
+        **{key: snakemake.params[key] for key in options},
+        **({} if n == (1, 1) else {"shard": n}),
     )
     write_groups(groups, snakemake.output.groups)
