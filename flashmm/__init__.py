@@ -11,6 +11,7 @@ from flashmm.evaluate import Evaluation, compare_fits, evaluate
 from flashmm.groups import GroupStatistics, merge
 from flashmm.inference import TestTable, contrast_tests
 from flashmm.io import (
+    join_fits,
     read_fit,
     read_groups,
     read_provenance,
@@ -55,6 +56,7 @@ __all__ = [
     "evaluate",
     "fit_lmm",
     "fit_mixedlm",
+    "join_fits",
     "merge",
     "read_fit",
     "read_groups",
