@@ -31,8 +31,9 @@ WHOLE = [name for name in DATASETS if name not in SPLIT]
 
 
 def shard(wildcards):
-    """The number of the shard and how many there are: [2, 4] for `2-of-4`, [1, 1] for all."""
-    return [int(number) for number in wildcards.get("scatteritem", "1-of-1").split("-of-")]
+    """The number of the shard and how many there are: [2, 4] for `2-of-4`; None for all at once."""
+    item = wildcards.get("scatteritem")
+    return None if item is None else [int(number) for number in item.split("-of-")]
 
 
 def counts_file(wildcards):

@@ -79,7 +79,10 @@ def measured(path, **more):
     # kibibytes on Linux, bytes on macOS
     unit = 1024**2 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    write_measured(path, seconds=seconds, peak_memory_mib=peak, **more)
+
+
+def write_measured(path, **numbers):
+    """Write what was measured as JSON."""
     with atomic_path(path) as unfinished:
-        unfinished.write_text(
-            json.dumps({"seconds": seconds, "peak_memory_mib": peak, **more}) + "\n"
-        )
+        unfinished.write_text(json.dumps(numbers) + "\n")
