@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,6 +43,11 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
     ------
     pathlib.Path
         In the same folder and with the same ending as `path`.
+
+    Raises
+    ------
+    InputError
+        The disk is full, or a quota or limit of the size of files has been reached.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,8 +55,29 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
     try:
         yield unfinished
         os.replace(unfinished, path)
+    except (OSError, RuntimeError) as error:
+        if not _is_full(error):
+            raise
+        raise InputError(
+            f"'{path}' cannot be written: there is no room for it. {free_space(path.parent)} are "
+            "free in its folder (a quota may allow less); make room, or write elsewhere."
+        ) from error
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _is_full(error: BaseException) -> bool:
+    """Whether the disk was full; h5py says so in the text of its errors only."""
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    text = str(error)
+    return getattr(error, "errno", None) in full or any(
+        os.strerror(number) in text or f"errno = {number}" in text for number in full
+    )
+
+
+def free_space(folder: PathLike) -> str:
+    """Say how much of the disk of a folder is free, for a message."""
+    return f"{shutil.disk_usage(folder).free / 1e9:.3g} GB"
 
 
 @contextmanager

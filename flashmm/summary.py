@@ -46,6 +46,7 @@ from flashmm.groups import (
 )
 from flashmm.kernels.group_sums import add_cells, add_genes
 from flashmm.options import InputError, note
+from flashmm.workspace import zeros
 
 Data: TypeAlias = ad.AnnData | PathLike
 
@@ -225,12 +226,16 @@ def summarise(
     ------
     InputError
         Where a file, layer or column is not there, names are given twice, values are missing, not
-        finite, or not counts although `transform` needs counts; nothing is returned in part.
+        finite, or not counts although `transform` needs counts; nothing is returned in part. Where
+        neither memory nor disk has room for the sums, before any value is read.
     FormulaError
         Where a covariate is not an allowed expression.
 
     Notes
     -----
+    Sums that take more than half of the available memory (or than FLASHMM_MEMORY_MB, in the
+    environment) are kept in a temporary file in the folder TMPDIR; the numbers are the same.
+
     Checks of a range of cells concern these cells; the range with the first cell also looks for
     cell names that are given twice in the whole table. A range does not hash the whole file, which
     other ranges would do again: its record holds the digest of as large a part of the file's bytes
@@ -262,7 +267,8 @@ def summarise(
     notes = note_references(keys, obs, unsorted_columns(keys)) + _note_libsizes(inputs)
     _check_group_number(obs, len(codes))
 
-    sums = _Sums(np.zeros((3 + len(request.covariates), len(obs), len(inputs[0].genes))))
+    shape = (3 + len(request.covariates), len(obs), len(inputs[0].genes))
+    sums = _Sums(zeros(shape, "group statistics"))
     parts = np.split(codes, np.cumsum([len(key) for key in keys])[:-1])
     records = [
         _stream(cells, part, inputs[0].genes, sums, request)
