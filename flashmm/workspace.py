@@ -64,7 +64,7 @@ def _no_room(
 ) -> str:
     return (
         f"The {what} ({' x '.join(map(str, shape))} numbers) need {_gigabytes(size)}; "
-        f"{_gigabytes(limit)} of memory may be used, and {_gigabytes(free)} are free in '{folder}'. "
+        f"{_gigabytes(limit)} of memory may be used, {_gigabytes(free)} are free in '{folder}'. "
         "Use fewer groups (columns in 'by') or covariates, work with ranges of genes, name a "
         f"folder on a larger disk in TMPDIR, or allow more memory with {MEMORY_VARIABLE}."
     )

@@ -32,8 +32,8 @@ LAYERS = (
     {"plots"},
     {"report"},
 )
-# `files`, `io` and `report` open files; `workspace` reads what the system says of memory; `counts` and `summary` stream them, `simulate` writes in
-# chunks.
+# `files`, `io` and `report` open files; `counts` and `summary` stream them, `simulate` writes in
+# chunks, and `workspace` reads what the system says of memory.
 OPENERS = {"files", "io", "report", "counts", "summary", "simulate", "provenance", "workspace"}
 
 
