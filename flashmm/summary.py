@@ -44,7 +44,7 @@ from flashmm.groups import (
     sum_by_group,
     unsorted_columns,
 )
-from flashmm.kernels.group_sums import add_cells, add_genes
+from flashmm.kernels.group_sums import add_cells, add_genes, log1p_of_shares
 from flashmm.options import InputError, note
 from flashmm.workspace import zeros
 
@@ -160,7 +160,10 @@ class _Sums:
         add(self.values, *lines, y, look_up, block.first, group, gene, cells.x)
 
     def _y(self, block: Block, cells: _Input, group: np.ndarray) -> np.ndarray:
-        """Transform each value that is used; the others stay zero."""
+        """Transform each value that is used."""
+        if cells.transform.scale is not None:
+            lines = (block.indptr, block.minor, block.stored, block.by_cells, block.first)
+            return log1p_of_shares(*lines, cells.transform.scale, cells.libsize)
         used = (group[block.cells] >= 0) & (block.values != 0)
         raw = block.values[used]
         self.of_counts &= cells.transform.needs_counts or is_counts(raw)
@@ -452,13 +455,8 @@ def _identity(file: BinaryIO, path: Path, cells: _Input) -> dict[str, Any]:
     """Digest of the cells' part of the bytes of a file, and what names the whole file."""
     size = file.seek(0, os.SEEK_END)
     start, stop = (size * cell // cells.n_all for cell in (cells.rows.start, cells.rows.stop))
-    digest = range_digest(file, start, stop)
-    whole = (start, stop) == (0, size)
-    return {
-        "sha256": digest,
-        "file_id": file_identity(path),
-        **({} if whole else {"bytes": [start, stop]}),
-    }
+    digest = {"sha256": range_digest(file, start, stop), "file_id": file_identity(path)}
+    return digest if (start, stop) == (0, size) else digest | {"bytes": [start, stop]}
 
 
 def _blocks(source: CellMatrix, cells: _Input, request: _Request) -> Iterator[Block]:
