@@ -130,8 +130,11 @@ class GroupStatistics:
         rows = self._positions(groups)
         obs = self.obs.iloc[rows]
         obs = obs.assign(**{column: drop_unused_levels(obs[column]) for column in self.by})
-        sums = {name: values[rows] for name, values in self.gene_sums().items()}
-        return self._with(obs, self.genes, sums)
+        whole = self.gene_sums()
+        sums = zeros((len(whole), len(rows), self.n_genes), "chosen group statistics")
+        for values, out in zip(whole.values(), sums, strict=True):
+            np.take(values, rows, axis=0, out=out, mode="clip")  # other modes need a buffer
+        return self._with(obs, self.genes, dict(zip(whole, sums, strict=True)))
 
     def __add__(self, other: GroupStatistics) -> GroupStatistics:
         """Merge with other statistics of the same genes."""
