@@ -12,6 +12,7 @@ from flashmm.groups import GroupStatistics, merge
 from flashmm.inference import TestTable, contrast_tests
 from flashmm.io import (
     join_fits,
+    merge_files,
     read_fit,
     read_groups,
     read_provenance,
@@ -58,6 +59,7 @@ __all__ = [
     "fit_mixedlm",
     "join_fits",
     "merge",
+    "merge_files",
     "read_fit",
     "read_groups",
     "read_provenance",

@@ -48,13 +48,20 @@ class Transform:
     ----------
     apply : callable
         Values and the library sizes of their cells, both (values,), to transformed values.
-    needs_counts, needs_libsize : bool
-        Whether it is meant for counts (integers from 0) only; whether it uses the library size.
+    needs_counts : bool
+        Whether it is meant for counts (integers from 0) only.
+    scale : float, optional
+        The sum to which the counts of a cell are scaled; None where library sizes are not used.
     """
 
     apply: Callable[[np.ndarray, np.ndarray], np.ndarray]
     needs_counts: bool = True
-    needs_libsize: bool = False
+    scale: float | None = None
+
+    @property
+    def needs_libsize(self) -> bool:
+        """Whether it divides by the library size."""
+        return self.scale is not None
 
     def table(self, largest: int) -> np.ndarray:
         """Transformed values of the counts 0, 1, ..., largest; without library sizes."""
@@ -65,7 +72,7 @@ class Transform:
 TRANSFORMS = {
     "log2p1": Transform(lambda y, _: np.log2(1.0 + y)),
     "log1p": Transform(lambda y, _: np.log1p(y)),
-    "log1p_cp10k": Transform(lambda y, size: np.log1p(1e4 * y / size), needs_libsize=True),
+    "log1p_cp10k": Transform(lambda y, size: np.log1p(1e4 * y / size), scale=1e4),
     "none": Transform(lambda y, _: y, needs_counts=False),
 }
 

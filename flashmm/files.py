@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +17,7 @@ from flashmm.options import FlashmmError, InputError
 
 PathLike: TypeAlias = str | os.PathLike[str]
 
-_PIECES, _PIECE = 256, 2**18
+_PIECES, _PIECE = 64, 2**16
 
 # Reading a damaged file, h5py and pyarrow (whose errors are ValueErrors) raise any of these.
 _READ_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, EOFError)
@@ -41,6 +43,11 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
     ------
     pathlib.Path
         In the same folder and with the same ending as `path`.
+
+    Raises
+    ------
+    InputError
+        The disk is full, or a quota or limit of the size of files has been reached.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,8 +55,29 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
     try:
         yield unfinished
         os.replace(unfinished, path)
+    except (OSError, RuntimeError) as error:
+        if not _is_full(error):
+            raise
+        raise InputError(
+            f"'{path}' cannot be written: there is no room for it. {free_space(path.parent)} are "
+            "free in its folder (a quota may allow less); make room, or write elsewhere."
+        ) from error
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _is_full(error: BaseException) -> bool:
+    """Whether the disk was full; h5py says so in the text of its errors only."""
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    text = str(error)
+    return getattr(error, "errno", None) in full or any(
+        os.strerror(number) in text or f"errno = {number}" in text for number in full
+    )
+
+
+def free_space(folder: PathLike) -> str:
+    """Say how much of the disk of a folder is free, for a message."""
+    return f"{shutil.disk_usage(folder).free / 1e9:.3g} GB"
 
 
 @contextmanager
@@ -77,8 +105,8 @@ def file_digest(path: PathLike) -> str:
 def file_identity(path: PathLike) -> str:
     """SHA-256 by which a file is recognised again, at a cost that does not grow with the file.
 
-    Up to 64 MB it is the digest of the content. Of a larger file, it is that of the size and of 256
-    pieces of 256 KB at equal distances, the first and the last bytes among them: enough to tell
+    Up to 4 MB it is the digest of the content. Of a larger file, it is that of the size and of 64
+    pieces of 64 KB at equal distances, the first and the last bytes among them: enough to tell
     files apart that were written independently, not to find a change of a few bytes in place.
     """
     size = Path(path).stat().st_size if Path(path).exists() else 0
@@ -97,7 +125,7 @@ def range_digest(file: BinaryIO, start: int, stop: int) -> str:
     digest = hashlib.sha256()
     file.seek(start)
     while start < stop:
-        piece = file.read(min(_PIECE, stop - start))
+        piece = file.read(min(2**20, stop - start))
         if not piece:
             break
         digest.update(piece)

@@ -7,7 +7,7 @@ of different files, shards or sites are merged by addition.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations_with_replacement, pairwise
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from flashmm.options import InputError, note
+from flashmm.workspace import zeros
 
 N_CELLS = "n_cells"
 
@@ -129,8 +130,11 @@ class GroupStatistics:
         rows = self._positions(groups)
         obs = self.obs.iloc[rows]
         obs = obs.assign(**{column: drop_unused_levels(obs[column]) for column in self.by})
-        sums = {name: values[rows] for name, values in self.gene_sums().items()}
-        return self._with(obs, self.genes, sums)
+        whole = self.gene_sums()
+        sums = zeros((len(whole), len(rows), self.n_genes), "chosen group statistics")
+        for values, out in zip(whole.values(), sums, strict=True):
+            np.take(values, rows, axis=0, out=out, mode="clip")  # other modes need a buffer
+        return self._with(obs, self.genes, dict(zip(whole, sums, strict=True)))
 
     def __add__(self, other: GroupStatistics) -> GroupStatistics:
         """Merge with other statistics of the same genes."""
@@ -158,6 +162,10 @@ class GroupStatistics:
         crossed = {moment_name(x): values for x, values in self.covariate_sums.items()}
         counted = {} if self.counts is None else {"counts": self.counts}
         return {"sum": self.sum, "sumsq": self.sumsq} | crossed | counted
+
+    def with_sums(self, genes: pd.Index, sums: Mapping[str, np.ndarray]) -> GroupStatistics:
+        """Return the same groups with the sums of other genes, named as in `gene_sums`."""
+        return self._with(self.obs, genes, sums)
 
     def _with(
         self, obs: pd.DataFrame, genes: pd.Index, sums: Mapping[str, np.ndarray], **changes: Any
@@ -202,6 +210,25 @@ def merge(parts: Iterable[GroupStatistics], genes: str = "same") -> GroupStatist
         same cells of one file; the message names the files.
     """
     parts = list(parts)
+    return merge_headers(parts, lambda number: parts[number].gene_sums(), genes)
+
+
+def merge_headers(
+    parts: Sequence[GroupStatistics],
+    sums_of: Callable[[int], dict[str, np.ndarray]],
+    genes: str = "same",
+) -> GroupStatistics:
+    """Merge parts whose gene sums are asked for one part after another, as `merge` does.
+
+    Parameters
+    ----------
+    parts : sequence of GroupStatistics
+        Of their gene sums only the names are used.
+    sums_of : callable
+        Gives the gene sums of the part of a number from 0, as `GroupStatistics.gene_sums`.
+    genes : {"same", "intersection"}
+        As in `merge`.
+    """
     if not parts:
         raise InputError("There is nothing to merge: the list of group statistics is empty.")
     first = parts[0]
@@ -222,7 +249,7 @@ def merge(parts: Iterable[GroupStatistics], genes: str = "same") -> GroupStatist
     return first._with(
         obs,
         kept,
-        _added(parts, rows, kept, len(obs)),
+        _added(parts, sums_of, rows, kept, len(obs)),
         provenance=first.provenance | {"inputs": _inputs(parts)},
         notes=_distinct([*(text for part in parts for text in part.notes), *notes]),
     )
@@ -476,19 +503,25 @@ def _notes_of_losses(parts: Sequence[GroupStatistics], kept: pd.Index) -> list[s
 
 
 def _added(
-    parts: Sequence[GroupStatistics], rows: Sequence[np.ndarray], genes: pd.Index, n_groups: int
+    parts: Sequence[GroupStatistics],
+    sums_of: Callable[[int], dict[str, np.ndarray]],
+    rows: Sequence[np.ndarray],
+    genes: pd.Index,
+    n_groups: int,
 ) -> dict[str, np.ndarray]:
     """Add up the parts; `rows` says where the groups of each part go in the result."""
     names = list(parts[0].gene_sums())
     if any(part.counts is None for part in parts):
         names = [name for name in names if name != "counts"]
-    sums = {name: np.zeros((n_groups, len(genes))) for name in names}
-    for part, row in zip(parts, rows, strict=True):
-        columns = part.genes.get_indexer(genes)
-        values = part.gene_sums()
-        for name in names:
-            sums[name][row] += values[name][:, columns]  # groups of one part are distinct
-    return sums
+    sums = zeros((len(names), n_groups, len(genes)), "merged group statistics")
+    for number, part in enumerate(parts):
+        same = part.genes.equals(genes)
+        columns = slice(None) if same else part.genes.get_indexer(genes)
+        values = sums_of(number)
+        for total, name in zip(sums, names, strict=True):
+            for row, value in zip(rows[number], values[name], strict=True):
+                total[row] += value[columns]
+    return dict(zip(names, sums, strict=True))
 
 
 def _inputs(parts: Sequence[GroupStatistics]) -> list[Any]:

@@ -20,9 +20,10 @@ from pyarrow import parquet
 from flashmm.chunks import write_gzip
 from flashmm.crossproducts import summary_statistics
 from flashmm.files import PathLike, atomic_path, file_identity, package_version, reading
-from flashmm.groups import GroupStatistics, listed, moment_name, moment_names
+from flashmm.groups import GroupStatistics, listed, merge_headers, moment_name, moment_names
 from flashmm.lmm import LMMFit, prepare
 from flashmm.options import FitOptions, InputError
+from flashmm.workspace import zeros
 
 # Key of the metadata of a Parquet schema.
 _PROVENANCE = b"flashmm"
@@ -89,7 +90,42 @@ def read_groups(path: PathLike, genes: tuple[int, int] | None = None) -> GroupSt
         are no such genes.
     """
     with reading(path), h5py.File(path, "r") as file:
-        return _groups_of(file, path, genes)
+        header = _header_of(file, path)
+        return header.with_sums(*_sums_of(file, path, header, genes))
+
+
+def merge_files(paths: Iterable[PathLike], genes: str = "same") -> GroupStatistics:
+    """Merge files that `write_groups` wrote, reading one after another.
+
+    Parameters
+    ----------
+    paths : iterable of path
+        At least one.
+    genes : {"same", "intersection"}
+        As in `flashmm.groups.merge`.
+
+    Returns
+    -------
+    GroupStatistics
+        That of `merge` of all files, to the last bit, with one of them in memory at a time.
+
+    Raises
+    ------
+    InputError
+        As `read_groups` and `flashmm.groups.merge`.
+    """
+    paths = list(paths)
+    headers = [_read_header(path) for path in paths]
+
+    def sums_of(number: int) -> dict[str, np.ndarray]:
+        return read_groups(paths[number]).gene_sums()
+
+    return merge_headers(headers, sums_of, genes)
+
+
+def _read_header(path: PathLike) -> GroupStatistics:
+    with reading(path), h5py.File(path, "r") as file:
+        return _header_of(file, path)
 
 
 def write_fit(fit: LMMFit, path: PathLike, groups_path: PathLike) -> None:
@@ -388,7 +424,8 @@ def _stored_names(by: Sequence[str], covariates: Sequence[str]) -> dict[str, str
     return stored
 
 
-def _groups_of(file: h5py.File, path: PathLike, genes: tuple[int, int] | None) -> GroupStatistics:
+def _header_of(file: h5py.File, path: PathLike) -> GroupStatistics:
+    """Read everything but the gene sums, for which one zero stands that takes no memory."""
     recipe = ad.io.read_elem(file["uns"]).get("flashmm", {}) if "uns" in file else {}
     lacking = {"by", "covariates", "transform", "provenance"} - set(recipe)
     if lacking:
@@ -400,28 +437,41 @@ def _groups_of(file: h5py.File, path: PathLike, genes: tuple[int, int] | None) -
     names = _stored_names(by, covariates)
     obs, var = (ad.io.read_elem(file[table]) for table in ("obs", "var"))
     _require(names.values(), obs.columns, "obs column", path)
-    layers = {x: names[moment_name(x)] for x in covariates}
-    stored = file["layers"]
-    _require(("sum", "sumsq", *layers.values()), stored, "layer", path)
-    chosen = _chosen(genes, len(var), path)
-    shape = (len(obs), len(var))
-
-    def values(element: Any) -> np.ndarray:
-        return _dense(element, shape, chosen)
-
+    _require(
+        ("sum", "sumsq", *(names[moment_name(x)] for x in covariates)),
+        file["layers"],
+        "layer",
+        path,
+    )
+    nothing = np.broadcast_to(0.0, (len(obs), len(var)))
     return GroupStatistics(
         obs=obs[list(names.values())].set_axis(list(names), axis=1),
-        genes=var.index[chosen],
-        sum=values(stored["sum"]),
-        sumsq=values(stored["sumsq"]),
-        covariate_sums={x: values(stored[layer]) for x, layer in layers.items()},
-        counts=None if _is_absent(file.get("X")) else values(file["X"]),
+        genes=var.index,
+        sum=nothing,
+        sumsq=nothing,
+        covariate_sums=dict.fromkeys(covariates, nothing),
+        counts=None if _is_absent(file.get("X")) else nothing,
         by=by,
         covariates=covariates,
         transform=str(recipe["transform"]),
         provenance=json.loads(recipe["provenance"]),
         notes=_texts(recipe.get("notes", ())),
     )
+
+
+def _sums_of(
+    file: h5py.File, path: PathLike, header: GroupStatistics, genes: tuple[int, int] | None
+) -> tuple[pd.Index, dict[str, np.ndarray]]:
+    """Read the sums of the wanted genes; returns the genes and the sums by name."""
+    chosen = _chosen(genes, header.n_genes, path)
+    stored = _stored_names(header.by, header.covariates)
+    names = list(header.gene_sums())
+    shape = (len(names), header.n_groups, chosen.stop - chosen.start)
+    sums = zeros(shape, f"group statistics of '{path}'")
+    for name, out in zip(names, sums, strict=True):
+        element = file["X"] if name == "counts" else file["layers"][stored.get(name, name)]
+        _fill(out, element, header.n_genes, chosen)
+    return header.genes[chosen], dict(zip(names, sums, strict=True))
 
 
 def _is_absent(element: Any) -> bool:
@@ -445,16 +495,14 @@ def _require(names: Iterable[str], there: Collection[str], what: str, path: Path
         raise InputError(f"'{path}' lacks the {what}(s) {listed(lacking)}; it has {listed(there)}.")
 
 
-def _dense(element: Any, shape: tuple[int, int], genes: slice) -> np.ndarray:
-    """Values of some genes as float64; other tools may have stored them sparse."""
+def _fill(out: np.ndarray, element: Any, n_genes: int, genes: slice) -> None:
+    """Read the values of some genes as float64; other tools may have stored them sparse."""
     if not isinstance(element, h5py.Dataset):
-        return np.asarray(ad.io.read_elem(element)[:, genes].toarray(), dtype=np.float64)
-    if element.shape != shape:
-        raise ValueError(f"{element.name} has the shape {element.shape}, not {shape}")
-    values = np.zeros((shape[0], genes.stop - genes.start))
-    if values.size:
-        element.read_direct(values, np.s_[:, genes])
-    return values
+        out[:] = ad.io.read_elem(element)[:, genes].toarray()
+    elif element.shape != (len(out), n_genes):
+        raise ValueError(f"{element.name} has the shape {element.shape}")
+    elif out.size:
+        element.read_direct(out, np.s_[:, genes])
 
 
 def _texts(values: Any) -> tuple[str, ...]:

@@ -44,8 +44,9 @@ from flashmm.groups import (
     sum_by_group,
     unsorted_columns,
 )
-from flashmm.kernels.group_sums import add_cells, add_genes
+from flashmm.kernels.group_sums import add_cells, add_genes, log1p_of_shares
 from flashmm.options import InputError, note
+from flashmm.workspace import zeros
 
 Data: TypeAlias = ad.AnnData | PathLike
 
@@ -159,7 +160,10 @@ class _Sums:
         add(self.values, *lines, y, look_up, block.first, group, gene, cells.x)
 
     def _y(self, block: Block, cells: _Input, group: np.ndarray) -> np.ndarray:
-        """Transform each value that is used; the others stay zero."""
+        """Transform each value that is used."""
+        if cells.transform.scale is not None:
+            lines = (block.indptr, block.minor, block.stored, block.by_cells, block.first)
+            return log1p_of_shares(*lines, cells.transform.scale, cells.libsize)
         used = (group[block.cells] >= 0) & (block.values != 0)
         raw = block.values[used]
         self.of_counts &= cells.transform.needs_counts or is_counts(raw)
@@ -225,12 +229,16 @@ def summarise(
     ------
     InputError
         Where a file, layer or column is not there, names are given twice, values are missing, not
-        finite, or not counts although `transform` needs counts; nothing is returned in part.
+        finite, or not counts although `transform` needs counts; nothing is returned in part. Where
+        neither memory nor disk has room for the sums, before any value is read.
     FormulaError
         Where a covariate is not an allowed expression.
 
     Notes
     -----
+    Sums that take more than half of the available memory (or than FLASHMM_MEMORY_MB, in the
+    environment) are kept in a temporary file in the folder TMPDIR; the numbers are the same.
+
     Checks of a range of cells concern these cells; the range with the first cell also looks for
     cell names that are given twice in the whole table. A range does not hash the whole file, which
     other ranges would do again: its record holds the digest of as large a part of the file's bytes
@@ -262,7 +270,8 @@ def summarise(
     notes = note_references(keys, obs, unsorted_columns(keys)) + _note_libsizes(inputs)
     _check_group_number(obs, len(codes))
 
-    sums = _Sums(np.zeros((3 + len(request.covariates), len(obs), len(inputs[0].genes))))
+    shape = (3 + len(request.covariates), len(obs), len(inputs[0].genes))
+    sums = _Sums(zeros(shape, "group statistics"))
     parts = np.split(codes, np.cumsum([len(key) for key in keys])[:-1])
     records = [
         _stream(cells, part, inputs[0].genes, sums, request)
@@ -446,13 +455,8 @@ def _identity(file: BinaryIO, path: Path, cells: _Input) -> dict[str, Any]:
     """Digest of the cells' part of the bytes of a file, and what names the whole file."""
     size = file.seek(0, os.SEEK_END)
     start, stop = (size * cell // cells.n_all for cell in (cells.rows.start, cells.rows.stop))
-    digest = range_digest(file, start, stop)
-    whole = (start, stop) == (0, size)
-    return {
-        "sha256": digest,
-        "file_id": file_identity(path),
-        **({} if whole else {"bytes": [start, stop]}),
-    }
+    digest = {"sha256": range_digest(file, start, stop), "file_id": file_identity(path)}
+    return digest if (start, stop) == (0, size) else digest | {"bytes": [start, stop]}
 
 
 def _blocks(source: CellMatrix, cells: _Input, request: _Request) -> Iterator[Block]:
