@@ -1,7 +1,6 @@
 from job import job
 
-from flashmm.groups import merge
-from flashmm.io import read_groups, write_groups
+from flashmm.io import merge_files, write_groups
 
 with job(snakemake):
-    write_groups(merge(map(read_groups, snakemake.input.parts)), snakemake.output.groups)
+    write_groups(merge_files(snakemake.input.parts), snakemake.output.groups)
