@@ -50,7 +50,7 @@ rule merge:
         "../envs/flashmm.yaml"
     threads: 1
     resources:
-        mem_mb=memory(1000, 20),
+        mem_mb=memory(1000, 10),
         runtime=minutes(10, 0.05),
     params:
         version=VERSION,
