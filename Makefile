@@ -2,6 +2,8 @@
 # make report COUNTS=my.h5ad        the analysis of config/analysis.yaml on your own counts
 # make report CONFIG=my.yaml        any other configuration
 # make test | lint | bench          tests, style and workflow checks, speed and memory
+# make test-slurm                   a run on a Slurm of its own on this machine, against a local one;
+#                                   as root, installs Debian's slurm-wlm and munge where missing
 #
 # PYTHON=python3.12 chooses the interpreter of the environment, CORES=8 the number of jobs at a time.
 
@@ -26,7 +28,7 @@ export OMP_NUM_THREADS = 1
 export OPENBLAS_NUM_THREADS = 1
 export MKL_NUM_THREADS = 1
 
-.PHONY: help report test lint bench clean
+.PHONY: help report test test-slurm lint bench clean
 .DELETE_ON_ERROR:
 
 help:
@@ -47,6 +49,9 @@ report: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n $(CORES) --dist loadfile
+
+test-slurm: $(VENV)/.installed-slurm
+	tests/slurm/run
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -75,3 +80,7 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
 	@$(PIP) --editable '.[workflow,dev]'
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-slurm: pyproject.toml | $(VENV)/bin/python
+	@$(PIP) --editable '.[slurm]'
+	@touch $@

@@ -11,6 +11,8 @@ from flashmm.evaluate import Evaluation, compare_fits, evaluate
 from flashmm.groups import GroupStatistics, merge
 from flashmm.inference import TestTable, contrast_tests
 from flashmm.io import (
+    join_fits,
+    merge_files,
     read_fit,
     read_groups,
     read_provenance,
@@ -77,8 +79,10 @@ __all__ = [
     "fit_lmm",
     "fit_mixedlm",
     "fit_multitrait_lmm",
+    "join_fits",
     "kinship_factor",
     "merge",
+    "merge_files",
     "read_fit",
     "read_groups",
     "read_provenance",

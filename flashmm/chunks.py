@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import product
 from typing import Any, TypeAlias
 
 import h5py
@@ -20,6 +21,7 @@ from isal.igzip_lib import IsalError
 
 THREADS = 2
 _AHEAD = 2  # slices of each dataset that wait to be used
+_TILE = (1024, 64)  # rows, columns of a chunk of a matrix
 
 _GZIP = (h5py.h5z.FILTER_DEFLATE,)
 _SHUFFLE_GZIP = (h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE)
@@ -135,3 +137,27 @@ class GzipReader:
         if self.shuffled:  # all first bytes, all second bytes ...
             plain = np.frombuffer(plain, np.uint8).reshape(self.dtype.itemsize, -1).T.tobytes()
         return np.frombuffer(plain, self.dtype)
+
+
+def write_gzip(group: h5py.Group, name: str, values: np.ndarray) -> None:
+    """Write a matrix as a gzip dataset, as AnnData stores arrays, without a copy of the whole.
+
+    Parameters
+    ----------
+    group : h5py.Group
+        Where to make the dataset.
+    name : str
+        Its name.
+    values : numpy.ndarray
+        (rows, columns); its chunks are tall, so that a range of columns is cheap to read.
+    """
+    chunks = tuple(max(1, min(sizes)) for sizes in zip(values.shape, _TILE, strict=True))
+    dataset = group.create_dataset(
+        name, values.shape, values.dtype, chunks=chunks, compression="gzip", compression_opts=1
+    )
+    dataset.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+    for corner in product(*map(range, (0, 0), values.shape, chunks)):
+        tile = values[tuple(slice(i, i + size) for i, size in zip(corner, chunks, strict=True))]
+        full = np.zeros(chunks, values.dtype)  # chunks at the edges are stored full
+        full[tuple(map(slice, tile.shape))] = tile
+        dataset.id.write_direct_chunk(corner, isal_zlib.compress(full.data, 1))

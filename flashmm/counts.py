@@ -7,12 +7,14 @@ one after another gets the same sums, to the last bit, from every layout and eve
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TypeAlias
 
 import anndata as ad
 import h5py
@@ -33,6 +35,8 @@ from flashmm.options import InputError
 
 CHUNK_NNZ = 2**21  # nonzero values of a block; the pass needs 40 to 100 bytes for each
 
+Matrix: TypeAlias = "CompressedMatrix | CellsOfGenes | DenseMatrix"
+
 _COMPRESSED = (sparse.csr_array, sparse.csc_array, sparse.csr_matrix, sparse.csc_matrix)
 
 
@@ -44,13 +48,20 @@ class Transform:
     ----------
     apply : callable
         Values and the library sizes of their cells, both (values,), to transformed values.
-    needs_counts, needs_libsize : bool
-        Whether it is meant for counts (integers from 0) only; whether it uses the library size.
+    needs_counts : bool
+        Whether it is meant for counts (integers from 0) only.
+    scale : float, optional
+        The sum to which the counts of a cell are scaled; None where library sizes are not used.
     """
 
     apply: Callable[[np.ndarray, np.ndarray], np.ndarray]
     needs_counts: bool = True
-    needs_libsize: bool = False
+    scale: float | None = None
+
+    @property
+    def needs_libsize(self) -> bool:
+        """Whether it divides by the library size."""
+        return self.scale is not None
 
     def table(self, largest: int) -> np.ndarray:
         """Transformed values of the counts 0, 1, ..., largest; without library sizes."""
@@ -61,7 +72,7 @@ class Transform:
 TRANSFORMS = {
     "log2p1": Transform(lambda y, _: np.log2(1.0 + y)),
     "log1p": Transform(lambda y, _: np.log1p(y)),
-    "log1p_cp10k": Transform(lambda y, size: np.log1p(1e4 * y / size), needs_libsize=True),
+    "log1p_cp10k": Transform(lambda y, size: np.log1p(1e4 * y / size), scale=1e4),
     "none": Transform(lambda y, _: y, needs_counts=False),
 }
 
@@ -149,7 +160,8 @@ class CompressedMatrix:
     data, indices : array_like
         (nonzero,) Values; positions along the other axis than the compressed one.
     indptr : numpy.ndarray
-        (cells + 1,) for CSR and (genes + 1,) for CSC.
+        (cells + 1,) for CSR and (genes + 1,) for CSC; of some cells of a CSR matrix it is a slice,
+        and begins where they do.
     shape : tuple of int
         Cells, genes.
     by_cells : bool
@@ -170,13 +182,13 @@ class CompressedMatrix:
         steps = np.diff(self.indptr)
         stored = min(len(self.data), len(self.indices))
         fits = len(steps) == self.shape[0 if self.by_cells else 1] and stored >= self.indptr[-1]
-        if not fits or self.indptr[0] != 0 or (steps < 0).any():
-            raise InputError(f"{self.name} is damaged: its index arrays do not fit each other.")
+        if not fits or self.indptr[0] < 0 or (steps < 0).any():
+            _refuse_arrays(self.name)
 
     @property
     def size(self) -> int:
         """Number of stored values."""
-        return int(self.indptr[-1])
+        return int(self.indptr[-1] - self.indptr[0])
 
     def blocks(self, chunk_nnz: int) -> Iterator[Block]:
         """Yield whole cells (CSR), or runs of genes that may end within a gene (CSC)."""
@@ -200,11 +212,11 @@ class CompressedMatrix:
         A gene that is longer than `chunk_nnz` is cut, so that memory does not grow with the number
         of cells; a cell is at most as long as the list of genes, and never cut.
         """
-        if self.size == 0:
-            yield 0, 0
-        start = 0
-        while start < self.size:
-            limit = min(start + chunk_nnz, self.size)
+        start, end = int(self.indptr[0]), int(self.indptr[-1])
+        if start == end:
+            yield start, end
+        while start < end:
+            limit = min(start + chunk_nnz, end)
             stop = int(self.indptr[np.searchsorted(self.indptr, limit, side="right") - 1])
             if stop <= start and self.by_cells:
                 stop = int(self.indptr[np.searchsorted(self.indptr, start, side="right")])
@@ -217,7 +229,7 @@ class CompressedMatrix:
         if not self.by_cells:
             return slice(0, self.shape[0])
         first, last = np.searchsorted(self.indptr, [start, stop], side="left")
-        return slice(int(first), self.shape[0] if stop == self.size else int(last))
+        return slice(int(first), self.shape[0] if stop == self.indptr[-1] else int(last))
 
     def _lines(self, start: int, stop: int) -> tuple[int, np.ndarray]:
         """First line of the values from start to stop, and where among them each line begins."""
@@ -249,17 +261,61 @@ def _sorted(
     return begins, minor, np.bincount(inverse, weights=values)
 
 
+def _refuse_arrays(name: str) -> NoReturn:
+    raise InputError(f"{name} is damaged: its index arrays do not fit each other.")
+
+
+@dataclass(frozen=True, eq=False)
+class CellsOfGenes:
+    """Cells `first` to `last` - 1 of a CSC matrix: all values are read, others are dropped."""
+
+    whole: CompressedMatrix
+    first: int
+    last: int
+    by_cells: bool = False
+
+    @property
+    def data(self) -> Any:
+        """Values of all cells."""
+        return self.whole.data
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Cells, genes."""
+        return self.last - self.first, self.whole.shape[1]
+
+    @property
+    def size(self) -> int:
+        """Number of stored values that are read."""
+        return self.whole.size
+
+    def blocks(self, chunk_nnz: int) -> Iterator[Block]:
+        """Yield the blocks of the whole matrix, without the values of other cells."""
+        for block in self.whole.blocks(chunk_nnz):
+            kept = (block.minor >= self.first) & (block.minor < self.last)
+            before = np.concatenate([[0], np.cumsum(kept, dtype=np.int64)])
+            yield replace(
+                block,
+                indptr=before[block.indptr],
+                minor=block.minor[kept] - block.minor.dtype.type(self.first),
+                stored=block.stored[kept],
+                rows=slice(0, self.shape[0]),
+            )
+
+
 @dataclass(frozen=True, eq=False)
 class DenseMatrix:
-    """A dense matrix of cells x genes: an array or an HDF5 dataset, read by slices of cells."""
+    """Cells `first` to `last` - 1 of a dense array or HDF5 dataset, read by slices of cells."""
 
     data: Any
+    first: int
+    last: int
     by_cells: bool = True
 
     @property
     def shape(self) -> tuple[int, int]:
         """Cells, genes."""
-        return self.data.shape
+        return self.last - self.first, self.data.shape[1]
 
     @property
     def size(self) -> int:
@@ -268,20 +324,74 @@ class DenseMatrix:
 
     def blocks(self, chunk_nnz: int) -> Iterator[Block]:
         """Yield the nonzero values of runs of whole cells."""
-        n_cells, n_genes = self.shape
-        step = self._step(max(1, chunk_nnz // n_genes))
-        for start in range(0, n_cells, step):
-            values = np.asarray(self.data[start : start + step], dtype=np.float64)
+        step = self._step(max(1, chunk_nnz // self.shape[1]))
+        ends = range(self.first - self.first % step + step, self.last, step)
+        for start, stop in pairwise([self.first, *ends, self.last]):
+            values = np.asarray(self.data[start:stop], dtype=np.float64)
             cells, genes = np.nonzero(values)
             begins = np.searchsorted(cells, np.arange(len(values) + 1)).astype(np.int64)
-            rows = slice(start, start + len(values))
-            nonzero = values[cells, genes]
-            yield Block(start, begins, genes.astype(np.int64), nonzero, True, rows, values.size)
+            rows = slice(start - self.first, stop - self.first)
+            lines = (rows.start, begins, genes.astype(np.int64), values[cells, genes])
+            yield Block(*lines, True, rows, values.size)
 
     def _step(self, step: int) -> int:
         """Cells per block: whole chunks of the file, so that none is decompressed twice."""
         height = (getattr(self.data, "chunks", None) or (1,))[0]
         return step - step % height if step > height else step
+
+
+@dataclass(frozen=True)
+class CellRange:
+    """Which cells of a matrix to read; all of them unless one of the two is given.
+
+    Attributes
+    ----------
+    cells : tuple of int, optional
+        First cell, and one past the last.
+    shard : tuple of int, optional
+        (i, n): part i, from 1 to n, of n parts of consecutive cells, equal up to one cell.
+    """
+
+    cells: tuple[int, int] | None = None
+    shard: tuple[int, int] | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all cells are meant."""
+        return self.cells is None and self.shard is None
+
+    def bounds(self, n_cells: int, name: str) -> tuple[int, int]:
+        """First cell and one past the last, of `n_cells`; an InputError where there are none."""
+        if self.cells is not None and self.shard is not None:
+            raise InputError("cells and shard both say which cells to read; give one of them.")
+        if self.shard is not None:
+            i, n = _pair(self.shard, "shard", "(i, n), part i of n")
+            if not 1 <= i <= n <= n_cells:
+                raise InputError(
+                    f"shard={(i, n)} of {name}: the first number goes from 1 to the second, and "
+                    f"that to the number of cells, {n_cells}."
+                )
+            return (i - 1) * n_cells // n, i * n_cells // n
+        if self.cells is None:
+            return 0, n_cells
+        start, stop = _pair(self.cells, "cells", "(start, stop)")
+        if not 0 <= start < stop <= n_cells:
+            raise InputError(
+                f"cells={(start, stop)} of {name}: start is included, stop is not, and "
+                f"0 <= start < stop <= {n_cells}, the number of cells."
+            )
+        return start, stop
+
+
+def _pair(given: Any, argument: str, meaning: str) -> tuple[int, int]:
+    try:
+        first, second = map(operator.index, given)
+    except (TypeError, ValueError):
+        raise InputError(f"{argument}={given!r} is not two whole numbers {meaning}.") from None
+    return first, second
+
+
+ALL_CELLS = CellRange()
 
 
 @dataclass(frozen=True, eq=False)
@@ -295,11 +405,13 @@ class CellMatrix:
     path : pathlib.Path or None
         The file; None for an AnnData in memory.
     obs : pandas.DataFrame or h5py.Group
-        The table of cells; columns are read when they are asked for.
+        The table of all cells; columns are read when they are asked for.
     cell_names, genes : sequence of str
-        (cells,), (genes,) names.
-    matrix : CompressedMatrix or DenseMatrix
-        The values.
+        Names of all cells; (genes,) names of the genes.
+    matrix : CompressedMatrix, CellsOfGenes or DenseMatrix
+        The values of the cells that are read.
+    rows : slice
+        Which cells these are.
     """
 
     name: str
@@ -307,17 +419,22 @@ class CellMatrix:
     obs: pd.DataFrame | h5py.Group
     cell_names: Sequence[str] | h5py.Dataset
     genes: pd.Index
-    matrix: CompressedMatrix | DenseMatrix
+    matrix: Matrix
+    rows: slice
 
     @property
     def n_cells(self) -> int:
-        """Number of cells."""
+        """Number of cells that are read."""
         return self.matrix.shape[0]
 
     def check_names(self) -> None:
-        """Raise an InputError where two cells or two genes have the same name."""
+        """Raise an InputError where two cells or two genes have the same name.
+
+        Of several ranges of one matrix, the first looks at all cells, the others at their own.
+        """
+        rows = self.rows if self.rows.start else slice(None)
         with self._reading():
-            cells = pd.Index(np.asarray(self.cell_names[:]))
+            cells = pd.Index(np.asarray(self.cell_names[rows]))
         for what, names in (("cells", cells), ("genes", self.genes)):
             if not names.is_unique:
                 twice = names[names.duplicated()].unique()
@@ -341,14 +458,15 @@ class CellMatrix:
                 f"{self.name} has no column {listed(lacking)} in obs; it has {listed(there, 40)}."
             )
         if isinstance(self.obs, pd.DataFrame):
-            return self.obs[list(names)].reset_index(drop=True)
+            return self.obs[list(names)].iloc[self.rows].reset_index(drop=True)
         with self._reading():
-            return pd.DataFrame(_read_columns(self.obs, names), index=range(self.n_cells))
+            table = pd.DataFrame(_read_columns(self.obs, names), index=range(len(self.cell_names)))
+        return table.iloc[self.rows].reset_index(drop=True)
 
     def table(self) -> pd.DataFrame:
         """Read all columns of the table of cells: (cells, columns), indexed by cell name."""
         with self._reading():
-            index = pd.Index([_text(name) for name in self.cell_names[:]])
+            index = pd.Index([_text(name) for name in self.cell_names[self.rows]])
         return self.columns(self.column_names()).set_axis(index, axis=0)
 
     def totals(self, chunk_nnz: int = CHUNK_NNZ) -> np.ndarray:
@@ -360,7 +478,7 @@ class CellMatrix:
 
     def cell_name(self, position: int) -> str:
         """Name of one cell, for a message."""
-        return _text(self.cell_names[int(position)])
+        return _text(self.cell_names[self.rows.start + int(position)])
 
     def blocks(self, chunk_nnz: int = CHUNK_NNZ) -> Iterator[Block]:
         """Yield all nonzero values, about `chunk_nnz` at a time.
@@ -468,7 +586,9 @@ def is_counts(values: np.ndarray) -> bool:
 
 
 @contextmanager
-def open_counts(data: ad.AnnData | PathLike, layer: str | None = None) -> Iterator[CellMatrix]:
+def open_counts(
+    data: ad.AnnData | PathLike, layer: str | None = None, part: CellRange = ALL_CELLS
+) -> Iterator[CellMatrix]:
     """Open a matrix of cells x genes for streaming.
 
     Parameters
@@ -477,6 +597,8 @@ def open_counts(data: ad.AnnData | PathLike, layer: str | None = None) -> Iterat
         In memory, backed, or an `.h5ad` file.
     layer : str, optional
         Name of the layer; None takes `X`.
+    part : CellRange
+        Which cells to read.
 
     Yields
     ------
@@ -486,18 +608,18 @@ def open_counts(data: ad.AnnData | PathLike, layer: str | None = None) -> Iterat
     Raises
     ------
     InputError
-        Where there is no such file or layer, the file is damaged or no `.h5ad`, the matrix is of
-        an unknown kind, or there are no cells or no genes.
+        Where there is no such file, layer or range of cells, the file is damaged or no `.h5ad`, the
+        matrix is of an unknown kind, or there are no cells or no genes.
     """
     if isinstance(data, ad.AnnData):
-        yield _from_memory(data, layer)
+        yield _from_memory(data, layer, part)
     elif isinstance(data, str | Path) or hasattr(data, "__fspath__"):
         path = Path(data)
         with reading(path):
             file = h5py.File(path, "r")
         with file:
             with reading(path):
-                source = _from_file(file, path, layer)
+                source = _from_file(file, path, layer, part)
             yield source
     else:
         raise InputError(
@@ -506,7 +628,7 @@ def open_counts(data: ad.AnnData | PathLike, layer: str | None = None) -> Iterat
         )
 
 
-def _from_memory(adata: ad.AnnData, layer: str | None) -> CellMatrix:
+def _from_memory(adata: ad.AnnData, layer: str | None, part: CellRange) -> CellMatrix:
     name = "the AnnData"
     if layer is not None:
         _check_layer(layer, adata.layers, name)
@@ -516,19 +638,11 @@ def _from_memory(adata: ad.AnnData, layer: str | None) -> CellMatrix:
         values = adata.file["X"]
     else:
         values = adata.X if layer is None else adata.layers[layer]
-    return _checked(
-        CellMatrix(
-            name=f"{name}, {_place(layer)}",
-            path=None,
-            obs=adata.obs,
-            cell_names=adata.obs_names,
-            genes=adata.var_names,
-            matrix=_matrix(values, f"{name}, {_place(layer)}"),
-        )
-    )
+    tables = (adata.obs, adata.obs_names, adata.var_names)
+    return _source(f"{name}, {_place(layer)}", None, *tables, values, part)
 
 
-def _from_file(file: h5py.File, path: Path, layer: str | None) -> CellMatrix:
+def _from_file(file: h5py.File, path: Path, layer: str | None, part: CellRange) -> CellMatrix:
     tables = [file.get("obs"), file.get("var")]
     if not all(isinstance(t, h5py.Group) and "_index" in t.attrs for t in tables):
         raise InputError(
@@ -537,67 +651,94 @@ def _from_file(file: h5py.File, path: Path, layer: str | None) -> CellMatrix:
     if layer is not None:
         _check_layer(layer, file.get("layers", ()), f"'{path}'")
     values = file.get("X") if layer is None else file["layers"][layer]
-    cell_names, genes = map(_stored_names, tables)
-    return _checked(
-        CellMatrix(
-            name=f"'{path}', {_place(layer)}",
-            path=path,
-            obs=tables[0],
-            cell_names=cell_names,
-            genes=pd.Index([_text(gene) for gene in genes[:]]),
-            matrix=_matrix(values, f"'{path}', {_place(layer)}"),
-        )
-    )
+    cell_names, stored = map(_stored_names, tables)
+    genes = pd.Index([_text(gene) for gene in stored[:]])
+    name = f"'{path}', {_place(layer)}"
+    return _source(name, path, tables[0], cell_names, genes, values, part)
 
 
-def _checked(source: CellMatrix) -> CellMatrix:
-    """Return the source if its tables and its matrix have the same, nonzero, sizes."""
+def _source(
+    name: str,
+    path: Path | None,
+    obs: pd.DataFrame | h5py.Group,
+    cell_names: Sequence[str] | h5py.Dataset,
+    genes: pd.Index,
+    values: Any,
+    part: CellRange,
+) -> CellMatrix:
+    """Put together what has been found, if tables and matrix have the same, nonzero, sizes."""
+    shape = _shape(values, name)
     for what, length, size in zip(
-        ("cells", "genes"),
-        (len(source.cell_names), len(source.genes)),
-        source.matrix.shape,
-        strict=True,
+        ("cells", "genes"), (len(cell_names), len(genes)), shape, strict=True
     ):
         if length != size:
-            raise InputError(f"{source.name} has {size} {what}, their table {length} rows.")
+            raise InputError(f"{name} has {size} {what}, their table {length} rows.")
         if size == 0:
-            raise InputError(f"{source.name} has no {what}.")
-    return source
+            raise InputError(f"{name} has no {what}.")
+    start, stop = part.bounds(shape[0], name)
+    matrix = _matrix(values, shape, start, stop, name)
+    if not part.is_whole:
+        name = f"{name}, cells {start} to {stop - 1}"
+    return CellMatrix(name, path, obs, cell_names, genes, matrix, slice(start, stop))
 
 
-def _matrix(values: Any, name: str) -> CompressedMatrix | DenseMatrix:
-    """Wrap an array, a scipy matrix, or their HDF5 forms."""
+def _shape(values: Any, name: str) -> tuple[int, int]:
+    """Cells and genes of an array, a scipy matrix, or their HDF5 forms."""
     if values is None:
         raise InputError(f"{name} is empty: there are no values. Name a layer.")
-    if isinstance(values, h5py.Group):
-        matrix: CompressedMatrix | DenseMatrix = _stored_sparse(values, name)
-    elif isinstance(values, _COMPRESSED):
-        by_cells = values.format == "csr"
-        matrix = CompressedMatrix(
-            values.data, values.indices, values.indptr, values.shape, by_cells, name
+    stored = isinstance(values, h5py.Group)
+    if stored and _encoding(values) not in ("csr_matrix", "csc_matrix"):
+        raise InputError(
+            f"{name} is stored as '{_encoding(values)}'; use CSR, CSC or a dense array."
         )
-    elif isinstance(values, np.ndarray | h5py.Dataset) and len(values.shape) == 2:
-        matrix = DenseMatrix(values)
-    else:
+    shape = values.attrs["shape"] if stored else getattr(values, "shape", ())
+    known = stored or isinstance(values, (*_COMPRESSED, np.ndarray, h5py.Dataset))
+    if not known or len(shape) != 2:
         raise InputError(f"{name} is a {type(values).__name__}; use CSR, CSC or a dense array.")
+    n_cells, n_genes = map(int, shape)
+    return n_cells, n_genes
+
+
+def _matrix(values: Any, shape: tuple[int, int], start: int, stop: int, name: str) -> Matrix:
+    """Wrap the cells from start to stop of what has a known shape."""
+    if isinstance(values, h5py.Group):
+        arrays = values["data"], values["indices"], values["indptr"]
+        matrix = _compressed(arrays, _encoding(values)[:3], shape, start, stop, name)
+    elif isinstance(values, _COMPRESSED):
+        arrays = values.data, values.indices, values.indptr
+        matrix = _compressed(arrays, values.format, shape, start, stop, name)
+    else:
+        matrix = DenseMatrix(values, start, stop)
     if matrix.data.dtype.kind not in "biuf":
         raise InputError(f"{name} holds values of the type {matrix.data.dtype}, not numbers.")
     return matrix
 
 
-def _stored_sparse(group: h5py.Group, name: str) -> CompressedMatrix:
-    encoding = _text(group.attrs.get("encoding-type", "unknown"))
-    if encoding not in ("csr_matrix", "csc_matrix"):
-        raise InputError(f"{name} is stored as '{encoding}'; use CSR, CSC or a dense array.")
-    n_cells, n_genes = map(int, group.attrs["shape"])
-    return CompressedMatrix(
-        group["data"],
-        group["indices"],
-        group["indptr"][:].astype(np.int64),
-        (n_cells, n_genes),
-        by_cells=encoding == "csr_matrix",
-        name=name,
+def _compressed(
+    arrays: tuple[Any, Any, Any],
+    layout: str,
+    shape: tuple[int, int],
+    start: int,
+    stop: int,
+    name: str,
+) -> Matrix:
+    """Cut the cells from start to stop out of a CSR matrix; of a CSC matrix, remember them."""
+    data, indices, indptr = arrays
+    by_cells = layout == "csr"
+    if len(indptr) != shape[0 if by_cells else 1] + 1 or indptr[0] != 0:
+        _refuse_arrays(name)
+    lines = indptr[start : stop + 1] if by_cells else indptr[:]
+    cut = (stop - start, shape[1]) if by_cells else shape
+    matrix = CompressedMatrix(
+        data, indices, lines.astype(np.int64, copy=False), cut, by_cells, name
     )
+    if by_cells or (start, stop) == (0, shape[0]):
+        return matrix
+    return CellsOfGenes(matrix, start, stop)
+
+
+def _encoding(group: h5py.Group) -> str:
+    return _text(group.attrs.get("encoding-type", "unknown"))
 
 
 def _stored_names(table: h5py.Group) -> h5py.Dataset:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import TypeAlias
+from typing import BinaryIO, TypeAlias
 
 from flashmm.options import FlashmmError, InputError
 
 PathLike: TypeAlias = str | os.PathLike[str]
+
+_PIECES, _PIECE = 64, 2**16
 
 # Reading a damaged file, h5py and pyarrow (whose errors are ValueErrors) raise any of these.
 _READ_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, EOFError)
@@ -39,6 +43,11 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
     ------
     pathlib.Path
         In the same folder and with the same ending as `path`.
+
+    Raises
+    ------
+    InputError
+        The disk is full, or a quota or limit of the size of files has been reached.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,8 +55,29 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
     try:
         yield unfinished
         os.replace(unfinished, path)
+    except (OSError, RuntimeError) as error:
+        if not _is_full(error):
+            raise
+        raise InputError(
+            f"'{path}' cannot be written: there is no room for it. {free_space(path.parent)} are "
+            "free in its folder (a quota may allow less); make room, or write elsewhere."
+        ) from error
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _is_full(error: BaseException) -> bool:
+    """Whether the disk was full; h5py says so in the text of its errors only."""
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    text = str(error)
+    return getattr(error, "errno", None) in full or any(
+        os.strerror(number) in text or f"errno = {number}" in text for number in full
+    )
+
+
+def free_space(folder: PathLike) -> str:
+    """Say how much of the disk of a folder is free, for a message."""
+    return f"{shutil.disk_usage(folder).free / 1e9:.3g} GB"
 
 
 @contextmanager
@@ -70,3 +100,34 @@ def file_digest(path: PathLike) -> str:
     """SHA-256 of the content of a file, in hexadecimal digits."""
     with reading(path), open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_identity(path: PathLike) -> str:
+    """SHA-256 by which a file is recognised again, at a cost that does not grow with the file.
+
+    Up to 4 MB it is the digest of the content. Of a larger file, it is that of the size and of 64
+    pieces of 64 KB at equal distances, the first and the last bytes among them: enough to tell
+    files apart that were written independently, not to find a change of a few bytes in place.
+    """
+    size = Path(path).stat().st_size if Path(path).exists() else 0
+    if size <= _PIECES * _PIECE:
+        return file_digest(path)
+    digest = hashlib.sha256(str(size).encode())
+    with reading(path), open(path, "rb") as file:
+        for i in range(_PIECES):
+            file.seek(i * (size - _PIECE) // (_PIECES - 1))
+            digest.update(file.read(_PIECE))
+    return digest.hexdigest()
+
+
+def range_digest(file: BinaryIO, start: int, stop: int) -> str:
+    """SHA-256 of the bytes start .. stop - 1 of an open file."""
+    digest = hashlib.sha256()
+    file.seek(start)
+    while start < stop:
+        piece = file.read(min(2**20, stop - start))
+        if not piece:
+            break
+        digest.update(piece)
+        start += len(piece)
+    return digest.hexdigest()

@@ -7,15 +7,16 @@ of different files, shards or sites are merged by addition.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations_with_replacement
+from itertools import combinations_with_replacement, pairwise
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from flashmm.options import InputError, note
+from flashmm.workspace import zeros
 
 N_CELLS = "n_cells"
 
@@ -129,8 +130,11 @@ class GroupStatistics:
         rows = self._positions(groups)
         obs = self.obs.iloc[rows]
         obs = obs.assign(**{column: drop_unused_levels(obs[column]) for column in self.by})
-        sums = {name: values[rows] for name, values in self.gene_sums().items()}
-        return self._with(obs, self.genes, sums)
+        whole = self.gene_sums()
+        sums = zeros((len(whole), len(rows), self.n_genes), "chosen group statistics")
+        for values, out in zip(whole.values(), sums, strict=True):
+            np.take(values, rows, axis=0, out=out, mode="clip")  # other modes need a buffer
+        return self._with(obs, self.genes, dict(zip(whole, sums, strict=True)))
 
     def __add__(self, other: GroupStatistics) -> GroupStatistics:
         """Merge with other statistics of the same genes."""
@@ -158,6 +162,10 @@ class GroupStatistics:
         crossed = {moment_name(x): values for x, values in self.covariate_sums.items()}
         counted = {} if self.counts is None else {"counts": self.counts}
         return {"sum": self.sum, "sumsq": self.sumsq} | crossed | counted
+
+    def with_sums(self, genes: pd.Index, sums: Mapping[str, np.ndarray]) -> GroupStatistics:
+        """Return the same groups with the sums of other genes, named as in `gene_sums`."""
+        return self._with(self.obs, genes, sums)
 
     def _with(
         self, obs: pd.DataFrame, genes: pd.Index, sums: Mapping[str, np.ndarray], **changes: Any
@@ -198,17 +206,40 @@ def merge(parts: Iterable[GroupStatistics], genes: str = "same") -> GroupStatist
     Raises
     ------
     InputError
-        Where parts differ in `by`, covariates, transform, kinds of columns, or genes.
+        Where parts differ in `by`, covariates, transform, kinds of columns, or genes, or hold the
+        same cells of one file; the message names the files.
     """
     parts = list(parts)
+    return merge_headers(parts, lambda number: parts[number].gene_sums(), genes)
+
+
+def merge_headers(
+    parts: Sequence[GroupStatistics],
+    sums_of: Callable[[int], dict[str, np.ndarray]],
+    genes: str = "same",
+) -> GroupStatistics:
+    """Merge parts whose gene sums are asked for one part after another, as `merge` does.
+
+    Parameters
+    ----------
+    parts : sequence of GroupStatistics
+        Of their gene sums only the names are used.
+    sums_of : callable
+        Gives the gene sums of the part of a number from 0, as `GroupStatistics.gene_sums`.
+    genes : {"same", "intersection"}
+        As in `merge`.
+    """
     if not parts:
         raise InputError("There is nothing to merge: the list of group statistics is empty.")
     first = parts[0]
     _check_alike(parts)
-    kept = _shared_genes([part.genes for part in parts], genes)
-    keys = [part.obs[list(part.by)] for part in parts]
+    _refuse_double_counts(parts)
+    kept = _shared_genes(parts, genes)
+    keys = [_keys(part) for part in parts]
     codes, obs = group_rows(pd.concat(align_tables(keys), ignore_index=True))
-    notes = note_references(keys, obs, first.by) + _notes_of_losses(parts, kept)
+    # ranges of a file lack levels by chance, which changes nothing where all orders are sorted
+    named = unsorted_columns(keys) if all(map(_is_range, parts)) else first.by
+    notes = note_references(keys, obs, named) + _notes_of_losses(parts, kept)
 
     # rows of the result to which the groups of each part belong
     rows = np.split(codes, np.cumsum([part.n_groups for part in parts])[:-1])
@@ -218,7 +249,7 @@ def merge(parts: Iterable[GroupStatistics], genes: str = "same") -> GroupStatist
     return first._with(
         obs,
         kept,
-        _added(parts, rows, kept, len(obs)),
+        _added(parts, sums_of, rows, kept, len(obs)),
         provenance=first.provenance | {"inputs": _inputs(parts)},
         notes=_distinct([*(text for part in parts for text in part.notes), *notes]),
     )
@@ -355,18 +386,87 @@ def _distinct(items: Iterable[Any]) -> tuple[Any, ...]:
 
 def _check_alike(parts: Sequence[GroupStatistics]) -> None:
     for field in ("by", "covariates", "transform"):
-        values = _distinct(getattr(part, field) for part in parts)
-        if len(values) > 1:
-            raise InputError(
-                f"Group statistics with different '{field}' cannot be merged: "
-                f"{' and '.join(map(repr, values))}. Summarise all parts in the same way."
-            )
+        value = getattr(parts[0], field)
+        for number, part in enumerate(parts[1:], start=2):
+            if getattr(part, field) != value:
+                raise InputError(
+                    f"Group statistics with different '{field}' cannot be merged: {value!r} of "
+                    f"{_origin(parts[0], 1)} and {getattr(part, field)!r} of "
+                    f"{_origin(part, number)}. Summarise all parts in the same way."
+                )
 
 
-def _shared_genes(indices: Sequence[pd.Index], genes: str) -> pd.Index:
+def _origin(part: GroupStatistics, number: int) -> str:
+    """Name a part by its files, or by its number where it has come from memory."""
+    inputs = part.provenance.get("inputs", [])
+    where = "the first part" if number == 1 else f"part {number}"
+    named = [_input_name(record) for record in inputs if record.get("file")]
+    if not named:
+        return where
+    more = f" and {len(named) - 1} more" if len(named) > 1 else ""
+    return f"{where}, {named[0]}{more}"
+
+
+def _input_name(record: Mapping[str, Any]) -> str:
+    """Name one input: its file, and which of its cells."""
+    which = []
+    if "shard" in record:
+        which.append(f"shard {record['shard'][0]} of {record['shard'][1]}")
+    if "cells" in record:
+        which.append(f"cells {record['cells'][0]} to {record['cells'][1] - 1}")
+    return f"'{record['file']}'" + (f" ({', '.join(which)})" if which else "")
+
+
+def _is_range(part: GroupStatistics) -> bool:
+    inputs = part.provenance.get("inputs", [])
+    return bool(inputs) and all("cells" in record for record in inputs)
+
+
+def _keys(part: GroupStatistics) -> pd.DataFrame:
+    """Return the `by` columns, with the order of levels in the files of which they are ranges."""
+    keys = part.obs[list(part.by)]
+    declared = [record.get("levels", {}) for record in part.provenance.get("inputs", [])]
+    for name in part.by:
+        orders = [levels[name] for levels in declared if name in levels]
+        if orders and _kind(keys[name]) == "categorical":
+            own = keys[name].cat.categories
+            levels = merge_levels([own, *(pd.Index(order, dtype=own.dtype) for order in orders)])
+            dtype = pd.CategoricalDtype(levels, ordered=keys[name].cat.ordered)
+            keys = keys.astype({name: dtype})
+    return keys
+
+
+def unsorted_columns(tables: Sequence[pd.DataFrame]) -> list[str]:
+    """Columns with levels in another order than the sorted one, so that a merge has to choose."""
+    return [str(name) for name in tables[0] if not all(_is_sorted(table[name]) for table in tables)]
+
+
+def _is_sorted(column: pd.Series) -> bool:
+    categories = getattr(column.dtype, "categories", None)
+    return categories is None or bool(categories.is_monotonic_increasing)
+
+
+def _refuse_double_counts(parts: Sequence[GroupStatistics]) -> None:
+    """Raise an InputError where two inputs hold the same cells of one file."""
+    read: dict[str, list[tuple[int, int, str]]] = {}
+    for record in _inputs(parts):
+        if record.get("file_id"):
+            start, stop = record.get("cells", (0, record["n_cells"]))
+            read.setdefault(record["file_id"], []).append((start, stop, _input_name(record)))
+    for ranges in read.values():
+        for (_, end, one), (begin, _, other) in pairwise(sorted(ranges)):
+            if begin < end:
+                raise InputError(
+                    f"{other} holds cells of {one}, which would count double; give each once."
+                )
+
+
+def _shared_genes(parts: Sequence[GroupStatistics], genes: str) -> pd.Index:
+    indices = [part.genes for part in parts]
     if genes == "same":
-        for number, index in enumerate(indices[1:], start=2):
-            check_same_genes(indices[0], index, "the first part", f"part {number}")
+        for number, part in enumerate(parts[1:], start=2):
+            names = _origin(parts[0], 1), _origin(part, number)
+            check_same_genes(indices[0], part.genes, *names)
         return indices[0]
     if genes != "intersection":
         raise InputError(f"genes={genes!r} is not known; use 'same' or 'intersection'.")
@@ -403,19 +503,25 @@ def _notes_of_losses(parts: Sequence[GroupStatistics], kept: pd.Index) -> list[s
 
 
 def _added(
-    parts: Sequence[GroupStatistics], rows: Sequence[np.ndarray], genes: pd.Index, n_groups: int
+    parts: Sequence[GroupStatistics],
+    sums_of: Callable[[int], dict[str, np.ndarray]],
+    rows: Sequence[np.ndarray],
+    genes: pd.Index,
+    n_groups: int,
 ) -> dict[str, np.ndarray]:
     """Add up the parts; `rows` says where the groups of each part go in the result."""
     names = list(parts[0].gene_sums())
     if any(part.counts is None for part in parts):
         names = [name for name in names if name != "counts"]
-    sums = {name: np.zeros((n_groups, len(genes))) for name in names}
-    for part, row in zip(parts, rows, strict=True):
-        columns = part.genes.get_indexer(genes)
-        values = part.gene_sums()
-        for name in names:
-            sums[name][row] += values[name][:, columns]  # groups of one part are distinct
-    return sums
+    sums = zeros((len(names), n_groups, len(genes)), "merged group statistics")
+    for number, part in enumerate(parts):
+        same = part.genes.equals(genes)
+        columns = slice(None) if same else part.genes.get_indexer(genes)
+        values = sums_of(number)
+        for total, name in zip(sums, names, strict=True):
+            for row, value in zip(rows[number], values[name], strict=True):
+                total[row] += value[columns]
+    return dict(zip(names, sums, strict=True))
 
 
 def _inputs(parts: Sequence[GroupStatistics]) -> list[Any]:

@@ -59,6 +59,7 @@ from flashmm.simulation_spec import (
     labels,
     plain,
 )
+from flashmm.workspace import require_disk
 
 Seed = int | Sequence[int] | np.random.SeedSequence
 T = TypeVar("T")
@@ -70,6 +71,7 @@ DEFAULT_CELLS = 5_000
 LOG_LIBSIZE_SD = 0.5  # droplet data: 0.56 in the Kang 2018 PBMC subset that the tests read
 KEPT_EFFECTS = 2**25  # numbers of each component that stay in memory: 256 MB
 CHUNK = 2**16  # stored numbers per compressed chunk of a file
+BYTES_PER_COUNT, BYTES_PER_CELL = 2.0, 50.0  # of a file, compressed: what is needed at least
 PIECES_AHEAD = 8  # chunks that are compressed or wait to be written
 GENES = 2_048  # drawn at a time, so that their means stay in the cache; part of what a seed means
 BLOCK_CELLS = 256  # cells per random stream; part of what a seed means, so never an option
@@ -150,11 +152,14 @@ def simulate_counts(
     Raises
     ------
     InputError
-        The seed, the reference or a number that the reference cannot serve.
+        The seed, the reference or a number that the reference cannot serve; or the disk of `path`
+        has no room for the counts, before they are drawn.
     """
     check_whole("chunk_cells", chunk_cells, 1)
     check_whole("threads", threads, 1)
     plan = _plan(spec, seed)
+    if path is not None:
+        require_disk(path, _stored_size(plan), "simulated counts")
     sheet = anndata.AnnData(obs=plan.obs, var=plan.var, uns={"flashmm": _self_description(plan)})
     with ThreadPoolExecutor(threads) as pool:
         blocks = _blocks(plan, pool, max(threads, -(-chunk_cells // BLOCK_CELLS)), progress)
@@ -596,6 +601,13 @@ def _blocks(
         for block in _in_order(pool, plan.block, range(plan.n_blocks), ahead):
             yield block
             bar.update(block.shape[0])
+
+
+def _stored_size(plan: _Plan) -> float:
+    """Bytes of the file, by the nonzero counts of a cell without effects."""
+    mean, size = plan.var["mean"].to_numpy(), plan.var["dispersion"].to_numpy()
+    per_cell = -np.expm1(-size * np.log1p(mean / size)).sum()  # Σ P(y > 0)
+    return len(plan.obs) * (BYTES_PER_COUNT * per_cell + BYTES_PER_CELL)
 
 
 def _write(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import combinations_with_replacement
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import anndata as ad
 import numpy as np
@@ -17,10 +18,12 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from flashmm.counts import (
+    ALL_CELLS,
     CHUNK_NNZ,
     TRANSFORMS,
     Block,
     CellMatrix,
+    CellRange,
     Transform,
     check_libsize,
     find_transform,
@@ -28,7 +31,7 @@ from flashmm.counts import (
     open_counts,
 )
 from flashmm.design import covariate_columns, evaluate_covariate
-from flashmm.files import PathLike, package_version, reading
+from flashmm.files import PathLike, file_identity, package_version, range_digest, reading
 from flashmm.groups import (
     N_CELLS,
     GroupStatistics,
@@ -39,9 +42,11 @@ from flashmm.groups import (
     moment_name,
     note_references,
     sum_by_group,
+    unsorted_columns,
 )
-from flashmm.kernels.group_sums import add_cells, add_genes
+from flashmm.kernels.group_sums import add_cells, add_genes, log1p_of_shares
 from flashmm.options import InputError, note
+from flashmm.workspace import zeros
 
 Data: TypeAlias = ad.AnnData | PathLike
 
@@ -62,6 +67,7 @@ class _Request:
     missing: str
     chunk_nnz: int
     progress: bool | None
+    part: CellRange = ALL_CELLS
 
     def __post_init__(self) -> None:
         find_transform(self.transform)
@@ -82,6 +88,7 @@ class _Request:
 class _Input:
     """One matrix of cells x genes on its way into the sums.
 
+    `rows` are the cells that are read, of `n_all`; cells are counted from the first of them.
     `x` (covariates, cells) and `libsize` (cells,) are filled block by block where the library size
     has to be counted (`counted`); `keys` (kept cells, by) has a row per kept cell only.
     """
@@ -96,6 +103,8 @@ class _Input:
     libsize: np.ndarray
     counted: bool
     transform: Transform
+    rows: slice
+    n_all: int
     notes: list[str] = field(default_factory=list)
 
     def fill(self, rows: slice, request: _Request) -> None:
@@ -151,7 +160,10 @@ class _Sums:
         add(self.values, *lines, y, look_up, block.first, group, gene, cells.x)
 
     def _y(self, block: Block, cells: _Input, group: np.ndarray) -> np.ndarray:
-        """Transform each value that is used; the others stay zero."""
+        """Transform each value that is used."""
+        if cells.transform.scale is not None:
+            lines = (block.indptr, block.minor, block.stored, block.by_cells, block.first)
+            return log1p_of_shares(*lines, cells.transform.scale, cells.libsize)
         used = (group[block.cells] >= 0) & (block.values != 0)
         raw = block.values[used]
         self.of_counts &= cells.transform.needs_counts or is_counts(raw)
@@ -171,6 +183,8 @@ def summarise(
     missing: str = "error",
     chunk_nnz: int = CHUNK_NNZ,
     progress: bool | None = None,
+    cells: tuple[int, int] | None = None,
+    shard: tuple[int, int] | None = None,
 ) -> GroupStatistics:
     """Reduce cells to statistics of groups, in one pass and bounded memory.
 
@@ -198,6 +212,13 @@ def summarise(
         Nonzero values read at a time; bounds the memory, never changes a result.
     progress : bool, optional
         Whether to show a progress bar; None shows it on a terminal.
+    cells : tuple of int, optional
+        (start, stop): only the cells at these positions of one input, stop excluded. All ranges of
+        a file, put together by `merge`, have the groups of the whole file, the same counts, and
+        sums that differ by rounding only. CSR and dense input is read within the range; of CSC all
+        values are read, and those of other cells dropped.
+    shard : tuple of int, optional
+        (i, n): instead of `cells`, part i from 1 to n of n ranges of (almost) as many cells.
 
     Returns
     -------
@@ -208,9 +229,21 @@ def summarise(
     ------
     InputError
         Where a file, layer or column is not there, names are given twice, values are missing, not
-        finite, or not counts although `transform` needs counts; nothing is returned in part.
+        finite, or not counts although `transform` needs counts; nothing is returned in part. Where
+        neither memory nor disk has room for the sums, before any value is read.
     FormulaError
         Where a covariate is not an allowed expression.
+
+    Notes
+    -----
+    Sums that take more than half of the available memory (or than FLASHMM_MEMORY_MB, in the
+    environment) are kept in a temporary file in the folder TMPDIR; the numbers are the same.
+
+    Checks of a range of cells concern these cells; the range with the first cell also looks for
+    cell names that are given twice in the whole table. A range does not hash the whole file, which
+    other ranges would do again: its record holds the digest of as large a part of the file's bytes
+    as it has of the cells (`bytes`), so that the ranges together cover the file once, and a
+    `file_id` (`flashmm.files.file_identity`), by which `merge` finds cells that are counted twice.
     """
     request = _Request(
         by=_names(by),
@@ -221,16 +254,24 @@ def summarise(
         missing=missing,
         chunk_nnz=chunk_nnz,
         progress=progress,
+        part=CellRange(cells, shard),
     )
-    inputs = [_prepare(item, request) for item in _items(data)]
+    items = _items(data)
+    if len(items) > 1 and not request.part.is_whole:
+        raise InputError(
+            f"cells and shard choose among the cells of one input; data holds {len(items)}. "
+            "Summarise each of them in a call of its own."
+        )
+    inputs = [_prepare(item, request) for item in items]
     for other in inputs[1:]:
         check_same_genes(inputs[0].genes, other.genes, inputs[0].name, other.name)
     keys = [cells.keys for cells in inputs]
     codes, obs = group_rows(pd.concat(align_tables(keys), ignore_index=True))
-    notes = note_references(keys, obs, _declared(keys)) + _note_libsizes(inputs)
+    notes = note_references(keys, obs, unsorted_columns(keys)) + _note_libsizes(inputs)
     _check_group_number(obs, len(codes))
 
-    sums = _Sums(np.zeros((3 + len(request.covariates), len(obs), len(inputs[0].genes))))
+    shape = (3 + len(request.covariates), len(obs), len(inputs[0].genes))
+    sums = _Sums(zeros(shape, "group statistics"))
     parts = np.split(codes, np.cumsum([len(key) for key in keys])[:-1])
     records = [
         _stream(cells, part, inputs[0].genes, sums, request)
@@ -274,11 +315,12 @@ def _items(data: Data | Sequence[Data]) -> list[Data]:
 
 def _prepare(data: Data, request: _Request) -> _Input:
     """Read and check all that is known of the cells before their values."""
-    with open_counts(data, request.layer) as source:
+    with open_counts(data, request.layer, request.part) as source:
         source.check_names()
         wanted, counted = _columns_in_use(source, request)
         columns = source.columns(wanted)
-        name, genes = source.name, source.genes
+        name, genes, rows = source.name, source.genes, source.rows
+        n_all = len(source.cell_names)
     kept, notes = _complete(columns, request, name)
     if counted and request.libsize != _LIBSIZE:
         text = f"{name} has no column '{request.libsize}' in obs; totals of the cells are used."
@@ -294,6 +336,8 @@ def _prepare(data: Data, request: _Request) -> _Input:
         libsize=np.ones(len(kept)),
         counted=counted,
         transform=find_transform(request.transform),
+        rows=rows,
+        n_all=n_all,
         notes=notes,
     )
     if not counted:
@@ -351,21 +395,11 @@ def _key(column: pd.Series, name: str) -> pd.Series:
     )
 
 
-def _declared(tables: Sequence[pd.DataFrame]) -> list[str]:
-    """Columns with levels in another order than the sorted one, so that a merge has to choose."""
-    return [str(name) for name in tables[0] if not all(_is_sorted(table[name]) for table in tables)]
-
-
 def _note_libsizes(inputs: Sequence[_Input]) -> list[str]:
     counted = [cells.name for cells in inputs if cells.counted]
     if len(counted) in (0, len(inputs)):
         return []
     return [note(f"Library sizes are a column of some inputs, and counted in {listed(counted)}.")]
-
-
-def _is_sorted(column: pd.Series) -> bool:
-    categories = getattr(column.dtype, "categories", None)
-    return categories is None or bool(categories.is_monotonic_increasing)
 
 
 def _check_group_number(groups: pd.DataFrame, n_cells: int) -> None:
@@ -385,32 +419,44 @@ def _stream(
     group[cells.kept] = codes
     gene = genes.get_indexer(cells.genes)
     n_nonzero, total = 0, 0.0
-    with open_counts(cells.data, request.layer) as source, _hashing(cells.data) as digest:
+    with (
+        open_counts(cells.data, request.layer, request.part) as source,
+        _hashing(cells) as identity,
+    ):
         for block in _blocks(source, cells, request):
             if cells.transform.needs_counts:
                 source.require_counts(block, request.transform)
             sums.add(block, cells, group, gene)
-            if digest is None:
+            if identity is None:
                 n_nonzero += int(np.count_nonzero(block.values))
                 total += float(block.values.sum())
-        if digest is not None:
+        if identity is not None:
             with reading(_label(cells.data)):
-                return _record(cells, digest.result().hexdigest(), request)
+                return _record(cells, identity.result(), request)
     content = f"{len(cells.kept)} {len(genes)} {n_nonzero} {total!r}"
-    return _record(cells, hashlib.sha256(content.encode()).hexdigest(), request)
+    digest = hashlib.sha256(content.encode()).hexdigest()
+    return _record(cells, {"sha256": digest}, request)
 
 
 @contextmanager
-def _hashing(data: Data) -> Iterator[Future[Any] | None]:
+def _hashing(cells: _Input) -> Iterator[Future[dict[str, Any]] | None]:
     """Hash a file in a thread of its own while it is read; nothing of an AnnData in memory.
 
     Leaving early closes the file, which ends the thread.
     """
-    if isinstance(data, ad.AnnData):
+    if isinstance(cells.data, ad.AnnData):
         yield None
         return
-    with ThreadPoolExecutor(1) as pool, open(data, "rb") as file:
-        yield pool.submit(hashlib.file_digest, file, "sha256")
+    with ThreadPoolExecutor(1) as pool, open(cells.data, "rb") as file:
+        yield pool.submit(_identity, file, Path(cells.data), cells)
+
+
+def _identity(file: BinaryIO, path: Path, cells: _Input) -> dict[str, Any]:
+    """Digest of the cells' part of the bytes of a file, and what names the whole file."""
+    size = file.seek(0, os.SEEK_END)
+    start, stop = (size * cell // cells.n_all for cell in (cells.rows.start, cells.rows.stop))
+    digest = {"sha256": range_digest(file, start, stop), "file_id": file_identity(path)}
+    return digest if (start, stop) == (0, size) else digest | {"bytes": [start, stop]}
 
 
 def _blocks(source: CellMatrix, cells: _Input, request: _Request) -> Iterator[Block]:
@@ -453,12 +499,13 @@ def _label(data: Data) -> str:
     return "AnnData" if isinstance(data, ad.AnnData) else Path(data).name
 
 
-def _record(cells: _Input, digest: str, request: _Request) -> dict[str, Any]:
+def _record(cells: _Input, identity: dict[str, Any], request: _Request) -> dict[str, Any]:
     """Say what one input was and how it was read; names of files go without their folders."""
     in_memory = isinstance(cells.data, ad.AnnData)
     return {
         "file": None if in_memory else _label(cells.data),
-        "sha256": digest,
+        **identity,
+        **({} if request.part.is_whole else _range_record(cells, request)),
         "flashmm": package_version(),
         "n_cells": len(cells.kept),
         "n_cells_left_out": int(np.count_nonzero(~cells.kept)),
@@ -466,6 +513,22 @@ def _record(cells: _Input, digest: str, request: _Request) -> dict[str, Any]:
         "layer": request.layer,
         "libsize": "counted" if cells.counted else request.libsize,
         "missing": request.missing,
+    }
+
+
+def _range_record(cells: _Input, request: _Request) -> dict[str, Any]:
+    """Say which cells were read, and the orders of levels of the whole file that are not sorted.
+
+    A range may lack some of the levels; `merge` then knows their order all the same.
+    """
+    levels = {
+        name: cells.keys[name].cat.categories.tolist() for name in unsorted_columns([cells.keys])
+    }
+    shard = request.part.shard
+    return {
+        "cells": [cells.rows.start, cells.rows.stop],
+        **({} if shard is None else {"shard": list(shard)}),
+        "levels": levels,
     }
 
 

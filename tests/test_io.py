@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -15,10 +18,25 @@ import pytest
 from scipy import sparse
 
 import flashmm
+from flashmm import files
+from flashmm.crossproducts import summary_statistics
 from flashmm.files import atomic_path, file_digest, package_version, reading
-from flashmm.groups import GroupStatistics, moment_names
-from flashmm.io import read_groups, read_provenance, read_table, write_groups, write_table
-from flashmm.options import DesignError, InputError
+from flashmm.groups import GroupStatistics, merge, moment_names
+from flashmm.inference import contrast_tests
+from flashmm.io import (
+    join_fits,
+    merge_files,
+    read_fit,
+    read_groups,
+    read_provenance,
+    read_table,
+    write_fit,
+    write_groups,
+    write_table,
+)
+from flashmm.lmm import LMMFit, fit_lmm
+from flashmm.options import DesignError, FlashmmWarning, InputError
+from flashmm.summary import summarise
 
 KEYS = {
     "subject": pd.Categorical(["S2", "S10", "S2"], ["S2", "S10"]),
@@ -268,3 +286,199 @@ def test_tables_carry_what_made_them(tmp_path):
     pd.testing.assert_frame_equal(read_table(tmp_path / "t.parquet"), frame)
     frame.to_parquet(tmp_path / "other.parquet")
     assert read_provenance(tmp_path / "other.parquet") == {}
+
+
+# ---- genes in ranges
+
+
+BY = ["subject", "condition"]
+GENE_RANGES = ((0, 9), (9, 10), (10, 30))
+
+
+def cells(seed: int = 0) -> ad.AnnData:
+    rng = np.random.default_rng(seed)
+    obs = pd.DataFrame(
+        {
+            "subject": [f"S{i % 6}" for i in range(240)],
+            "condition": ["a" if i % 6 < 3 else "b" for i in range(240)],
+            "x": rng.normal(size=240),
+        },
+        index=[f"c{seed}_{i}" for i in range(240)],
+    )
+    counts = rng.poisson(np.exp(rng.normal(size=6))[np.arange(240) % 6, None], (240, 30))
+    var = pd.DataFrame(index=[f"g{j}" for j in range(30)])
+    return ad.AnnData(counts.astype(float), obs=obs, var=var)
+
+
+def fit_of(groups: GroupStatistics, fixed: str = "~ x + condition", **options: str) -> LMMFit:
+    return fit_lmm(summary_statistics(groups, fixed, ["subject"]), **options)
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> list[Path]:
+    """Fits of three ranges of the genes of `groups.h5ad`, beside it."""
+    write_groups(summarise(cells(), BY, "x"), tmp_path / "groups.h5ad")
+    paths = [tmp_path / f"fit{i}.h5ad" for i in range(3)]
+    for path, genes in zip(paths, GENE_RANGES, strict=True):
+        groups = read_groups(tmp_path / "groups.h5ad", genes=genes)
+        write_fit(fit_of(groups), path, tmp_path / "groups.h5ad")
+    return paths
+
+
+def test_a_range_of_genes_is_read_alone(tmp_path: Path) -> None:
+    groups = make_groups()
+    write_groups(groups, tmp_path / "groups.h5ad")
+    for start, stop in ((0, 1), (1, 3), (0, 4)):
+        part = read_groups(tmp_path / "groups.h5ad", genes=(start, stop))
+        sums = {name: values[:, start:stop] for name, values in groups.gene_sums().items()}
+        assert_equal(part, groups.with_sums(groups.genes[start:stop], sums))
+    for wrong in ((0, 5), (2, 2), (-1, 2)):
+        with pytest.raises(InputError, match=r"genes=.*groups\.h5ad'.* <= 4, the number of genes"):
+            read_groups(tmp_path / "groups.h5ad", genes=wrong)
+
+
+def test_many_groups_and_genes_come_back(tmp_path: Path) -> None:
+    """More than one chunk each way, and none of them full."""
+    rng = np.random.default_rng(0)
+    obs = pd.DataFrame({"subject": np.arange(1_500), "n_cells": 1})
+    obs.index = obs.index.astype(str)
+    sums = {name: rng.normal(size=(1_500, 150)) for name in ("sum", "sumsq")}
+    groups = GroupStatistics(
+        **sums,
+        obs=obs,
+        genes=pd.Index([f"g{j}" for j in range(150)]),
+        covariate_sums={},
+        counts=None,
+        by=("subject",),
+        covariates=(),
+        transform="log2p1",
+        provenance={},
+    )
+    write_groups(groups, tmp_path / "groups.h5ad")
+    assert_equal(read_groups(tmp_path / "groups.h5ad"), groups)
+    part = read_groups(tmp_path / "groups.h5ad", genes=(60, 130))
+    np.testing.assert_array_equal(part.sumsq, groups.sumsq[:, 60:130])
+
+
+def test_groups_on_disk_are_those_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_groups(make_groups(), tmp_path / "groups.h5ad")
+    monkeypatch.setenv("FLASHMM_MEMORY_MB", "0")
+    with pytest.warns(FlashmmWarning, match=r"statistics of '.*groups\.h5ad' take"):
+        groups = read_groups(tmp_path / "groups.h5ad")
+    assert_equal(groups, make_groups())
+    write_groups(groups, tmp_path / "again.h5ad")
+    assert (tmp_path / "again.h5ad").read_bytes() == (tmp_path / "groups.h5ad").read_bytes()
+
+
+def test_files_are_merged_as_what_they_hold(tmp_path: Path) -> None:
+    parts = [summarise(cells(seed), BY, "x") for seed in range(3)]
+    parts[1] = parts[1].with_sums(
+        parts[1].genes[::-1], {k: v[:, ::-1] for k, v in parts[1].gene_sums().items()}
+    )
+    paths = [tmp_path / f"{i}.h5ad" for i in range(3)]
+    for part, path in zip(parts, paths, strict=True):
+        write_groups(part, path)
+    assert_equal(merge_files(paths), merge(parts))
+    with pytest.raises(InputError, match="nothing to merge"):
+        merge_files([])
+    paths[1].write_bytes(paths[1].read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"1\.h5ad' cannot be read"):
+        merge_files(paths)
+
+
+def test_fits_of_ranges_join_to_that_of_all_genes(shards: list[Path], tmp_path: Path) -> None:
+    whole = fit_of(read_groups(tmp_path / "groups.h5ad"))
+    joined = tmp_path / "results" / "fit.h5ad"
+    join_fits(shards[::-1], joined)
+    fit = read_fit(joined)
+    for name in ("coef", "theta", "fisher_information", "loglik", "decrement"):
+        np.testing.assert_allclose(getattr(fit, name), getattr(whole, name), rtol=1e-8, atol=1e-12)
+    assert list(fit.genes) == list(whole.genes) == list(fit.stats.genes)
+    assert list(fit.status) == list(whole.status)
+    tests = contrast_tests(fit, "condition").to_frame()
+    expected = contrast_tests(whole, "condition").to_frame()
+    pd.testing.assert_frame_equal(tests, expected, rtol=1e-7)
+
+    part = read_fit(shards[2])
+    assert list(part.stats.genes) == list(part.genes) == list(whole.genes[10:])
+    np.testing.assert_allclose(part.blup(), whole.blup()[10:], rtol=1e-8, atol=1e-10)
+
+
+def test_fits_that_do_not_belong_together(shards: list[Path], tmp_path: Path) -> None:
+    groups_path, joined = tmp_path / "groups.h5ad", tmp_path / "joined.h5ad"
+    groups = read_groups(groups_path, genes=(9, 10))
+    for message, fit in {
+        r"fit1\.h5ad' and .*fit0\.h5ad' .* the model": fit_of(groups, "~ condition"),
+        r"fit1\.h5ad' and .*fit0\.h5ad' .* the options": fit_of(groups, method="ML"),
+        r"fit1\.h5ad' holds 1 genes of .*fit0\.h5ad' \('g3'\)": fit_of(
+            read_groups(groups_path, genes=(3, 4))
+        ),
+    }.items():
+        write_fit(fit, shards[1], groups_path)
+        with pytest.raises(InputError, match=message):
+            join_fits(shards, joined)
+    with pytest.raises(InputError, match=r"1 of the 30 genes of .* in none of the 2 fits \('g9'\)"):
+        join_fits([shards[0], shards[2]], joined)
+    with pytest.raises(InputError, match="nothing to join"):
+        join_fits([], joined)
+    with pytest.raises(InputError, match=r"groups\.h5ad' does not hold a fit"):
+        join_fits([groups_path], joined)
+    write_groups(summarise(cells(1), BY, "x"), tmp_path / "other.h5ad")
+    other = fit_of(read_groups(tmp_path / "other.h5ad", genes=(9, 10)))
+    write_fit(other, shards[1], tmp_path / "other.h5ad")
+    with pytest.raises(InputError, match=r"fit1\.h5ad' .* the groups that were fitted"):
+        join_fits(shards, joined)
+    assert not joined.exists()
+
+
+@pytest.mark.parametrize("limit", [0, 2**30])
+def test_groups_that_have_changed_since_the_fit(
+    limit: int, shards: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the file is too large to be hashed as a whole."""
+    monkeypatch.setattr(files, "_PIECE", limit)
+    groups = read_groups(tmp_path / "groups.h5ad")
+    write_fit(fit_of(groups), shards[0], tmp_path / "groups.h5ad")
+    read_fit(shards[0])
+    groups.sumsq[3, 7] += 1e-9
+    write_groups(groups, tmp_path / "groups.h5ad")
+    with pytest.raises(InputError, match=r"is not the groups file that '.*fit0\.h5ad'"):
+        read_fit(shards[0])
+
+
+def test_file_identity(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"some" * 100)
+    assert files.file_identity(path) == file_digest(path)
+    with pytest.raises(InputError, match="no file"):
+        files.file_identity(tmp_path / "nowhere")
+    content = np.random.default_rng(0).bytes(5 * 2**20)
+    seen = set()
+    for changed in (content, content[:-1], b"x" + content[1:], content[:-1] + b"x"):
+        path.write_bytes(changed)
+        seen.add(files.file_identity(path))
+    assert len(seen) == 4
+
+
+_FULL = """
+import resource, sys
+from pathlib import Path
+sys.path[:0] = [sys.argv[2]]
+from test_io import make_groups
+from flashmm.io import write_groups
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+write_groups(make_groups(), sys.argv[1])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no limits of resources")
+def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _FULL, str(tmp_path / "g.h5ad"), str(Path(__file__).parent)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert re.search(
+        r"^flashmm.*InputError: .*g\.h5ad' cannot be written: there is no room", done.stderr, re.M
+    )
+    assert list(tmp_path.iterdir()) == []

@@ -21,7 +21,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Who may import whom: a module imports from its own layer and from those before it.
 LAYERS = (
     {"options", "provenance"},
-    {"files"},
+    {"files", "workspace"},
     {"kernels"},
     {"groups", "formulas", "design", "crossproducts", "contrasts", "kinship_data"},
     {"chunks", "counts", "summary", "simulation_spec", "simulate", "kinship_simulation"},
@@ -34,8 +34,8 @@ LAYERS = (
     {"report"},
 )
 # `files`, `io` and `report` open files; `counts` and `summary` stream them, `simulate` writes in
-# chunks.
-OPENERS = {"files", "io", "report", "counts", "summary", "simulate", "provenance"}
+# chunks, and `workspace` reads what the system says of memory.
+OPENERS = {"files", "io", "report", "counts", "summary", "simulate", "provenance", "workspace"}
 
 
 def conda(path: str) -> list:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -575,10 +578,13 @@ def test_the_number_of_threads_changes_nothing(
 
 @pytest.mark.parametrize("transform", list(FORMULAS))
 def test_sums_are_added_cell_by_cell(transform: str, tmp_path: Path) -> None:
-    """Equal to the last bit to numpy's transform and one addition after another."""
+    """Equal to the last bit to the transform of each value and one addition after another."""
     adata = cells(200)
     raw = adata.X
-    y = TRANSFORMS[transform].apply(raw, adata.obs["libsize"].to_numpy()[:, None])
+    if transform == "log1p_cp10k":  # compiled: the log1p of C, whose last bit is not numpy's
+        y = np.vectorize(math.log1p)(1e4 * raw / adata.obs["libsize"].to_numpy()[:, None])
+    else:
+        y = TRANSFORMS[transform].apply(raw, np.empty(0))
     adata.X = sparse.csr_matrix(raw)
     groups = summarise(stored(adata, tmp_path / "a.h5ad", compression="gzip"), BY, "x", transform)
     names = adata.obs[BY].astype(str).agg("|".join, axis=1)
@@ -591,7 +597,7 @@ def test_sums_are_added_cell_by_cell(transform: str, tmp_path: Path) -> None:
         np.testing.assert_array_equal(groups.gene_sums()[name], total, err_msg=name)
 
 
-@pytest.mark.parametrize("transform", ["log2p1", "none"])
+@pytest.mark.parametrize("transform", ["log2p1", "none", "log1p_cp10k"])
 @pytest.mark.parametrize("layout", [sparse.csr_matrix, sparse.csc_matrix, np.asarray])
 def test_counts_too_large_for_a_table(layout: type, transform: str) -> None:
     adata = cells()
@@ -627,3 +633,173 @@ def test_no_thread_is_left_behind_by_an_error(fault: float, tmp_path: Path) -> N
     with pytest.raises(InputError, match="'c2' and gene 'g2'"):
         summarise(path, BY, chunk_nnz=200)
     assert threading.active_count() == before
+
+
+# ---- ranges of cells
+
+
+@pytest.mark.parametrize("layout", [sparse.csr_matrix, sparse.csc_matrix, np.asarray])
+@pytest.mark.parametrize("libsize", [True, False])
+@pytest.mark.parametrize("where", ["file", "memory"])
+def test_shards_put_together_are_the_whole(
+    layout: type, libsize: bool, where: str, tmp_path: Path
+) -> None:
+    adata = cells(libsize=libsize)
+    adata.X = layout(adata.X)
+    # a level that only the last shard has, and orders that a shard alone cannot know
+    adata.obs["site"] = pd.Categorical(["z"] * 75 + ["a"] * 5, ["z", "m", "a"])
+    data = adata if where == "memory" else stored(adata, tmp_path / "a.h5ad", compression="gzip")
+    by = [*BY, "site"]
+    whole = summarise(data, by, COVARIATES, "log1p_cp10k")
+    parts = [
+        summarise(data, by, COVARIATES, "log1p_cp10k", shard=(i, 7), chunk_nnz=40)
+        for i in range(1, 8)
+    ]
+    assert sum(part.n_cells for part in parts) == 80
+    for merged in (merge(parts), merge([merge(parts[:2]), merge(parts[2:5]), *parts[5:]])):
+        pd.testing.assert_frame_equal(merged.obs, whole.obs, rtol=1e-13)
+        np.testing.assert_array_equal(merged.counts, whole.counts)
+        for name, values in merged.gene_sums().items():
+            np.testing.assert_allclose(values, whole.gene_sums()[name], rtol=1e-13, atol=1e-13)
+        assert merged.notes == whole.notes == ()
+
+
+@pytest.mark.parametrize("layout", [sparse.csr_matrix, sparse.csc_matrix, np.asarray])
+@pytest.mark.parametrize("chunks", [None, (7, 2)])
+def test_a_range_is_the_same_as_its_cells_alone(
+    layout: type, chunks: tuple[int, int] | None, tmp_path: Path
+) -> None:
+    adata = cells()
+    adata.X = layout(adata.X)
+    path = stored(adata, tmp_path / "a.h5ad")
+    if chunks and layout is np.asarray:
+        with h5py.File(path, "r+") as file:
+            attributes = dict(file["X"].attrs)
+            del file["X"]
+            file.create_dataset("X", data=adata.X, chunks=chunks).attrs.update(attributes)
+    for start, stop in ((0, 1), (13, 52), (79, 80), (0, 80)):
+        expected = summarise(adata[start:stop].copy(), BY, COVARIATES)
+        for chunk_nnz in (5, 60, 10**6):
+            groups = summarise(path, BY, COVARIATES, cells=(start, stop), chunk_nnz=chunk_nnz)
+            assert_equal(groups, expected)
+
+
+def test_ranges_that_are_not_there(tmp_path: Path) -> None:
+    adata = cells()
+    for wrong in ((0, 81), (5, 5), (-1, 3), (50, 40)):
+        with pytest.raises(InputError, match=r"cells=\(.*0 <= start < stop <= 80"):
+            summarise(adata, BY, cells=wrong)
+    for wrong in ((0, 2), (3, 2), (1, 81)):
+        with pytest.raises(InputError, match=r"shard=\(.*number of cells, 80"):
+            summarise(adata, BY, shard=wrong)
+    for options in ({"cells": (1, 2, 3)}, {"shard": "ab"}, {"shard": 2}):
+        with pytest.raises(InputError, match="is not two whole numbers"):
+            summarise(adata, BY, **options)
+    with pytest.raises(InputError, match="give one of them"):
+        summarise(adata, BY, cells=(0, 5), shard=(1, 2))
+    with pytest.raises(InputError, match="one input; data holds 2"):
+        summarise([adata, cells(seed=1)], BY, shard=(1, 2))
+
+
+def test_checks_of_a_range_concern_its_cells(tmp_path: Path) -> None:
+    adata = cells()
+    adata.X[70, 2] = 0.5
+    adata.obs.loc["c75", "x"] = np.nan
+    path = stored(adata, tmp_path / "a.h5ad")
+    summarise(path, BY, "x", shard=(1, 2))
+    with pytest.raises(InputError, match="cells 40 to 74: the value of cell 'c70' and gene 'g2'"):
+        summarise(path, BY, "x", cells=(40, 75))
+    with pytest.raises(InputError, match=r"cells 71 to 79: 1 of 9 cells have missing values"):
+        summarise(path, BY, "x", cells=(71, 80))
+
+    adata = cells()
+    adata.obs_names = [*adata.obs_names[:-1], "c60"]
+    for shard in ((1, 4), (4, 4)):
+        with pytest.raises(InputError, match="more than one of the cells"):
+            summarise(adata, BY, shard=shard)
+
+
+def test_ranges_record_what_they_read_and_do_not_count_double(tmp_path: Path) -> None:
+    path = stored(cells(), tmp_path / "a.h5ad", compression="gzip")
+    parts = [summarise(path, BY, shard=(i, 3)) for i in (1, 2, 3)]
+    whole = summarise(path, BY)
+    content, begin = path.read_bytes(), 0
+    for part in parts:  # their digests are those of the whole file, once
+        (record,) = json.loads(json.dumps(part.provenance))["inputs"]
+        assert record["bytes"][0] == begin
+        begin = record["bytes"][1]
+        digest = hashlib.sha256(content[slice(*record["bytes"])]).hexdigest()
+        assert record["sha256"] == digest
+        assert record["file_id"] == whole.provenance["inputs"][0]["file_id"]
+    assert begin == len(content)
+    assert parts[1].provenance["inputs"][0]["cells"] == [26, 53]
+    with pytest.raises(InputError, match=r"cells 50 to 52\) .* \(shard 2 of 3, cells 26 to 52\)"):
+        merge([*parts, summarise(path, BY, cells=(50, 53))])
+    with pytest.raises(InputError, match=r"'a\.h5ad'.*count double"):
+        merge([whole, parts[0]])
+    copied = tmp_path / "b.h5ad"
+    copied.write_bytes(content)
+    with pytest.raises(InputError, match=r"'b\.h5ad' holds cells of 'a\.h5ad'|'a.* of 'b"):
+        merge([whole, summarise(copied, BY)])
+
+
+def test_shards_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    path = stored(cells(), tmp_path / "a.h5ad")
+    other = stored(cells(seed=1, n_genes=4), tmp_path / "b.h5ad")
+    with pytest.raises(InputError, match=r"part 2, 'b\.h5ad' .* as the first part, 'a\.h5ad'"):
+        merge([summarise(path, BY), summarise(other, BY)])
+    with pytest.raises(InputError, match=r"'by'.*'a\.h5ad' \(shard 1 of 2.*part 2, 'b\.h5ad'"):
+        merge([summarise(path, BY, shard=(1, 2)), summarise(other, BY[:2])])
+
+
+@pytest.mark.parametrize("layout", [sparse.csr_matrix, sparse.csc_matrix, np.asarray])
+@pytest.mark.parametrize("compression", ["gzip", None])
+def test_files_that_are_cut_are_named(layout: type, compression: str, tmp_path: Path) -> None:
+    adata = cells(400, 50)
+    adata.X = layout(adata.X)
+    content = stored(adata, tmp_path / "a.h5ad", compression=compression).read_bytes()
+    path = tmp_path / "cut.h5ad"
+    for share in (0.0, 0.1, 0.5, 0.9, 0.999):
+        path.write_bytes(content[: int(share * len(content))])
+        for options in ({}, {"shard": (2, 3)}):
+            with pytest.raises(InputError, match=r"^.*cut\.h5ad' .*$"):
+                summarise(path, BY, **options)
+
+
+# ---- memory
+
+
+def test_sums_on_disk_are_those_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = stored(cells(), tmp_path / "a.h5ad", compression="gzip")
+    expected = summarise(path, BY, COVARIATES)
+    monkeypatch.setenv("FLASHMM_MEMORY_MB", "0")
+    with pytest.warns(FlashmmWarning, match="group statistics take .* temporary file"):
+        groups = summarise(path, BY, COVARIATES)
+    assert_equal(groups, expected)
+    assert groups.notes == ()
+
+
+_MEASURE = """
+import resource, sys
+import flashmm
+flashmm.summarise(sys.argv[1], ["subject"], chunk_nnz=2**16, shard=(1, 20))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+flashmm.summarise(sys.argv[1], ["subject"], chunk_nnz=2**16)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss in KiB")
+def test_memory_does_not_grow_with_the_values(tmp_path: Path) -> None:
+    """Four times the values take no more memory; they would take 14 and 58 MB uncompressed."""
+    grown = []
+    for n_cells in (6_000, 24_000):
+        values = sparse.random_array((n_cells, 2_000), density=0.15, rng=0, dtype=np.float32)
+        counts = sparse.csr_matrix(values)
+        counts.data[:] = np.ceil(4 * counts.data)
+        obs = pd.DataFrame({"subject": np.arange(n_cells) % 10}, [f"c{i}" for i in range(n_cells)])
+        adata = ad.AnnData(counts, obs=obs, var=pd.DataFrame(index=[f"g{j}" for j in range(2_000)]))
+        adata.write_h5ad(tmp_path / "a.h5ad", compression="gzip")
+        command = [sys.executable, "-c", _MEASURE, str(tmp_path / "a.h5ad")]
+        grown.append(int(subprocess.run(command, check=True, capture_output=True).stdout) / 1024)
+    assert grown[1] < grown[0] + 20

@@ -14,6 +14,7 @@ import numpy as np
 from numba import njit, types
 
 LARGEST_IN_TABLE = 2**20  # larger counts are not looked up; a table takes 8 MB at most
+COUNTS_PER_CELL = 256  # counts below are looked up in a table of the cell
 
 NARROW = (np.dtype(np.int32), np.dtype(np.float32))
 WIDE = (np.dtype(np.int64), np.dtype(np.float64))
@@ -85,6 +86,61 @@ def line_totals(indptr: np.ndarray, values: np.ndarray) -> np.ndarray:
     return totals
 
 
+@njit(
+    [
+        types.float64[::1](_INTEGERS, positions, values, _FLAG, _INTEGER, types.float64, _FLOATS)
+        for positions, values in zip(_POSITIONS, _VALUES, strict=True)
+    ],
+    cache=True,
+    nogil=True,
+)
+def log1p_of_shares(
+    indptr: np.ndarray,
+    minor: np.ndarray,
+    values: np.ndarray,
+    by_cells: bool,
+    first: int,
+    scale: float,
+    size: np.ndarray,
+) -> np.ndarray:
+    """Transform counts to y = log(1 + scale · count / size of the cell): (values,).
+
+    In lines of cells, a count that occurs again in its cell is looked up.
+
+    Parameters
+    ----------
+    indptr, minor, values : numpy.ndarray
+        The lines; values are integers from 0.
+    by_cells : bool
+        Whether lines are cells.
+    first : int
+        Position of the first line in the matrix.
+    scale : float
+        To which the counts of a cell are scaled.
+    size : numpy.ndarray
+        (cells,) library sizes.
+    """
+    y = np.empty(len(values))
+    known = np.empty(COUNTS_PER_CELL)
+    of_line = np.full(COUNTS_PER_CELL, -1)
+    for line in range(len(indptr) - 1):
+        for i in range(indptr[line], indptr[line + 1]):
+            value = np.float64(values[i])
+            if value == 0:  # whose cell may have no counts at all
+                y[i] = 0.0
+            elif not by_cells:
+                y[i] = np.log1p(scale * value / size[minor[i]])
+            elif value >= COUNTS_PER_CELL:
+                y[i] = np.log1p(scale * value / size[first + line])
+            else:
+                count = np.uint64(value)
+                if of_line[count] != line:
+                    of_line[count] = line
+                    known[count] = np.log1p(scale * value / size[first + line])
+                y[i] = known[count]
+    return y
+
+
 @njit(_ADD, cache=True, nogil=True)
 def add_cells(
     sums: np.ndarray,
@@ -122,22 +178,28 @@ def add_cells(
         (covariates, cells).
     """
     order = np.argsort(group[first : first + len(indptr) - 1], kind="mergesort")  # a stable one
+    n_x = len(x)
     for line in order:
         cell = first + line
         g = group[cell]
         if g < 0:
             continue
         total, squares, raw = sums[0, g], sums[1, g], sums[2, g]
+        crossed, slope = (sums[3, g], x[0, cell]) if n_x else (raw, 0.0)
+        # y is zero for zero values, which add nothing; a test for them would cost more
         for i in range(indptr[line], indptr[line + 1]):
-            if values[i] == 0:
-                continue
             j = np.uint64(column[minor[i]])  # unsigned: no look for negative positions
             yi = y[np.uint64(values[i])] if look_up else y[i]
             total[j] += yi
             squares[j] += yi * yi
             raw[j] += values[i]
-            for k in range(len(x)):
-                sums[3 + k, g, j] += x[k, cell] * yi
+            if n_x:
+                crossed[j] += slope * yi
+        for k in range(1, n_x):  # in passes of their own: an inner loop over k would cost more
+            crossed, slope = sums[3 + k, g], x[k, cell]
+            for i in range(indptr[line], indptr[line + 1]):
+                yi = y[np.uint64(values[i])] if look_up else y[i]
+                crossed[np.uint64(column[minor[i]])] += slope * yi
 
 
 @njit(_ADD, cache=True, nogil=True)

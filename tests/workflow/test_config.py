@@ -25,6 +25,12 @@ def refusal(workflow, config):
         ({"test": {"a": 3}}, ["'test'", "a column"]),
         ({"methods": {"a": {"fixed": "~ 1", "ddf": "kr"}}}, ["'kr'", "kenward-roger"]),
         ({"datasets": {"x": {"counts": "nowhere.h5ad"}}}, ["x", "nowhere.h5ad", "no such file"]),
+        ({"datasets": {"x": {"counts": "no://where.h5ad"}}}, ["x", "no://where", "plugin"]),
+        ({"shards": {"cells": 0}}, ["'shards'", "'cells'", "0", "from 1 on"]),
+        ({"shards": {"genes": -2}}, ["'shards'", "'genes'", "-2"]),
+        ({"shards": {"genes": "two"}}, ["'shards'", "'genes'", "'two'"]),
+        ({"shards": {"cell": 2}}, ["'shards'", "did you mean 'cells'?"]),
+        ({"shards": 4}, ["'shards'", "4", "a mapping"]),
     ],
 )
 def test_a_wrong_key_or_value(workflow, config, change, words):

@@ -10,6 +10,58 @@ wildcard_constraints:
     method=r"[A-Za-z0-9][A-Za-z0-9_-]*",
     replicate=r"\d+",
     variant=r"(\.(log2p1|log1p|log1p_cp10k|none))?",
+    file=r"\d+",
+
+
+# The shards come from the config, never from the number of jobs: the order in which sums are added
+# depends on them, and tables are to be the same on any machine.
+scattergather:
+    cells=config["shards"]["cells"],
+    genes=config["shards"]["genes"],
+
+
+def only(names):
+    """A wildcard constraint: one of these names."""
+    return "|".join(map(re.escape, names)) or "(?!)"
+
+
+# Data sets whose cells are summarised by several jobs; the others need no merge.
+SPLIT = [name for name in DATASETS if len(DATASETS[name]["counts"]) * config["shards"]["cells"] > 1]
+WHOLE = [name for name in DATASETS if name not in SPLIT]
+
+
+def shard(wildcards):
+    """The number of the shard and how many there are: [2, 4] for `2-of-4`; None for all at once."""
+    item = wildcards.get("scatteritem")
+    return None if item is None else [int(number) for number in item.split("-of-")]
+
+
+def counts_file(wildcards):
+    """The one file of counts that a job summarises."""
+    counts = DATASETS[wildcards.dataset]["counts"]
+    return stored(counts[int(wildcards.get("file", 1)) - 1])
+
+
+def shards_of_cells(wildcards):
+    """The parts of a data set, its files in the order of the config."""
+    return [
+        part
+        for number, _ in enumerate(DATASETS[wildcards.dataset]["counts"], start=1)
+        for part in gather.cells(
+            f"results/shards/groups/{wildcards.dataset}{wildcards.variant}/"
+            f"{number}.{{scatteritem}}.h5ad"
+        )
+    ]
+
+
+def memory(base, per_mb=0):
+    """Megabytes: a base and so many per megabyte of input, and as much again at every retry."""
+    return lambda wildcards, input, attempt: attempt * (base + int(per_mb * input.size_mb))
+
+
+def minutes(base, per_mb=0):
+    """Minutes, in the same way."""
+    return memory(base, per_mb)
 
 
 def setting(key):
@@ -29,6 +81,12 @@ def scenario_seed(wildcards):
         zlib.crc32(wildcards.scenario.encode()),
         int(wildcards.replicate),
     ]
+
+
+def scenario_inputs(wildcards):
+    """The files that a simulation is drawn from, by what they are."""
+    files = scenario_files(SCENARIOS[wildcards.scenario])
+    return {key: stored(path) for key, path in files.items()}
 
 
 def groups_of(dataset, method):
@@ -107,5 +165,13 @@ def report_runs():
     ]
 
 
+def report_files():
+    """The files of a run that the report opens: what it left, the collected tables, simulations."""
+    kept = ("groups", "fit", "tests", "notes", "measured", "reference")
+    left = {run[key] for run in REPORTED for key in kept if run[key]}
+    simulated = {path for data in DATASETS.values() if data["truth"] for path in data["counts"]}
+    return [*sorted(left), *TABLES.values(), *sorted(simulated)]
+
+
 REPORTED = report_runs()
-FILES = ("groups", "fit", "tests", "notes", "measured", "reference")
+TABLES = {table: f"results/evaluation/{table}.parquet" for table in tables()}

@@ -3,6 +3,7 @@
 
 import difflib
 import json
+import os
 import re
 import sys
 import zlib
@@ -21,6 +22,9 @@ if (CHECKOUT / "flashmm" / "__init__.py").is_file():
 from flashmm.formulas import read_model
 from flashmm.options import FlashmmError
 from flashmm.provenance import source_digest
+
+# Whether inputs and outputs lie in a storage (--default-storage-provider) instead of this folder.
+BUCKET = workflow.storage_settings.default_storage_provider is not None
 
 
 def stop(message):
@@ -88,6 +92,24 @@ def read_sheet(path, schema):
         }
         for row in rows
     ]
+
+
+def require_file(path, where):
+    """Stops where a local file is missing; what lies in a storage is looked up by its plugin."""
+    if "://" in path:
+        stored(path, where)
+    elif not BUCKET and not Path(path).is_file():
+        stop(f"{where}: {path}: no such file")
+
+
+def stored(path, where="input"):
+    """The path as an input of a rule: an address such as s3://... belongs to a storage plugin."""
+    if "://" not in path:
+        return path
+    try:
+        return storage(path)
+    except WorkflowError as error:
+        stop(f"{where}: {path}: {error}")
 
 
 def typed(cell, column):
@@ -178,10 +200,9 @@ def analysed():
     """Name -> data set, one per entry of `datasets`, or one for `counts`."""
     for name, given in named_datasets():
         counts = [given["counts"]] if isinstance(given["counts"], str) else given["counts"]
-        counts = [str(Path(path).expanduser()) for path in counts]
+        counts = [path if "://" in path else os.path.expanduser(path) for path in counts]
         for path in counts:
-            if not Path(path).is_file():
-                stop(f"datasets: {name}: {path}: no such file")
+            require_file(path, f"datasets: {name}")
         yield name, dataset(
             counts,
             given,
@@ -206,16 +227,15 @@ def checked_scenarios():
         return {}
     scenarios = records(config["benchmark"]["scenarios"], "scenarios", "benchmark: scenarios")
     for name, spec in scenarios.items():
-        for path in scenario_files(spec):
-            if not Path(path).is_file():
-                stop(f"benchmark: scenarios: {name}: {path}: no such file")
+        for path in scenario_files(spec).values():
+            require_file(path, f"benchmark: scenarios: {name}")
     for name in config["benchmark"]["reference"]["methods"]:
         one_of(name, METHODS, "benchmark: reference: methods")
     return scenarios
 
 
 def scenario_files(spec):
-    return [spec[key] for key in ("reference", "metadata") if key in spec]
+    return {key: spec[key] for key in ("reference", "metadata") if key in spec}
 
 
 def all_datasets():

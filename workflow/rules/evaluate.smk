@@ -14,7 +14,8 @@ rule evaluate:
         "../envs/flashmm.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=memory(1000),
+        runtime=minutes(10),
     params:
         levels=lookup(dpath="benchmark/levels", within=config, default=[0.05, 0.01, 0.001]),
         fdr=lookup(dpath="benchmark/fdr", within=config, default=[0.05, 0.1]),
@@ -40,7 +41,8 @@ rule compare:
         "../envs/flashmm.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=memory(2000),
+        runtime=minutes(10),
     params:
         version=VERSION,
     script:
@@ -63,7 +65,8 @@ rule collect:
         "../envs/flashmm.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=memory(1000),
+        runtime=minutes(10),
     params:
         runs={table: [names_of(*run) for run in runs_with(table)] for table in tables()},
         version=VERSION,

@@ -8,15 +8,56 @@ rule fit:
         "logs/fit/{dataset}/{method}.log",
     benchmark:
         "results/benchmarks/fit/{dataset}/{method}.jsonl"
+    wildcard_constraints:
+        dataset=only(DATASETS if config["shards"]["genes"] == 1 else []),
     conda:
         "../envs/flashmm.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=memory(2000, 20),
+        runtime=minutes(30, 0.2),
     params:
+        shard=shard,
         fixed=of_method("formulas/fixed"),
         random=of_method("formulas/random"),
         options=of_method("options"),
         version=VERSION,
     script:
         "../scripts/fit.py"
+
+
+# A job per shard of the genes; each reads its range of the groups only.
+use rule fit as fit_shard with:
+    output:
+        fit="results/shards/fit/{dataset}/{method}/{scatteritem}.h5ad",
+        measured="results/benchmarks/fit/{dataset}/{method}/{scatteritem}.json",
+    log:
+        "logs/fit/{dataset}/{method}/{scatteritem}.log",
+    benchmark:
+        "results/benchmarks/fit/{dataset}/{method}/{scatteritem}.jsonl"
+    wildcard_constraints:
+        dataset=only(DATASETS if config["shards"]["genes"] > 1 else []),
+
+
+rule join:
+    input:
+        groups=groups_file,
+        fits=gather.genes("results/shards/fit/{{dataset}}/{{method}}/{scatteritem}.h5ad"),
+        measured=gather.genes("results/benchmarks/fit/{{dataset}}/{{method}}/{scatteritem}.json"),
+    output:
+        fit="results/fit/{dataset}/{method}.h5ad",
+        measured="results/benchmarks/fit/{dataset}/{method}.json",
+    log:
+        "logs/join/{dataset}/{method}.log",
+    wildcard_constraints:
+        dataset=only(DATASETS if config["shards"]["genes"] > 1 else []),
+    conda:
+        "../envs/flashmm.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(1000, 20),
+        runtime=minutes(10, 0.05),
+    params:
+        version=VERSION,
+    script:
+        "../scripts/join.py"

@@ -15,7 +15,8 @@ rule reference:
         "../envs/flashmm.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=memory(4000, 1),
+        runtime=minutes(60),
     params:
         fixed=of_method("formulas/fixed"),
         random=of_method("formulas/random"),

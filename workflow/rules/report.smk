@@ -1,8 +1,6 @@
 rule report:
     input:
-        runs=sorted({run[key] for run in REPORTED for key in FILES if run[key]}),
-        tables=[f"results/evaluation/{table}.parquet" for table in tables()],
-        simulations=[path for data in DATASETS.values() if data["truth"] for path in data["counts"]],
+        files=report_files(),
     output:
         provenance="results/provenance.json",
         html=report(
@@ -24,10 +22,12 @@ rule report:
         "../envs/flashmm.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=memory(4000),
+        runtime=minutes(30),
     params:
+        files=report_files(),
         runs=REPORTED,
-        tables={table: f"results/evaluation/{table}.parquet" for table in tables()},
+        tables=TABLES,
         scenarios=SCENARIOS,
         config=config,
         version=source_digest(presentation=True),

@@ -1,6 +1,6 @@
 rule simulate:
     input:
-        lambda wildcards: scenario_files(SCENARIOS[wildcards.scenario]),
+        unpack(scenario_inputs),
     output:
         counts="results/simulations/{scenario}-{replicate}.h5ad",
         truth="results/simulations/{scenario}-{replicate}.truth.tsv",
@@ -10,7 +10,8 @@ rule simulate:
         "../envs/flashmm.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=memory(2000),
+        runtime=minutes(60),
     params:
         spec=lookup(dpath="{scenario}", within=SCENARIOS),
         seed=scenario_seed,

@@ -1,16 +1,20 @@
 rule summarise:
     input:
-        counts=setting("counts"),
+        counts=counts_file,
     output:
         groups="results/groups/{dataset}{variant}.h5ad",
     log:
         "logs/summarise/{dataset}{variant}.log",
+    wildcard_constraints:
+        dataset=only(WHOLE),
     conda:
         "../envs/flashmm.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=memory(2000, 0.1),
+        runtime=minutes(10, 0.01),
     params:
+        shard=shard,
         by=setting("by"),
         covariates=setting("covariates"),
         transform=lambda wildcards: wildcards.variant[1:]
@@ -21,3 +25,34 @@ rule summarise:
         version=VERSION,
     script:
         "../scripts/summarise.py"
+
+
+# A job per file and shard of its cells. It needs no other file, so that a storage fetches no other.
+use rule summarise as summarise_shard with:
+    output:
+        groups="results/shards/groups/{dataset}{variant}/{file}.{scatteritem}.h5ad",
+    log:
+        "logs/summarise/{dataset}{variant}/{file}.{scatteritem}.log",
+    wildcard_constraints:
+        dataset=only(SPLIT),
+
+
+rule merge:
+    input:
+        parts=shards_of_cells,
+    output:
+        groups="results/groups/{dataset}{variant}.h5ad",
+    log:
+        "logs/merge/{dataset}{variant}.log",
+    wildcard_constraints:
+        dataset=only(SPLIT),
+    conda:
+        "../envs/flashmm.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(1000, 10),
+        runtime=minutes(10, 0.05),
+    params:
+        version=VERSION,
+    script:
+        "../scripts/merge.py"

@@ -17,7 +17,8 @@ rule test:
         "../envs/flashmm.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=memory(2000, 20),
+        runtime=minutes(30, 0.2),
     params:
         contrasts=setting("test"),
         ddf=of_method("ddf"),

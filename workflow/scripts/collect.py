@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pandas as pd
 from job import job, recipe
 
@@ -11,13 +13,10 @@ def named(run, frame):
 
 with job(snakemake):
     made = recipe(snakemake)
-    for table, runs in snakemake.params.runs.items():
+    texts = {Path(path).stem: path for path in snakemake.output.tsv}
+    for path in snakemake.output.parquet:
+        table = Path(path).stem
         parts = map(read_table, snakemake.input[table])
+        runs = snakemake.params.runs[table]
         whole = pd.concat(list(map(named, runs, parts)), ignore_index=True)
-        tsv = f"results/evaluation/{table}.tsv"
-        write_table(
-            whole,
-            f"results/evaluation/{table}.parquet",
-            tsv if tsv in snakemake.output.tsv else None,
-            made,
-        )
+        write_table(whole, path, texts.get(table), made)

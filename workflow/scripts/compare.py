@@ -6,7 +6,7 @@ from flashmm.io import read_fit, read_table, write_table
 
 with job(snakemake):
     given, made = snakemake.input, recipe(snakemake)
-    fit = read_fit(given.fit)
+    fit = read_fit(given.fit, given.groups)
     # every coefficient; MixedLM has no degrees of freedom, residual ones are closest to its z tests
     ours = [contrast_tests(fit, ddf="residual").to_frame(), fit_frame(fit)]
     reference = [read_table(given.reference_tests), read_table(given.reference_fits)]

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numba
+from threadpoolctl import threadpool_limits
 
 # The package of this checkout, if there is one, serves the jobs in any environment.
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -25,6 +26,7 @@ def job(snakemake):
     """Send what is printed to the rule's log; end with one line and exit code 1 at an error."""
     # the jobs of a run stand side by side: each keeps to the threads that it was given
     numba.set_num_threads(min(snakemake.threads, numba.config.NUMBA_NUM_THREADS))
+    threadpool_limits(snakemake.threads)
     terminal = sys.stderr
     with open(snakemake.log[0], "w", buffering=1) as log:
         sys.stdout = sys.stderr = log
@@ -51,13 +53,21 @@ def log_warning(message, category, filename, lineno, file=None, line=None):
 
 
 def recipe(snakemake):
-    """What made a table: the rule, its parameters and the digests of the files that it read."""
+    """What made a table: the rule, its parameters and the digests of the files that it read.
+
+    Files go by their names in the rule: where they lie depends on the machine and the storage.
+    """
     return {
         "rule": snakemake.rule,
         "wildcards": dict(snakemake.wildcards),
         "params": dict(snakemake.params),
-        "inputs": {path: file_digest(path) for path in map(str, snakemake.input)},
+        "inputs": {name: digests(files) for name, files in snakemake.input.items()},
     }
+
+
+def digests(files):
+    """The digest of one file, or those of a list of files."""
+    return file_digest(files) if isinstance(files, str) else [file_digest(path) for path in files]
 
 
 @contextmanager
@@ -69,7 +79,10 @@ def measured(path, **more):
     # kibibytes on Linux, bytes on macOS
     unit = 1024**2 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    write_measured(path, seconds=seconds, peak_memory_mib=peak, **more)
+
+
+def write_measured(path, **numbers):
+    """Write what was measured as JSON."""
     with atomic_path(path) as unfinished:
-        unfinished.write_text(
-            json.dumps({"seconds": seconds, "peak_memory_mib": peak, **more}) + "\n"
-        )
+        unfinished.write_text(json.dumps(numbers) + "\n")

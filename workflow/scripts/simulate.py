@@ -5,7 +5,8 @@ from flashmm.files import atomic_path
 from flashmm.simulate import SimulationSpec, simulate_counts
 
 with job(snakemake):
-    fields = dict(snakemake.params.spec)
+    files = {key: str(path) for key, path in snakemake.input.items()}
+    fields = dict(snakemake.params.spec) | files
     if "metadata" in fields:
         fields["metadata"] = pd.read_csv(fields["metadata"], sep="\t", index_col=0)
     simulation = simulate_counts(

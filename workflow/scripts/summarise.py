@@ -4,8 +4,6 @@ from flashmm.io import write_groups
 from flashmm.summary import summarise
 
 with job(snakemake):
-    options = ("by", "covariates", "transform", "layer", "libsize", "missing")
-    groups = summarise(
-        list(snakemake.input.counts), **{key: snakemake.params[key] for key in options}
-    )
+    options = ("shard", "by", "covariates", "transform", "layer", "libsize", "missing")
+    groups = summarise(snakemake.input.counts, **{key: snakemake.params[key] for key in options})
     write_groups(groups, snakemake.output.groups)

@@ -5,7 +5,7 @@ from flashmm.inference import contrast_tests
 from flashmm.io import read_fit, write_table
 
 with job(snakemake):
-    fit = read_fit(snakemake.input.fit)
+    fit = read_fit(snakemake.input.fit, snakemake.input.groups)
     tests = contrast_tests(
         fit,
         snakemake.params.contrasts,
