@@ -1,9 +1,10 @@
-"""The steps that are timed, each in a process of its own: `python steps.py NAME '{"argument": ...}'`.
+"""The steps that are timed, each in a process of its own.
 
-A step is a function that prepares itself and returns its calls by name. The process then reads
-names from its standard input, one a line, makes the call, and answers with a line of JSON: wall and
-CPU seconds, peak memory during the call, memory before it. What a call returns as a dictionary is
-added to the answer; its `not_counted` seconds are subtracted.
+They are started as `python steps.py NAME '{"argument": ...}'`. A step is a function that prepares
+itself and returns its calls by name. The process then reads names from its standard input, one a
+line, makes the call, and answers with a line of JSON: wall and CPU seconds, peak memory during the
+call, memory before it. What a call returns as a dictionary is added to the answer; its
+`not_counted` seconds are subtracted.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def store(source: str, path: str, layout: str, compression: str | None) -> Calls
 
     def call() -> None:
         adata = ad.read_h5ad(source)
-        turn = {"csr": sparse.csr_matrix, "csc": sparse.csc_matrix, "dense": lambda x: x.toarray()}
+        turn = {"CSR": sparse.csr_matrix, "CSC": sparse.csc_matrix, "dense": lambda x: x.toarray()}
         adata.X = turn[layout](adata.X)
         adata.write_h5ad(path, compression=compression)
 
@@ -156,7 +157,7 @@ def numpy_draws(mean: float, size: float) -> Calls:
 
 
 def our_draws(mean: float, size: float, n_cells: int = 5_120, n_genes: int = 20_000) -> Calls:
-    """Draw counts of cells that differ: the kernel alone, or all of `simulate_counts` but writing."""
+    """Draw counts of cells that differ: the kernel, or all of `simulate_counts` but writing."""
     spec = fm.SimulationSpec(n_genes=n_genes, n_cells=n_cells, n_de_genes=n_genes // 20)
     plan = simulate._plan(spec, seed=1)
     rise = np.exp(plan.offset).mean() * np.exp(spec.subject_variance / 2)
@@ -195,6 +196,7 @@ def drawn_statistics(
     n_cells: int,
     random: list[str],
     most_drawn: int = 1_000,
+    fixed: str | None = None,
 ) -> fm.SummaryStatistics:
     """Statistics of a study, drawn from the model; beyond `most_drawn` genes they repeat.
 
@@ -204,8 +206,8 @@ def drawn_statistics(
     groups = draw_groups(
         n_subjects, n_cell_types, tuple(covariates), min(n_genes, most_drawn), n_cells
     )
-    fixed = "~ 0 + " + " + ".join([*covariates, "cell_type", "cell_type:condition"])
-    few = fm.summary_statistics(groups, fixed, random)
+    full = "~ 0 + " + " + ".join([*covariates, "cell_type", "cell_type:condition"])
+    few = fm.summary_statistics(groups, fixed or full, random)
     place = np.resize(np.arange(few.n_genes), n_genes)
     return dataclasses.replace(
         few,
@@ -347,10 +349,8 @@ def memory_mb(field: str) -> float:
 
 def forget_peak() -> None:
     """Let the peak begin anew, so that what prepared the call is not counted."""
-    try:
+    with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
 
 
 def timed(call: Callable[[], Any]) -> dict[str, Any]:
