@@ -3,7 +3,8 @@
     python benchmarks/bench.py                     # every section
     python benchmarks/bench.py summarise peers     # some
     python benchmarks/bench.py --quick             # small sizes, two minutes
-    python benchmarks/bench.py --docs              # and write docs/performance.md and the plots
+    python benchmarks/bench.py --docs              # and write docs/performance.md and the plots;
+                                                   # of some sections only their part of it
 
 Absolute seconds depend on the machine; ratios between two things measured side by side carry over.
 A yardstick is what anyone can run: reading the same file with h5py, numpy's draws, one gene in
@@ -189,7 +190,7 @@ def nested(run: Run) -> None:
 
 def crossed(run: Run) -> None:
     """Two crossed components: subjects and batches (in the place of cell types)."""
-    genes = 100 if run.quick else 1_000
+    genes = 50 if run.quick else 500
     fixed = "~ 1 + " + " + ".join([*CROSSED_COVARIATES, "condition"])
     more = {"fixed": fixed, "most_drawn": 100}
     batches = {"few": (26, 46), "many": (259, 46), "flashmm": (200, 30)}
@@ -310,8 +311,7 @@ def run_script(name: str, run: Run) -> str:
 
 def run_sections(names: list[str], run: Run, docs: bool) -> dict[str, str]:
     """Run sections in their order; return what is written between the marks of the document."""
-    blocks = {"shares": "Not measured: py-spy is not installed.\n"}
-    printed = []
+    blocks, printed = {}, []
     for name in names:
         print(f"== {name}", flush=True)
         begin = time.perf_counter()
@@ -325,9 +325,14 @@ def run_sections(names: list[str], run: Run, docs: bool) -> dict[str, str]:
             blocks["shares"] = shares.shares()
             print(blocks["shares"], flush=True)
         else:
-            run.table.skip("shares of functions", "py-spy not installed")
+            blocks["shares"] = "Not measured: py-spy is not installed."
+            print(blocks["shares"], flush=True)
         print(f"({time.perf_counter() - begin:.0f} s)", flush=True)
-    return blocks | {"bench": run.table.markdown(), "scripts": "\n".join(filter(None, printed))}
+    if run.table.rows:
+        blocks["bench"] = run.table.markdown()
+    if printed:
+        blocks["scripts"] = "\n".join(filter(None, printed))
+    return blocks
 
 
 def main() -> None:
@@ -336,24 +341,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("sections", nargs="*", metavar="section", help=", ".join(names))
     parser.add_argument("--quick", action="store_true", help="small sizes")
-    parser.add_argument("--docs", action="store_true", help="write docs/performance.md")
+    parser.add_argument("--docs", action="store_true", help="write docs/performance.md and plots")
     options = parser.parse_args()
     unknown = set(options.sections) - set(names)
     if unknown:
         parser.error(f"no section {', '.join(sorted(unknown))}; there are {', '.join(names)}")
-    if options.docs and (options.sections or options.quick):
-        parser.error("--docs writes the whole page: without sections and without --quick")
+    if options.docs and options.quick:
+        parser.error("--docs is for sizes in full, without --quick")
 
     table, about = Table(), machine()
     print(about, flush=True)
     wanted = [name for name in names if name in (options.sections or names)]
     with tempfile.TemporaryDirectory() as folder:
         blocks = run_sections(wanted, Run(table, Path(folder), options.quick), options.docs)
-    table.save(RESULTS / ("bench.tsv" if options.docs else "part.tsv"))
-    if options.docs:
-        for name, text in {"machine": f"```text\n{about}\n```", **blocks}.items():
-            write_between(PERFORMANCE, name, text)
-    print(f"\n{table.verdict()}")
+    if table.rows:
+        table.save(RESULTS / ("bench.tsv" if options.docs else "part.tsv"))
+        blocks["machine"] = f"```text\n{about}\n```"
+        print(f"\n{table.verdict()}")
+    for name, text in blocks.items() if options.docs else ():
+        write_between(PERFORMANCE, name, text)
 
 
 if __name__ == "__main__":

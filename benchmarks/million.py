@@ -22,6 +22,7 @@ from typing import Any
 
 import common
 import h5py
+import scaling
 import steps
 
 import flashmm as fm
@@ -70,7 +71,8 @@ def simulate(study: Study) -> dict[str, Any]:
         rate=RATE,
     )
     stored = calls[""]()["stored"]
-    return {"said": f"{stored / study.n_cells / study.n_genes:.1%} of the values are not zero"}
+    share = stored / study.n_cells / study.n_genes
+    return {"stored": stored, "said": f"{share:.1%} of the values are not zero"}
 
 
 def read(study: Study) -> dict[str, Any]:
@@ -250,10 +252,14 @@ def main() -> None:
         options.folder.resolve(), options.cells, options.genes, options.subjects, options.types
     )
     check_room(study)
-    text = report(study, run(study, options.again))
+    measures = run(study, options.again)
+    text = report(study, measures)
     print(f"\n{text}")
     if options.docs:
-        common.write_between(common.ROOT / "docs" / "performance.md", "million", text)
+        docs = common.ROOT / "docs"
+        common.write_between(docs / "performance.md", "million", text)
+        common.write_between(docs / "scaling.md", "throughput", scaling.measured(measures))
+        common.write_between(docs / "scaling.md", "projection", scaling.projection(measures))
 
 
 if __name__ == "__main__":
