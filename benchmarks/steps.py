@@ -4,7 +4,7 @@ They are started as `python steps.py NAME '{"argument": ...}'`. A step is a func
 itself and returns its calls by name. The process then reads names from its standard input, one a
 line, makes the call, and answers with a line of JSON: wall and CPU seconds, peak memory during the
 call, memory before it. What a call returns as a dictionary is added to the answer; its
-`not_counted` seconds are subtracted.
+`not_counted` (wall) and `not_counted_cpu` seconds are subtracted.
 """
 
 from __future__ import annotations
@@ -362,7 +362,7 @@ def timed(call: Callable[[], Any]) -> dict[str, Any]:
     more = returned if isinstance(returned, dict) else {}
     return {
         "seconds": seconds - more.pop("not_counted", 0.0),
-        "cpu": cpu,
+        "cpu": cpu - more.pop("not_counted_cpu", 0.0),
         "peak_mb": memory_mb("VmHWM"),
         "start_mb": start_mb,
     } | more
