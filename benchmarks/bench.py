@@ -44,6 +44,7 @@ from common import (
     step,
     write_between,
 )
+from quoted import quoted
 
 PERFORMANCE = ROOT / "docs" / "performance.md"
 SUBJECT, NESTED = ["subject"], ["subject", "subject:cell_type"]
@@ -328,8 +329,8 @@ def headline(rows: list[Row]) -> str:
         f"To summarise a gzip file takes {read.ratio:.2g} × the time that h5py needs merely to "
         f"read it. From there, a gene of {STUDY} is fitted and tested (Kenward–Roger) in "
         f"{duration(mixedlm.seconds)}; only to fit it takes statsmodels' MixedLM "
-        f"{1 / mixedlm.ratio:,.0f} times as long, and lme4 {1 / lme4.ratio:,.0f} times. Subject and "
-        f"subject × cell type, {study.size}, are fitted in {duration(study.seconds)}."
+        f"{1 / mixedlm.ratio:,.0f} times as long, and lme4 {1 / lme4.ratio:,.0f} times. Subject "
+        f"and subject × cell type, {study.size}, are fitted in {duration(study.seconds)}."
     )
 
 
@@ -353,7 +354,7 @@ def run_sections(names: list[str], run: Run, docs: bool) -> dict[str, str]:
             print(blocks["shares"], flush=True)
         print(f"({time.perf_counter() - begin:.0f} s)", flush=True)
     if run.table.rows:
-        blocks["bench"] = run.table.markdown()
+        blocks |= {"bench": run.table.markdown(), "quoted": quoted()}
     if printed:
         blocks["scripts"] = "\n".join(filter(None, printed))
     return blocks
@@ -364,23 +365,23 @@ def main() -> None:
     names = [*SECTIONS, *SCRIPTS, "curves", "shares"]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("sections", nargs="*", metavar="section", help=", ".join(names))
-    parser.add_argument("--quick", action="store_true", help="small sizes")
+    parser.add_argument("--quick", action="store_true", help="small sizes, no curves, no shares")
     parser.add_argument("--docs", action="store_true", help="write docs/performance.md and plots")
     options = parser.parse_args()
     unknown = set(options.sections) - set(names)
     if unknown:
         parser.error(f"no section {', '.join(sorted(unknown))}; there are {', '.join(names)}")
-    if options.docs and options.quick:
-        parser.error("--docs is for sizes in full, without --quick")
 
     table, about = Table(), machine()
     print(about, flush=True)
-    wanted = [name for name in names if name in (options.sections or names)]
+    usual = [*SECTIONS, *SCRIPTS] if options.quick else names
+    wanted = [name for name in names if name in (options.sections or usual)]
     with tempfile.TemporaryDirectory() as folder:
         blocks = run_sections(wanted, Run(table, Path(folder), options.quick), options.docs)
     if table.rows:
         table.save(RESULTS / ("bench.tsv" if options.docs else "part.tsv"))
-        blocks["machine"] = f"```text\n{about}\n```"
+        sizes = "\nsmall sizes: a quick run" if options.quick else ""
+        blocks["machine"] = f"```text\n{about}{sizes}\n```"
         print(f"\n{table.verdict()}")
     if options.docs:
         for name, text in blocks.items():
