@@ -17,8 +17,8 @@ FIGURES = (
     ("R FLASHMM", "1,000 subjects", "1.6 s per gene"),
     ("lme4", "one component; two", "0.16 s; 0.36 s per gene"),
     ("statsmodels MixedLM", "one component", "0.9 s per gene"),
-    ("dream, on the pseudobulk", "6,000 genes", "0.09 s per gene"),
-    ("nebula", "6,000 genes", "0.11 to 0.59 s per gene"),
+    ("dream, on the pseudobulk", "", "0.09 s per gene"),
+    ("nebula", "", "0.11 to 0.59 s per gene"),
     ("limma-voom, edgeR, DESeq2, on the pseudobulk", "6,000 genes", "5 s, 10 s, 30 s"),
     ("pydeseq2, on the pseudobulk", "6,000 genes", "159 s"),
     (
