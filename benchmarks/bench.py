@@ -33,6 +33,7 @@ from common import (
     Reading,
     Row,
     Table,
+    busy,
     duration,
     free_memory_mb,
     machine,
@@ -372,7 +373,7 @@ def main() -> None:
     if unknown:
         parser.error(f"no section {', '.join(sorted(unknown))}; there are {', '.join(names)}")
 
-    table, about = Table(), machine()
+    table, about = Table(busy()), machine()
     print(about, flush=True)
     usual = [*SECTIONS, *SCRIPTS] if options.quick else names
     wanted = [name for name in names if name in (options.sections or usual)]

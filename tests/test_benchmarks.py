@@ -80,3 +80,16 @@ def test_lines_go_on_in_the_direction_of_their_last_points(module):
     assert [(point.n, point.measured) for point in beyond] == [(1_000, False)]
     assert beyond[0].seconds == pytest.approx(1_000**1.5)
     assert curves.extrapolate(line[:1], (10, 100)) == []
+
+
+def test_seconds_decide_nothing_on_a_busy_machine(module):
+    common = module("common")
+    table = common.Table(busy=True)
+    for limit in (
+        common.Limit("seconds", 0.5),
+        common.Limit("seconds", 2),
+        common.Limit("ratio", 0.5),
+    ):
+        table.add("s", "what", "size", reading(common, 1.0), "other", reading(common, 1.0), limit)
+    assert [row.met for row in table.rows] == ["machine busy", "met", "MISSED"]
+    assert table.verdict().startswith("1 of 3 targets met, 1 not judged on a busy machine; missed")
