@@ -35,6 +35,7 @@ from common import (
     Table,
     busy,
     duration,
+    environment,
     free_memory_mb,
     machine,
     python_has,
@@ -305,7 +306,7 @@ def run_script(name: str, run: Run) -> str:
     if not path.exists():
         return ""
     command = [sys.executable, str(path), *(quick if run.quick else arguments)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment())
     print(done.stdout, flush=True)
     if done.returncode:
         run.table.skip(path.name, f"it failed (exit {done.returncode})")
@@ -322,7 +323,7 @@ def headline(rows: list[Row]) -> str:
             (row for row in named if text in f"{row.what} {row.size} {row.yardstick}"), None
         )
 
-    read, study = find("summarise", "CSR, gzip"), find("nested", "fit 11,596 genes")
+    read, study = find("summarise", "CSR, gzip"), find("nested", "259 subjects")
     mixedlm, lme4 = find("peers", "MixedLM"), find("peers", "lme4")
     if not (read and study and mixedlm and lme4):
         return ""

@@ -29,6 +29,7 @@ LONG = 20.0  # seconds after which a call is not repeated
 R_VERSIONS = """cat(R.version$version.string)
 for (p in c("lme4", "FLASHMM")) if (requireNamespace(p, quietly = TRUE))
   cat(",", p, format(packageVersion(p)))"""
+sys.path.insert(0, str(ROOT))  # the package beside the benchmarks, not one that is installed
 QUIET: dict[str, Any] = {"capture_output": True, "text": True}
 
 # --- processes ------------------------------------------------------------------------------------
@@ -51,20 +52,25 @@ class Reading:
         )
 
 
+def environment(threads: int | None = None) -> dict[str, str]:
+    """Variables of a process: this folder's package, BLAS in one thread, numba in some or all."""
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    one = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
+    numba = {} if threads is None else {"NUMBA_NUM_THREADS": str(threads)}
+    return os.environ | one | numba | {"PYTHONPATH": path}
+
+
 class Process:
     """A process that has prepared something, and times it whenever it is asked to."""
 
     def __init__(self, command: Sequence[str], threads: int | None = None) -> None:
-        one = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        numba = {} if threads is None else {"NUMBA_NUM_THREADS": str(threads)}
-        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         self.name = " ".join(command[1:3])
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | one | numba | {"PYTHONPATH": path},
+            env=environment(threads),
         )
         self.ready = self._answer()
 
@@ -290,7 +296,7 @@ def machine() -> str:
     found = {name: version(name) for name in ("flashmm", *LIBRARIES) if python_has(name)}
     lines = [
         f"{_cpu()}, {os.cpu_count()} cores, {_memory_gb():.0f} GB; {platform.system()} "
-        f"{platform.machine()}; load at the start {os.getloadavg()[0]:.1f}",
+        f"{platform.machine()}; load average {os.getloadavg()[0]:.1f}",
         f"Python {platform.python_version()}; "
         + ", ".join(f"{name} {number}" for name, number in found.items()),
     ]
