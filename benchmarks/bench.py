@@ -300,6 +300,11 @@ def r_formula(random: list[str]) -> str:
     return fixed + "".join(f" + (1 | {term})" for term in random)
 
 
+def times(row: Row) -> str:
+    """How many times as long the yardstick takes, in two digits."""
+    return f"{float(f'{1 / row.ratio:.2g}'):,.0f}"
+
+
 def run_script(name: str, run: Run) -> str:
     """What one of the other scripts prints, as a block of the document."""
     path, (arguments, quick) = HERE / f"{name}.py", SCRIPTS[name]
@@ -331,7 +336,7 @@ def headline(rows: list[Row]) -> str:
         f"To summarise a gzip file takes {read.ratio:.2g} × the time that h5py needs merely to "
         f"read it. From there, a gene of {STUDY} is fitted and tested (Kenward–Roger) in "
         f"{duration(mixedlm.seconds)}; only to fit it takes statsmodels' MixedLM "
-        f"{1 / mixedlm.ratio:,.0f} times as long, and lme4 {1 / lme4.ratio:,.0f} times. Subject "
+        f"{times(mixedlm)} times as long, and lme4 {times(lme4)} times. Subject "
         f"and subject × cell type, {study.size}, are fitted in {duration(study.seconds)}."
     )
 
