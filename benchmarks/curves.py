@@ -58,10 +58,10 @@ def measure(folder: Path, quick: bool) -> list[Point]:
             size = {"n_cells": n, "n_subjects": 25, "n_cell_types": 12}
             if along == "subjects":
                 size = {"n_cells": 50_000, "n_subjects": n, "n_cell_types": 4}
-            # MixedLM takes seconds per gene from there on, lme4 a little later
-            peers = {"lme4": 2, "mixedlm": 1} if place < 2 else {"lme4": 2} if place < 3 else {}
-            if along == "subjects":
-                peers = {"lme4": 2} | ({"mixedlm": 1} if place < 3 else {})
+            # along the cells MixedLM takes seconds per gene from there on, lme4 a little later
+            peers = {"lme4": 2, "mixedlm": 2}
+            if along == "cells" and place > 1:
+                peers = {"lme4": 2} if place == 2 else {}
             for point in at_size(folder, along, n, size, {} if quick and place else peers):
                 print(f"{point.along} {n:,}: {point.what} {point.seconds:.3g} s", flush=True)
                 points.append(point)
@@ -108,9 +108,9 @@ def point_of(along: str, n: int, what: str, reading: Reading, genes: int = 0) ->
 
 
 def extrapolate(line: list[Point], sizes: tuple[int, ...]) -> list[Point]:
-    """Carry a line on from its last two points, straight in logarithms."""
+    """Carry a line along the cells on from its last two points, straight in logarithms."""
     missing = [n for n in sizes if n > line[-1].n]
-    if len(line) < 2 or not missing:
+    if line[-1].along != "cells" or len(line) < 2 or not missing:
         return []
     a, b = line[-2:]
     slope = math.log(b.seconds / a.seconds) / math.log(b.n / a.n)
@@ -139,8 +139,9 @@ def draw(points: list[Point], along: str, path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     held = "25 subjects, 12 cell types" if along == "cells" else "50,000 cells, 4 cell types"
+    dashed = ", dashed: extrapolated" if along == "cells" else ""
     axes.set_title(
-        f"{N_GENES:,} genes, {held}; peers: per gene × {N_GENES:,}, dashed: extrapolated",
+        f"{N_GENES:,} genes, {held}; peers: per gene × {N_GENES:,}{dashed}",
         fontsize=9,
         loc="left",
     )
