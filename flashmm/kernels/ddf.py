@@ -150,8 +150,13 @@ def kenward_roger_f(
         rho = ((1 - A2 / rows) / V1) ** 2 * V0 / (V2 * rows)
         df = 4 + (rows + 2) / (rows * rho - 1)
         scale = np.where(np.abs(df - 2) < 0.01, 1.0, df * (1 - A2 / rows) / (df - 2))
-    wald = np.einsum("ga,ga->g", estimate, np.linalg.solve(adjusted, estimate[..., None])[..., 0])
-    return FTest(scale * wald / rows, df)
+    return FTest(scale * wald_f(estimate, adjusted), df)
+
+
+def wald_f(estimate: Array, covariance: Array) -> Array:
+    """(Lβ̂)'(LΦL')⁻¹Lβ̂ / rows of estimates (genes, rows) and covariances (genes, rows, rows)."""
+    solved = np.linalg.solve(covariance, estimate[..., None])[..., 0]
+    return np.asarray(np.einsum("ga,ga->g", estimate, solved) / estimate.shape[1])
 
 
 def satterthwaite_f(estimate: Array, covariance: Array, gradient: Array, theta_cov: Array) -> FTest:
