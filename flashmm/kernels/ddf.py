@@ -34,7 +34,25 @@ def invert_information(information: Array) -> Array:
     scale = np.sqrt(np.abs(np.einsum("gkk->gk", information[fine])))
     scale[scale == 0] = 1.0
     outer = scale[:, :, None] * scale[:, None, :]
-    inverse[fine] = np.linalg.pinv(information[fine] / outer, rcond=1e-13, hermitian=True) / outer
+    invert = _invert_pairs if information.shape[1] == 2 else _pseudo_inverse
+    inverse[fine] = invert(information[fine] / outer) / outer
+    return inverse
+
+
+def _pseudo_inverse(matrices: Array) -> Array:
+    return np.linalg.pinv(matrices, rcond=1e-13, hermitian=True)
+
+
+def _invert_pairs(matrices: Array) -> Array:
+    """Invert symmetric 2 × 2 matrices in closed form where they are regular."""
+    a, b, d = matrices[:, 0, 0], matrices[:, 0, 1], matrices[:, 1, 1]
+    determinant = a * d - b * b
+    regular = np.abs(determinant) > 1e-8 * (a * a + 2 * b * b + d * d)
+    inverse = np.empty_like(matrices)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        inverse[:, 0, 0], inverse[:, 1, 1] = d / determinant, a / determinant
+        inverse[:, 0, 1] = inverse[:, 1, 0] = -b / determinant
+    inverse[~regular] = _pseudo_inverse(matrices[~regular])
     return inverse
 
 
