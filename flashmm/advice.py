@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from flashmm.between import SubjectDesign, columns_of, varies_within
 from flashmm.contrasts import Contrast, resolve_contrasts
 from flashmm.options import note
-from flashmm.subjects import SubjectDesign, columns_of, varies_within
 
 if TYPE_CHECKING:
     from flashmm.inference import ModelFit
