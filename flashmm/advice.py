@@ -163,8 +163,8 @@ def _as_replicates(column: str, subject: str) -> str:
 def _asked_within(column: str, beside: list[str], subject: str) -> str:
     return (
         f"The effect of {' and '.join(map(repr, beside))} is asked within levels of {column!r}, "
-        f"but the model lets {subject}s differ in all of them alike: where they do not, tests "
-        f"reject too often, whatever the degrees of freedom. Add the random term "
+        f"but the model takes a {subject} to deviate alike in all of them: where that is not so, "
+        f"tests reject too often, whatever the degrees of freedom. Add the random term "
         f"'{subject}:{column}'."
     )
 
