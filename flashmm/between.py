@@ -10,6 +10,7 @@ the dimensions that subjects add to the fixed effects (`docs/methods.md`, betwee
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -85,14 +86,28 @@ class SubjectDesign:
         subject, X = self.subject[rows], self.X[rows]
         return float(len(np.unique(subject)) + _rank(_centred(X, subject), X) - _rank(X))
 
+    @cached_property
+    def _length(self) -> np.ndarray:
+        """Lengths of the columns, one for empty ones."""
+        length = np.sqrt((self.X**2).sum(0))
+        return np.where(length > 0, length, 1.0)
+
+    @cached_property
+    def _within(self) -> np.ndarray:
+        """Orthonormal rows that span those of (I - SS⁺)X, columns at length one."""
+        return _row_space(_centred(self.X, self.subject) / self._length)
+
+    @cached_property
+    def _inverse(self) -> np.ndarray:
+        """(X'X)⁺."""
+        inverse = np.linalg.pinv(_triangle(self.X / self._length), rcond=NOTHING)
+        return np.asarray((inverse @ inverse.T) / np.outer(self._length, self._length))
+
     def _varies_within(self, matrix: np.ndarray) -> bool:
         """Whether a combination of the rows has an estimate from differences within subjects."""
         # c'β can be estimated where c is in the row space of (I - SS⁺)X
-        length = np.sqrt((self.X**2).sum(0))
-        length[length == 0] = 1.0
-        within = _row_space(_centred(self.X, self.subject) / length)
-        rows = _row_space(matrix / length)
-        overlap = np.linalg.svd(rows @ within.T, compute_uv=False)
+        rows = _row_space(matrix / self._length)
+        overlap = np.linalg.svd(rows @ self._within.T, compute_uv=False)
         return bool((overlap > 1 - NOTHING).any())
 
     def _kinds(self, matrix: np.ndarray) -> np.ndarray:
@@ -102,7 +117,7 @@ class SubjectDesign:
         kinds j; looked at are the columns that the contrast names.
         """
         named = (matrix != 0).any(0)
-        weights = self.X @ (np.linalg.pinv(self.X.T @ self.X, hermitian=True) @ matrix.T)
+        weights = self.X @ (self._inverse @ matrix.T)
         parts = self.X[:, named, None] * weights[:, None, :]
         sums = np.zeros((self.kind.max() + 1, *parts.shape[1:]))
         np.add.at(sums, self.kind, parts)
@@ -135,11 +150,16 @@ def _centred(X: np.ndarray, subject: np.ndarray) -> np.ndarray:
 def _rank(X: np.ndarray, scale: np.ndarray | None = None) -> int:
     """Rank with columns at the length that those of `scale` have."""
     length = np.sqrt(((X if scale is None else scale) ** 2).sum(0))
-    values = np.linalg.svd(X[:, length > 0] / length[length > 0], compute_uv=False)
+    values = np.linalg.svd(_triangle(X[:, length > 0] / length[length > 0]), compute_uv=False)
     return int((values > NOTHING).sum())
+
+
+def _triangle(X: np.ndarray) -> np.ndarray:
+    """R of X = QR, which has the rows' span and the singular values of X."""
+    return np.asarray(np.linalg.qr(X, mode="r")) if len(X) > X.shape[1] else X
 
 
 def _row_space(X: np.ndarray) -> np.ndarray:
     """Orthonormal rows that span the rows of X."""
-    _, values, vectors = np.linalg.svd(X, full_matrices=False)
+    _, values, vectors = np.linalg.svd(_triangle(X), full_matrices=False)
     return vectors[values > NOTHING * max(values.max(initial=0.0), 1.0)]

@@ -242,9 +242,9 @@ def contrast_tests(
         the column) or an expression in coefficient names; a list holds several; a dictionary maps
         names to expressions, to ``{coefficient: weight}``, or to lists of them for a joint F test;
         a matrix has R's shape, coefficients × contrasts.
-    ddf : {"kenward-roger", "kenward-roger-floor", "between-within", "satterthwaite", \
-"residual"}, optional
-        Denominator degrees of freedom; default "kenward-roger" for REML, "satterthwaite" for ML.
+    ddf : {"kenward-roger", "kenward-roger-floor", "between-within", ...}, optional
+        Denominator degrees of freedom, or "satterthwaite", or "residual"; default "kenward-roger"
+        for REML, "satterthwaite" for ML.
         "kenward-roger-floor" raises Kenward-Roger's to the degrees of freedom between subjects
         where they are lower, "between-within" takes these; both leave contrasts that vary within
         subjects to Kenward-Roger. "residual" is n - rank(X) as in FLASHMM: with few subjects it

@@ -5,6 +5,7 @@ v_g | σ²_g ~ σ²_g χ²(d_g)/d_g and 1/σ²_g ~ χ²(d₀)/(d₀ s₀²), so 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -74,16 +75,16 @@ def fit_prior(variance: Array, df: Array) -> Prior | None:
     return Prior(float(np.exp(log_variance)), 2 * prior_half)
 
 
-def _above(excess: object) -> float:
-    """A τ at which the excess is negative."""
+def _above(excess: Callable[[float], float]) -> float:
+    """Return a τ at which the excess, which falls with τ, is not positive."""
     tau = 1.0
-    while excess(tau) > 0:  # type: ignore[operator]
+    while excess(tau) > 0:
         tau *= 4
     return tau
 
 
 def inverse_trigamma(value: float) -> float:
-    """X with ψ'(x) = value > 0, by Newton's method on 1/ψ', which is convex (Smyth 2004)."""
+    """Return x with ψ'(x) = value > 0, by Newton's method on 1/ψ', which is convex (Smyth 2004)."""
     # from below the root, 1/2 + 1/value, steps are monotone
     x = 0.5 + 1.0 / value
     for _ in range(50):
