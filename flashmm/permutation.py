@@ -389,13 +389,13 @@ def _check_factor(
     stats: SummaryStatistics, subjects: Subjects, factor: str, levels: pd.Series
 ) -> None:
     """Refuse factors that the model does not hold, or holds in a random term."""
-    if not any(factor in columns for columns in stats.coefficient_columns):
-        raise InputError(f"the fixed formula does not hold factor={factor!r}: nothing to test.")
     if len(levels) < 2:
         raise InputError(
             f"factor={factor!r} has the same value {levels.iloc[0]!r} in all "
             f"{subjects.column}s: there is nothing to permute."
         )
+    if not any(factor in columns for columns in stats.coefficient_columns):
+        raise InputError(f"the fixed formula does not hold factor={factor!r}: nothing to test.")
     for component in require_groups(stats, "A permutation")[1].random:
         # levels such as subject:condition stay the same sets of cells, whatever their names
         if factor in component.columns and not is_nested(component, subjects.codes):
