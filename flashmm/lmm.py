@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from threadpoolctl import threadpool_limits
 
 from flashmm.crossproducts import SummaryStatistics
 from flashmm.kernels.ddf import invert_information
@@ -25,6 +24,7 @@ from flashmm.kernels.rotation import (
     rotate_projection,
 )
 from flashmm.kernels.spectral import SpectralEngine
+from flashmm.kernels.threads import single_blas_thread
 from flashmm.options import DesignError, FitOptions, InputError, Status, note
 
 # Sums of squares relative to the whole below which nothing but rounding is left.
@@ -208,7 +208,7 @@ class LMMFit:
             First gene and one past the last, whether or not they are visited.
         """
         wanted = self.fitted if wanted is None else wanted
-        with threadpool_limits(limits=1, user_api="blas"):
+        with single_blas_thread():
             for start, stop in self.model.gene_blocks(self.n_genes, self.options):
                 index = start + np.flatnonzero(wanted[start:stop])
                 if len(index):
@@ -481,7 +481,7 @@ def fit_lmm(
 
 def refit(stats: SummaryStatistics, options: FitOptions) -> LMMFit:
     """Fit as `fit_lmm` does, with options that were checked, and say nothing."""
-    with threadpool_limits(limits=1, user_api="blas"):
+    with single_blas_thread():
         model = prepare(stats, options)
         parts = [
             _fit_block(model, stats, options, *bounds)
@@ -541,7 +541,7 @@ def _held(
     fit: LMMFit, stats: SummaryStatistics, model: Model
 ) -> Iterator[tuple[np.ndarray, np.ndarray, Any]]:
     """Fitted genes in blocks: their numbers, γ of the fit, and responses of `stats`."""
-    with threadpool_limits(limits=1, user_api="blas"):
+    with single_blas_thread():
         for start, stop in model.gene_blocks(fit.n_genes, fit.options):
             index = start + np.flatnonzero(fit.fitted[start:stop])
             if len(index):
