@@ -490,7 +490,7 @@ def refit(stats: SummaryStatistics, options: FitOptions) -> LMMFit:
     return _assemble(model, stats, options, parts)
 
 
-def hold(fit: LMMFit, stats: SummaryStatistics) -> LMMFit:
+def hold(fit: LMMFit, stats: SummaryStatistics, informed: bool = True) -> LMMFit:
     """Generalised least squares of other statistics with the variance components of a fit.
 
     Parameters
@@ -499,16 +499,19 @@ def hold(fit: LMMFit, stats: SummaryStatistics) -> LMMFit:
         Gives θ, the status and the options.
     stats : SummaryStatistics
         The same genes and components, over other cells or with another fixed design.
+    informed : bool
+        Whether the information of θ is wanted, which costs as much as a step of the optimiser.
 
     Returns
     -------
     LMMFit
-        `coef` and `fisher_information` of the new statistics; `loglik` and `decrement` are NaN.
+        `coef` and `fisher_information` (NaN where it is not wanted) of the new statistics; `loglik`
+        and `decrement` are NaN.
     """
     model = factor(stats, fit.options)
     coef = held_coefficients(fit, stats, model)
     information = np.full_like(fit.fisher_information, np.nan)
-    for index, gamma, genes in _held(fit, stats, model):
+    for index, gamma, genes in _held(fit, stats, model) if informed else ():
         information[index] = model.engine.information(gamma, fit.theta[index, -1], genes)[0]
     nothing = np.full(fit.n_genes, np.nan)
     return replace(

@@ -528,7 +528,7 @@ class _Tally:
         fit, null = plan.fit, None
         if not refits:
             null = refit(replace_fixed(fit.stats, plan.null_design()), fit.options)
-            fit = hold(null, fit.stats)
+            fit = hold(null, fit.stats, method == STATISTICS[0])
         # the residual df are not used: its variance is the plain one
         ddf = "kenward-roger" if method == "kenward-roger" else "residual"
         observed = row_tests(fit, plan.rows, ddf)
@@ -556,7 +556,7 @@ class _Tally:
             if self.null is None:
                 fit = refit(stats, self.plan.fit.options)
             else:
-                fit = hold(self.null, stats)
+                fit = hold(self.null, stats, self.ddf == STATISTICS[0])
         except DesignError:  # these labels leave nothing to estimate
             return
         estimable = _estimable(fit, self.plan.rows)
