@@ -34,6 +34,7 @@ __all__ = [
     "evaluate",
     "fit_frame",
     "pair_fits",
+    "power_gains",
 ]
 
 ALL = "all"
@@ -56,6 +57,15 @@ METRICS: dict[str, tuple[str, bool | None]] = {
     "fdp_global": ("False discovery proportion at BH {level:.0%} over all contrasts", False),
     "tpr": ("True positive rate at BH {level:.0%} per contrast", True),
     "tpr_global": ("True positive rate at BH {level:.0%} over all contrasts", True),
+    "power": ("Power at p ≤ {level:g}", True),
+    "power_at_fpr": ("Power where {level:.2g} of the null tests are rejected", True),
+    "power_gain": ("Power at p ≤ {level:g}, less that of the other method", True),
+    "power_at_fpr_gain": (
+        "Power where {level:.2g} of the null tests are rejected, less that of the other method",
+        True,
+    ),
+    "coverage": ("Coverage of the intervals", None),
+    "coverage_null": ("Coverage of the intervals of null tests", None),
     "auc": ("Area under the ROC curve", True),
     "pauc": ("Standardised partial area under the ROC curve, FPR ≤ {level:g}", True),
 }
@@ -103,6 +113,8 @@ def evaluate(
     levels: Sequence[float] = (0.05, 0.01, 0.001),
     fdr: Sequence[float] = (0.05, 0.10),
     group: str | None = None,
+    same_unit: bool = False,
+    pooled: bool = False,
 ) -> Evaluation:
     """Judge a table of tests against the truth of a simulation.
 
@@ -111,9 +123,9 @@ def evaluate(
     table : DataFrame
         One row per test: `gene, contrast, p_value`, and where they are there `log10_p` (used to
         rank p-values that underflow), `adj_p_value` (Benjamini-Hochberg per contrast; made when
-        absent) and `status`.
+        absent), `status`, and `conf_low, conf_high`, whose coverage is then given.
     truth : DataFrame or None
-        `gene, cell_type` of the differentially expressed pairs; every other tested pair is null, so
+        `gene, cell_type` (and `log_fc`, for `same_unit`) of the differentially expressed pairs; every other tested pair is null, so
         an empty frame says that all are. None says that the truth is not known (real data): then
         genomic inflation, QQ and histogram are those of all tests, and nothing is said about
         errors.
@@ -127,6 +139,11 @@ def evaluate(
         Levels at which adjusted p-values are judged.
     group : str, optional
         A column of `table` (a stratum of expression, say); metrics are then also given per value.
+    same_unit : bool
+        Whether `log_fc` of the truth is in the unit of the estimates (Gaussian simulations), so
+        that an interval can be said to cover it; else only intervals of null tests are judged.
+    pooled : bool
+        Only the metrics of all contrasts together, and no curves: cheap for very many tests.
 
     Returns
     -------
@@ -145,6 +162,12 @@ def evaluate(
       differentially expressed tests. Discoveries have an adjusted p-value ≤ level, adjusted per
       contrast (``fdp``, ``tpr``) or once over all contrasts (``fdp_global``, ``tpr_global``).
       Note that FPR / (FPR + TPR), sometimes called a false discovery rate, is not one.
+    * ``power``: share of the differentially expressed tests with p ≤ level. ``power_at_fpr``: the
+      same share at the threshold that rejects this part of the null tests of the table, whatever
+      its p-values say (the ROC curve at that false positive rate; its standard error allows for the
+      threshold being estimated). It compares methods that do not keep the same level.
+    * ``coverage``: share of the tests whose interval holds the true effect, ``coverage_null`` those
+      of null tests that hold zero.
     * ``auc`` with the standard error of DeLong (1988), clustered by gene (Obuchowski 1997);
       ``pauc`` is the area up to an FPR of 0.05, standardised after McClish (1989) so that chance is
       0.5 and perfection 1.
@@ -156,14 +179,17 @@ def evaluate(
     notes: list[str] = []
     tests = _prepare(table, truth, contrast_map, cell_type, group, notes)
     known = truth is not None
+    if same_unit:
+        _add_effects(tests, truth)
     rows = [
         row | {"contrast": contrast, "group": stratum}
-        for stratum, contrast, part in _slices(tests, group)
+        for stratum, contrast, part in _slices(tests, group, pooled)
         for row in _slice_metrics(part, known, levels, fdr)
     ]
     if truth is not None:
         rows.append(_untested_pairs(tests, truth) | {"contrast": ALL, "group": ALL})
-    return Evaluation(_metrics_frame(rows, group), _curves(tests, known), tuple(notes))
+    curves = {} if pooled else _curves(tests, known)
+    return Evaluation(_metrics_frame(rows, group), curves, tuple(notes))
 
 
 # ----------------------------------------------------------------------------------------------
@@ -266,6 +292,8 @@ def _prepare(
             "group": table[group].astype(str).to_numpy() if group else ALL,
         }
     )
+    for name in ("conf_low", "conf_high"):
+        tests[name] = table[name].to_numpy(dtype=float) if name in table else np.nan
     tests["cell_type"] = _cell_types(tests, truth, contrast_map, cell_type, notes)
     tests["de"] = False
     if truth is not None and len(truth):
@@ -381,14 +409,27 @@ def _note_gaps(
         notes.append(note("None of the truth's genes is in the table: every test counts as null."))
 
 
-def _slices(tests: pd.DataFrame, group: str | None) -> Iterator[tuple[str, str, pd.DataFrame]]:
+def _add_effects(tests: pd.DataFrame, truth: pd.DataFrame | None) -> None:
+    """Add a column with the true effect of every test, in the unit of the estimates."""
+    if truth is None or (len(truth) and "log_fc" not in truth):
+        raise InputError("truth: a column 'log_fc' is needed where same_unit is True.")
+    tests["effect"] = 0.0
+    if len(truth):
+        effect = pd.Series(truth["log_fc"].to_numpy(dtype=float), index=_true_pairs(truth))
+        found = effect.reindex(_tested_pairs(tests)).fillna(0.0)
+        tests["effect"] = found.to_numpy()
+
+
+def _slices(
+    tests: pd.DataFrame, group: str | None, pooled: bool = False
+) -> Iterator[tuple[str, str, pd.DataFrame]]:
     """Yield (group, contrast, tests): everything, then per contrast; the same within each group."""
     strata = [(ALL, tests)]
     if group:
         strata += [(str(name), part) for name, part in tests.groupby("group", sort=True)]
     for stratum, part in strata:
         yield stratum, ALL, part
-        for contrast in tests["contrast"].unique():
+        for contrast in () if pooled else tests["contrast"].unique():
             yield stratum, str(contrast), part[part["contrast"] == contrast]
 
 
@@ -410,6 +451,8 @@ def _slice_metrics(
     if known:
         yield _row("de_tests", tests["de"].sum(), n=len(tests))
         yield from (_false_positive_rate(tests, level) for level in levels)
+        yield from _coverage_metrics(tests)
+        yield from _power_metrics(tests, levels)
         yield from _auc_metrics(tests)
 
 
@@ -431,6 +474,128 @@ def _false_positive_rate(tests: pd.DataFrame, level: float) -> dict[str, Any]:
     rejected = (null["p"] <= level).to_numpy()
     se = _clustered_error(rejected, null["gene"].to_numpy())
     return _row("fpr", _mean(rejected), level=level, se=se, n=len(null))
+
+
+def _coverage_metrics(tests: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """Coverage of the null effect, and of all effects where they are known in this unit."""
+    some = tests["conf_low"].notna() & tests["conf_high"].notna()
+    for name, judged in (("coverage", some), ("coverage_null", some & ~tests["de"])):
+        if judged.any() and (name == "coverage_null" or "effect" in tests):
+            part = tests[judged]
+            effect = part["effect"] if "effect" in part else 0.0
+            held = ((part["conf_low"] <= effect) & (effect <= part["conf_high"])).to_numpy()
+            se = _clustered_error(held, part["gene"].to_numpy())
+            yield _row(name, _mean(held), se=se, n=len(part))
+
+
+# ----------------------------------------------------------------------------------------------
+# Power
+
+
+def _power_metrics(tests: pd.DataFrame, levels: Sequence[float]) -> Iterator[dict[str, Any]]:
+    de, gene = tests["de"].to_numpy(), tests["gene"].to_numpy()
+    if not de.any():
+        return
+    for level in levels:
+        for metric, (value, influence) in _powers(tests, level).items():
+            se = _clustered_sum_error(influence, gene)
+            yield _row(metric, value, level=level, se=se, n=de.sum())
+
+
+def _powers(tests: pd.DataFrame, level: float) -> dict[str, tuple[float, np.ndarray]]:
+    """Power at a level and at a realised false positive rate, with the influence of every test."""
+    de, found = tests["de"].to_numpy(), (tests["p"] <= level).to_numpy()
+    power = _mean(found[de])
+    nominal = np.where(de, found - power, 0.0) / de.sum()
+    return {"power": (power, nominal), "power_at_fpr": _power_at_fpr(tests, level)}
+
+
+def _power_at_fpr(tests: pd.DataFrame, fpr: float) -> tuple[float, np.ndarray]:
+    """The ROC curve at a false positive rate, and the influence of every test on it.
+
+    With R(x) the share of true effects above the threshold c that a share x of the nulls exceeds,
+    an effect contributes (1[s ≥ c] − R)/n₁ and a null, by moving c, −R'(x)(1[s ≥ c] − x)/n₀.
+    """
+    de, rank = tests["de"].to_numpy(), _finite(tests["score"].to_numpy())
+    null = np.sort(rank[~de])[::-1]
+    if not len(null):
+        return np.nan, np.full(len(de), np.nan)
+    value, step = _roc_at(rank[de], null, fpr), fpr / 4
+    ends = (_roc_at(rank[de], null, x) for x in (fpr - step, fpr + step))
+    slope = -np.subtract(*ends) / (2 * step)
+    above = rank >= null[max(int(np.ceil(fpr * len(null))) - 1, 0)]
+    influence = np.where(
+        de, (above - value) / de.sum(), -slope * (above - above[~de].mean()) / len(null)
+    )
+    return value, influence
+
+
+def _roc_at(effects: np.ndarray, null: np.ndarray, fpr: float) -> float:
+    """Height of the ROC curve; straight between its points, so that ties are broken by lot."""
+    # points of the curve at the distinct null scores that enclose the rate; `null` falls
+    score = null[min(int(fpr * len(null)), len(null) - 1)]
+    above, with_ties = (null > score).sum(), (null >= score).sum()
+    low, high = (effects > score).mean(), (effects >= score).mean()
+    share = (fpr * len(null) - above) / (with_ties - above)
+    return float(low + (high - low) * share)
+
+
+def power_gains(
+    table: pd.DataFrame,
+    other: pd.DataFrame,
+    truth: pd.DataFrame,
+    *,
+    contrast_map: Mapping[str, str] | None = None,
+    cell_type: str = "cell_type",
+    levels: Sequence[float] = (0.05, 0.01, 0.001),
+) -> pd.DataFrame:
+    """Compare the power of two methods on the same tests.
+
+    Parameters
+    ----------
+    table, other : DataFrame
+        Tests of both, as for `evaluate`; the pairs of gene and contrast that both have are used.
+    truth : DataFrame
+        `gene, cell_type` of the differentially expressed pairs.
+    contrast_map, cell_type, levels
+        As for `evaluate`.
+
+    Returns
+    -------
+    DataFrame
+        Rows like `Evaluation.metrics`: ``power_gain`` and ``power_at_fpr_gain`` at every level, of
+        `table` over `other`. The standard error is that of the paired difference, genes as
+        clusters.
+
+    Raises
+    ------
+    InputError
+        As for `evaluate`; or no test is in both.
+    """
+    levels, keys = _valid_levels(levels, "levels"), ["gene", "contrast"]
+    shared = table[keys].merge(other[keys])
+    if shared.empty:
+        raise InputError("table, other: no pair of gene and contrast is in both.")
+    both = [
+        _prepare(shared.merge(part, on=keys), truth, contrast_map, cell_type, None, [])
+        for part in (table, other)
+    ]
+    gene, n = both[0]["gene"].to_numpy(), int(both[0]["de"].sum())
+    rows = []
+    for level in levels if n else ():
+        mine, theirs = (_powers(part, level) for part in both)
+        for metric in mine:
+            gain = mine[metric][0] - theirs[metric][0]
+            se = _clustered_sum_error(mine[metric][1] - theirs[metric][1], gene)
+            row = _row(f"{metric}_gain", gain, level=level, se=se, n=n)
+            rows.append(row | {"contrast": ALL})
+    if not rows:
+        raise InputError("truth: none of its pairs is tested; there is no power to compare.")
+    return _metrics_frame(rows, None)
+
+
+# ----------------------------------------------------------------------------------------------
+# Discoveries and ranks
 
 
 def _discovery_metrics(tests: pd.DataFrame, known: bool, level: float) -> Iterator[dict[str, Any]]:

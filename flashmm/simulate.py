@@ -36,7 +36,8 @@ from tqdm.auto import tqdm
 
 from flashmm.counts import is_counts, open_counts
 from flashmm.files import atomic_path, file_digest, package_version
-from flashmm.groups import listed
+from flashmm.groups import N_CELLS, GroupStatistics, group_rows, listed
+from flashmm.kernels.gaussian_groups import draw_group_sums, spread_cells
 from flashmm.kernels.negative_binomial import (
     LARGEST_COUNT,
     Floats,
@@ -152,11 +153,12 @@ def simulate_counts(
     Raises
     ------
     InputError
-        The seed, the reference or a number that the reference cannot serve; or the disk of `path`
-        has no room for the counts, before they are drawn.
+        The seed, the reference or a number that the reference cannot serve; another distribution
+        than "nb"; or the disk of `path` has no room for the counts, before they are drawn.
     """
     check_whole("chunk_cells", chunk_cells, 1)
     check_whole("threads", threads, 1)
+    _require_distribution(spec, "nb", "simulate_gaussian_groups")
     plan = _plan(spec, seed)
     if path is not None:
         require_disk(path, _stored_size(plan), "simulated counts")
@@ -177,6 +179,136 @@ def simulate_counts(
         notes=plan.notes,
         path=None if path is None else Path(path),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianSimulation:
+    """Simulated sums over groups of normal values, and what is true about them.
+
+    Attributes
+    ----------
+    groups : GroupStatistics
+        Groups of `subject`, `cell_type`, `condition`; no covariates, no counts.
+    truth : DataFrame
+        `gene`, `cell_type`, `log_fc` of the DE pairs; every other pair is null. `log_fc` is the
+        difference in the unit of the values, that of the estimates of a fit.
+    variance_factor : (genes,) array
+        What each gene's variances are multiplied by; ones where `variance_spread` is zero.
+    treated : str
+        The condition in which the effects act.
+    spec : SimulationSpec
+    seed : int or sequence of int or SeedSequence
+    notes : tuple of str
+        What was decided on the way.
+    """
+
+    groups: GroupStatistics
+    truth: pd.DataFrame
+    variance_factor: Floats
+    treated: str
+    spec: SimulationSpec
+    seed: Seed
+    notes: tuple[str, ...] = ()
+
+
+def simulate_gaussian_groups(spec: SimulationSpec, seed: Seed) -> GaussianSimulation:
+    """Simulate normal values of cells as the sums over groups that a mixed model is fitted from.
+
+    For gene g in a cell of subject s and cell type t,
+
+        y = a_sg + b_stg + log_fc_gt · treated + e,
+
+    a ~ N(0, f_g · subject_variance), b ~ N(0, f_g · subject_cell_type_variance), e ~ N(0, f_g ·
+    residual_variance). With n cells in a group of mean μ, its sums are drawn by themselves: the
+    mean of the cells is N(μ, σ²/n), the sum of squares about it is σ² χ²(n − 1), and the two are
+    independent (Cochran 1934). Their joint distribution is that of sums over cells drawn one by
+    one, at the cost of two numbers per group and gene.
+
+    Parameters
+    ----------
+    spec : SimulationSpec
+        With ``distribution="gaussian"``.
+    seed : int, sequence of int, or numpy.random.SeedSequence
+        The same spec and seed give the same sums.
+
+    Returns
+    -------
+    GaussianSimulation
+
+    Raises
+    ------
+    InputError
+        The seed, another distribution, or more DE genes than genes.
+    """
+    _require_distribution(spec, "gaussian", "simulate_counts")
+    streams = _Streams.from_seed(seed)
+    n_genes = DEFAULT_GENES if spec.n_genes is None else spec.n_genes
+    _check_de_genes(spec, n_genes)
+    genes = pd.Index(labels("gene", n_genes))
+    cells = _cells(spec, None, streams.cells)
+    codes, obs = group_rows(cells[list(GROUPINGS)])
+    n_cells = np.bincount(codes, minlength=len(obs))
+    truth = _truth(spec, genes, streams.de)
+    factor = np.exp(spec.variance_spread * stream(streams.genes, 0).standard_normal(n_genes))
+    mean = _group_means(spec, streams, obs, truth, factor)
+    total, squares = draw_group_sums(streams.counts, n_cells, mean, spec.residual_variance * factor)
+    notes = _design_notes(cells, truth, (cells["condition"] == spec.treated_condition).to_numpy())
+    made = {"spec": spec.describe(), "seed": plain(seed)}
+    return GaussianSimulation(
+        groups=GroupStatistics(
+            obs=obs.assign(**{N_CELLS: n_cells}),
+            genes=genes,
+            sum=total,
+            sumsq=squares,
+            covariate_sums={},
+            counts=None,
+            by=GROUPINGS,
+            covariates=(),
+            transform="none",
+            provenance={"flashmm": package_version(), "simulation": made, "inputs": []},
+            notes=notes,
+        ),
+        truth=truth,
+        variance_factor=factor,
+        treated=spec.treated_condition,
+        spec=spec,
+        seed=seed,
+        notes=notes,
+    )
+
+
+def _group_means(
+    spec: SimulationSpec,
+    streams: _Streams,
+    obs: pd.DataFrame,
+    truth: pd.DataFrame,
+    factor: Floats,
+) -> Floats:
+    """Expected values of the cells of each group, (groups, genes): its random and fixed effects."""
+    # levels without cells are dropped from the groups: codes are those of all levels
+    subject, cell_type = (pd.factorize(obs[name], sort=True)[0] for name in GROUPINGS[:2])
+    pair = subject * (cell_type.max() + 1) + cell_type
+    mean = np.zeros((len(obs), len(factor)))
+    for seed, level, variance in (
+        (streams.subject, subject, spec.subject_variance),
+        (streams.pair, pair, spec.subject_cell_type_variance),
+    ):
+        if variance > 0:
+            first, place = np.unique(level, return_inverse=True)
+            mean += draw_effects(seed, first, len(factor), variance)[place]
+    mean *= np.sqrt(factor)
+    treated = (obs["condition"] == spec.treated_condition).to_numpy()
+    de = slice(len(factor) - len(truth), None)
+    is_type = obs["cell_type"].to_numpy()[:, None] == truth["cell_type"].to_numpy()
+    mean[:, de] += (treated[:, None] & is_type) * truth["log_fc"].to_numpy()
+    return mean
+
+
+def _require_distribution(spec: SimulationSpec, wanted: str, other: str) -> None:
+    if spec.distribution != wanted:
+        raise InputError(
+            f"distribution: {wanted!r} expected, found {spec.distribution!r}, which {other} draws"
+        )
 
 
 def draw_metadata(
@@ -454,17 +586,21 @@ def _genes(
 ) -> pd.DataFrame:
     """The simulated genes: the reference's in their order, or drawn from them."""
     n_genes = len(reference) if spec.n_genes is None else spec.n_genes
-    if spec.total_de_genes > n_genes:
-        raise InputError(
-            f"SimulationSpec: {spec.total_de_genes} DE genes asked for among {n_genes} genes; "
-            "lower n_de_genes (or n_de_by_type) or raise n_genes"
-        )
+    _check_de_genes(spec, n_genes)
     drawn = reference.iloc[resample(stream(seed, 1), len(reference), n_genes)]
     names = make_index_unique(pd.Index(drawn["gene"].to_numpy(), dtype=object))
     var = drawn[["mean", "dispersion"]].set_axis(names, axis=0)
     if spec.reference is not None:
         var["reference_gene"] = drawn["gene"].to_numpy()
     return var
+
+
+def _check_de_genes(spec: SimulationSpec, n_genes: int) -> None:
+    if spec.total_de_genes > n_genes:
+        raise InputError(
+            f"SimulationSpec: {spec.total_de_genes} DE genes asked for among {n_genes} genes; "
+            "lower n_de_genes (or n_de_by_type) or raise n_genes"
+        )
 
 
 def _cells(
@@ -475,11 +611,53 @@ def _cells(
     if spec.metadata is None:
         default = DEFAULT_CELLS if totals is None else int(np.count_nonzero(totals))
         n_cells = default if spec.n_cells is None else spec.n_cells
+        if spec.cells_cv is not None:
+            return _dealt_cells(spec, rng, n_cells, spec.cells_cv)
         design = (spec.n_subjects, spec.n_cell_types, spec.n_conditions, spec.nested)
         return draw_metadata(rng, n_cells, *design)
     given = spec.metadata.assign(**{name: categorical(spec.metadata[name]) for name in GROUPINGS})
     n_cells = len(given) if spec.n_cells is None else spec.n_cells
     return given.iloc[resample(rng, len(given), n_cells)]
+
+
+def _dealt_cells(
+    spec: SimulationSpec, rng: np.random.Generator, n_cells: int, cv: float
+) -> pd.DataFrame:
+    """The sheet of cells whose numbers per subject, type and condition are spread by `cells_cv`."""
+    units = _units(spec)
+    n_groups = len(units) * spec.n_cell_types
+    if n_cells < n_groups:
+        raise InputError(
+            f"n_cells: {n_cells} cells cannot give one to each of the {n_groups} groups of "
+            "subject, cell type and condition; raise n_cells"
+        )
+    numbers = spread_cells(rng, n_cells, len(units), spec.n_cell_types, cv)
+    unit, cell_type = (np.repeat(place.ravel(), numbers.ravel()) for place in np.indices(numbers.shape))
+    sheet = units.iloc[unit].set_axis(pd.Index(labels("cell", n_cells), dtype=object), axis=0)
+    types = pd.Categorical.from_codes(cell_type, pd.Index(spec.cell_types))
+    return sheet.assign(cell_type=types)[list(GROUPINGS)]
+
+
+def _units(spec: SimulationSpec) -> pd.DataFrame:
+    """Each subject with its condition, or once with every condition, as categories."""
+    conditions = np.arange(spec.n_conditions)
+    if spec.nested:
+        # the first conditions take what is left over
+        per_condition = spec.n_subjects // spec.n_conditions + (
+            conditions < spec.n_subjects % spec.n_conditions
+        )
+        names = _nested_labels(spec.conditions, per_condition)
+        subject, condition = np.arange(spec.n_subjects), np.repeat(conditions, per_condition)
+    else:
+        names = labels("S", spec.n_subjects)
+        subject = np.repeat(np.arange(spec.n_subjects), spec.n_conditions)
+        condition = np.tile(conditions, spec.n_subjects)
+    return pd.DataFrame(
+        {
+            "subject": pd.Categorical.from_codes(subject, pd.Index(names)),
+            "condition": pd.Categorical.from_codes(condition, pd.Index(spec.conditions)),
+        }
+    )
 
 
 def _library_sizes(

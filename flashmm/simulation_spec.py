@@ -18,6 +18,10 @@ from flashmm.options import InputError
 
 GROUPINGS = ("subject", "cell_type", "condition")
 DIRECTIONS = ("both", "up", "down")
+DISTRIBUTIONS = ("nb", "gaussian")
+# Fields that belong to one distribution, and the value that leaves them out.
+GAUSSIAN_FIELDS = {"residual_variance": 1.0, "variance_spread": 0.0}
+COUNT_FIELDS = {"reference": None, "adjust_libsize": True}
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +67,20 @@ class SimulationSpec:
         False gives every cell the mean library size, so that the offset is zero.
     subject_variance, subject_cell_type_variance : float
         Variances of the normal effects per gene and subject, and per gene, subject and cell type.
+    cells_cv : float or None
+        None draws the group of each cell, all alike. A number fixes how many cells each subject has
+        of each type (and condition, where it has several): the quantiles of a log-normal
+        distribution with this coefficient of variation, dealt to the subjects by lot, type by type;
+        one cell at least. 0 is as equal as `n_cells` allows, 1 is a tenfold range of six subjects
+        and a fortyfold one of fifty.
+    distribution : {"nb", "gaussian"}
+        Negative binomial counts (`simulate_counts`), or values that are normal around the effects,
+        of which only the sums over groups are drawn (`simulate_gaussian_groups`).
+    residual_variance : float
+        Gaussian: variance of the cells of a group; above zero.
+    variance_spread : float
+        Gaussian: each gene has its three variances multiplied by a log-normal number; this is the
+        standard deviation of its natural logarithm. Effects stay as they are.
 
     Raises
     ------
@@ -88,6 +106,10 @@ class SimulationSpec:
     adjust_libsize: bool = True
     subject_variance: float = 0.1
     subject_cell_type_variance: float = 0.0
+    cells_cv: float | None = None
+    distribution: str = "nb"
+    residual_variance: float = 1.0
+    variance_spread: float = 0.0
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -98,6 +120,7 @@ class SimulationSpec:
             _check_metadata(self.metadata)
         _check_effects(self)
         _check_de_numbers(self)
+        _check_distribution(self)
 
     @property
     def cell_types(self) -> list[str]:
@@ -136,8 +159,13 @@ def _check_types(spec: SimulationSpec) -> None:
     for name, minimum in (("n_genes", 1), ("n_cells", 1), ("n_de_genes", 0)):
         if getattr(spec, name) is not None:
             check_whole(name, getattr(spec, name), minimum)
-    for name in ("min_log_fc", "max_log_fc", "subject_variance", "subject_cell_type_variance"):
+    for name in (
+        *("min_log_fc", "max_log_fc", "subject_variance", "subject_cell_type_variance"),
+        *("residual_variance", "variance_spread"),
+    ):
         _check_not_negative(name, getattr(spec, name))
+    if spec.cells_cv is not None:
+        _check_not_negative("cells_cv", spec.cells_cv)
     for name in ("nested", "adjust_libsize"):
         if not isinstance(getattr(spec, name), bool | np.bool_):
             raise InputError(f"{name}: True or False expected, found {getattr(spec, name)!r}")
@@ -156,6 +184,22 @@ def _check_drawn_design(spec: SimulationSpec) -> None:
             f"n_subjects: {spec.n_subjects} subjects cannot be nested in {spec.n_conditions} "
             "conditions; give each condition at least one, or set nested=False"
         )
+
+
+def _check_distribution(spec: SimulationSpec) -> None:
+    if spec.distribution not in DISTRIBUTIONS:
+        raise InputError(
+            f"distribution: one of {listed(DISTRIBUTIONS)} expected, found {spec.distribution!r}"
+        )
+    foreign = GAUSSIAN_FIELDS if spec.distribution == "nb" else COUNT_FIELDS
+    for name, absent in foreign.items():
+        found = getattr(spec, name)
+        if found is not absent and found != absent:
+            raise InputError(f"{name}: it has no meaning for the distribution {spec.distribution}")
+    if spec.residual_variance == 0:
+        raise InputError("residual_variance: a number above 0 expected, found 0")
+    if spec.cells_cv is not None and spec.metadata is not None:
+        raise InputError("cells_cv: metadata say how many cells there are; give one of the two")
 
 
 def _check_metadata(metadata: pd.DataFrame) -> None:
