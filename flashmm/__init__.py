@@ -1,6 +1,8 @@
 """flashmm: mixed models for multi-subject single-cell data, fitted from summary statistics."""
 
 from flashmm.advice import advise
+from flashmm.baselines import pooled_tests, pseudobulk_tests
+from flashmm.calibration import CalibrationMethod, calibrate
 from flashmm.contrasts import Contrast
 from flashmm.crossproducts import (
     SummaryStatistics,
@@ -8,7 +10,7 @@ from flashmm.crossproducts import (
     summary_statistics_from_matrices,
 )
 from flashmm.de import de
-from flashmm.evaluate import Evaluation, compare_fits, evaluate
+from flashmm.evaluate import Evaluation, compare_fits, evaluate, power_gains
 from flashmm.groups import GroupStatistics, merge
 from flashmm.inference import TestTable, contrast_tests
 from flashmm.io import (
@@ -39,7 +41,13 @@ from flashmm.options import (
     Status,
 )
 from flashmm.permutation import PermutationTable, permutation_tests
-from flashmm.simulate import Simulation, SimulationSpec, simulate_counts
+from flashmm.simulate import (
+    GaussianSimulation,
+    Simulation,
+    SimulationSpec,
+    simulate_counts,
+    simulate_gaussian_groups,
+)
 from flashmm.summary import summarise
 from flashmm.traitscan import TraitScan
 from flashmm.variance import (
@@ -52,12 +60,14 @@ from flashmm.variance import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "CalibrationMethod",
     "Contrast",
     "DesignError",
     "Evaluation",
     "FlashmmError",
     "FlashmmWarning",
     "FormulaError",
+    "GaussianSimulation",
     "GroupStatistics",
     "InfluenceTable",
     "InputError",
@@ -77,6 +87,7 @@ __all__ = [
     "VarianceExplained",
     "VarianceTable",
     "advise",
+    "calibrate",
     "compare_fits",
     "contrast_tests",
     "de",
@@ -92,12 +103,16 @@ __all__ = [
     "merge",
     "merge_files",
     "permutation_tests",
+    "pooled_tests",
+    "power_gains",
+    "pseudobulk_tests",
     "read_fit",
     "read_groups",
     "read_provenance",
     "read_table",
     "rotate_by_kinship",
     "simulate_counts",
+    "simulate_gaussian_groups",
     "simulate_kinship_traits",
     "summarise",
     "summary_statistics",

@@ -77,8 +77,8 @@ def pseudobulk_tests(
     parts = []
     for name in _levels(obs[cell_type]):
         rows = (obs[cell_type] == name).to_numpy()
-        sides = [bulk[rows & (obs[factor] == side).to_numpy()] for side in low_high]
-        test = _student(*sides, moderate)
+        low, high = (bulk[rows & (obs[factor] == side).to_numpy()] for side in low_high)
+        test = _student(low, high, moderate)
         contrast = f"{cell_type}[{name}]:{factor}[T.{low_high[1]}]"
         parts.append(_frame(contrast, groups.genes, level, test))
     return pd.concat(parts, ignore_index=True)
@@ -184,9 +184,7 @@ def _student(low: np.ndarray, high: np.ndarray, moderate: bool) -> dict[str, Any
     return {"estimate": high.mean(0) - low.mean(0), "std_error": std_error, "df": each}
 
 
-def _frame(
-    contrast: str, genes: pd.Index, level: float, test: Mapping[str, Any]
-) -> pd.DataFrame:
+def _frame(contrast: str, genes: pd.Index, level: float, test: Mapping[str, Any]) -> pd.DataFrame:
     """Tests of one contrast as `TestTable.to_frame` has them."""
     estimate, std_error = test["estimate"], test["std_error"]
     df = np.broadcast_to(np.asarray(test["df"], dtype=float), estimate.shape)

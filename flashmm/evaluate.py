@@ -125,10 +125,10 @@ def evaluate(
         rank p-values that underflow), `adj_p_value` (Benjamini-Hochberg per contrast; made when
         absent), `status`, and `conf_low, conf_high`, whose coverage is then given.
     truth : DataFrame or None
-        `gene, cell_type` (and `log_fc`, for `same_unit`) of the differentially expressed pairs; every other tested pair is null, so
-        an empty frame says that all are. None says that the truth is not known (real data): then
-        genomic inflation, QQ and histogram are those of all tests, and nothing is said about
-        errors.
+        `gene, cell_type` of the differentially expressed pairs (and `log_fc`, for `same_unit`);
+        every other tested pair is null, so an empty frame says that all are. None says that the
+        truth is not known (real data): then genomic inflation, QQ and histogram are those of all
+        tests, and nothing is said about errors.
     contrast_map : mapping, optional
         Contrast to cell type, for contrasts whose name does not say it (see `contrast_cell_types`).
     cell_type : str
@@ -482,7 +482,7 @@ def _coverage_metrics(tests: pd.DataFrame) -> Iterator[dict[str, Any]]:
     for name, judged in (("coverage", some), ("coverage_null", some & ~tests["de"])):
         if judged.any() and (name == "coverage_null" or "effect" in tests):
             part = tests[judged]
-            effect = part["effect"] if "effect" in part else 0.0
+            effect = part.get("effect", 0.0)
             held = ((part["conf_low"] <= effect) & (effect <= part["conf_high"])).to_numpy()
             se = _clustered_error(held, part["gene"].to_numpy())
             yield _row(name, _mean(held), se=se, n=len(part))
@@ -521,8 +521,8 @@ def _power_at_fpr(tests: pd.DataFrame, fpr: float) -> tuple[float, np.ndarray]:
     if not len(null):
         return np.nan, np.full(len(de), np.nan)
     value, step = _roc_at(rank[de], null, fpr), fpr / 4
-    ends = (_roc_at(rank[de], null, x) for x in (fpr - step, fpr + step))
-    slope = -np.subtract(*ends) / (2 * step)
+    rise = _roc_at(rank[de], null, fpr + step) - _roc_at(rank[de], null, fpr - step)
+    slope = rise / (2 * step)
     above = rank >= null[max(int(np.ceil(fpr * len(null))) - 1, 0)]
     influence = np.where(
         de, (above - value) / de.sum(), -slope * (above - above[~de].mean()) / len(null)

@@ -8,7 +8,10 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
 # What draws and writes the report changes no table.
-PRESENTATION = ("plots.py", "report.py", "templates")
+PRESENTATION = (
+    *("blocks.py", "plots.py", "report.py", "templates"),
+    *("calibration_plots.py", "calibration_report.py", "verdicts.py"),
+)
 
 
 def source_digest(presentation: bool = False) -> str:

@@ -6,14 +6,11 @@ template draws blocks. Each section below reads the files that it shows and retu
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import platform
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -22,10 +19,19 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from flashmm import plots
+from flashmm.blocks import cell as _cell
+from flashmm.blocks import details as _details
+from flashmm.blocks import figure as _drawn
+from flashmm.blocks import heading as _heading
+from flashmm.blocks import render_page
+from flashmm.blocks import row as _row
+from flashmm.blocks import slug as _slug
+from flashmm.blocks import table as _table
+from flashmm.blocks import text as _text
+from flashmm.blocks import with_error as _with_error
 from flashmm.evaluate import average_metrics
 from flashmm.files import atomic_path, package_version, reading
 from flashmm.io import read_table
@@ -51,8 +57,6 @@ UNITS = {
     "log1p_cp10k": "ln(1 + counts per 10,000)",
     "none": "unit of the input",
 }
-# Larger drawings are shown as PNG, so that the page stays light; the SVG is kept as a file.
-MAX_INLINE_SVG = 400_000
 # Cells read for the figure of a simulation.
 SHOWN_CELLS = 5_000
 # Volcano plots per data set and method on the page; all are saved as files.
@@ -230,19 +234,8 @@ def write_report(
         "lead": _lead(inputs),
         "cards": _cards(inputs),
         "sections": list(_sections(inputs, said)),
-        "version": package_version(),
-        "source": said["source"],
-        "made": datetime.now().strftime("%Y-%m-%d %H:%M"),
     }
-    environment = Environment(
-        loader=PackageLoader("flashmm"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    with atomic_path(path) as unfinished:
-        unfinished.write_text(environment.get_template("report.html.j2").render(page), "utf-8")
+    render_page(path, page)
     with atomic_path(Path(path).with_name("provenance.json")) as unfinished:
         unfinished.write_text(json.dumps(said, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
@@ -289,84 +282,10 @@ def _open(path: str) -> ad.AnnData:
         return ad.read_h5ad(path, backed="r")
 
 
-# ----------------------------------------------------------------------------------------------
-# Blocks: what a section is made of; the template draws each kind
-
-
-def _text(text: str) -> dict[str, Any]:
-    return {"kind": "text", "text": text}
-
-
-def _heading(text: str) -> dict[str, Any]:
-    return {"kind": "heading", "text": text}
-
-
-def _table(frame: pd.DataFrame, title: str, caption: str) -> dict[str, Any]:
-    numeric = [i for i, name in enumerate(frame) if pd.api.types.is_numeric_dtype(frame[name])]
-    return {
-        "kind": "table",
-        "title": title,
-        "caption": caption,
-        "columns": list(frame.columns),
-        "numeric": numeric,
-        "rows": [[_cell(value) for value in row] for row in frame.astype(object).to_numpy()],
-    }
-
-
 def _figure(
     inputs: Inputs, fig: Figure, name: str, title: str, caption: str, good: str | None = None
 ) -> dict[str, Any]:
-    svg, png = plots.save_figure(fig, inputs.figures / name)
-    shown, kind = (svg, "svg+xml") if svg.stat().st_size <= MAX_INLINE_SVG else (png, "png")
-    data = base64.b64encode(shown.read_bytes()).decode()
-    return {
-        "kind": "figure",
-        "src": f"data:image/{kind};base64,{data}",
-        "title": title,
-        "caption": caption,
-        "good": good,
-    }
-
-
-def _row(*figures: dict[str, Any], good: str | None = None) -> dict[str, Any]:
-    """Figures side by side where the page is wide enough; `good` is said once for all of them."""
-    return {"kind": "row", "figures": figures, "good": good}
-
-
-def _details(summary: str, lines: Iterable[str]) -> dict[str, Any]:
-    return {"kind": "details", "summary": summary, "text": "\n".join(lines)}
-
-
-def _cell(value: Any) -> str:
-    """Text of a number or anything else in a table."""
-    if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
-        return "–"
-    if isinstance(value, bool | np.bool_):
-        return "yes" if value else "no"
-    if isinstance(value, int | np.integer):
-        return f"{value:,}"
-    if isinstance(value, float | np.floating):
-        return _number(float(value))
-    return str(value)
-
-
-def _number(value: float) -> str:
-    """Three significant digits, in powers of ten where a number is very small or large."""
-    if value == 0 or 1e-3 <= abs(value) < 1e5:
-        return f"{value:.3g}" if abs(value) < 1e3 else f"{value:,.0f}"
-    return f"{value:.2e}"
-
-
-def _with_error(value: float, error: float) -> str:
-    """A number with its standard error, both to the error's second digit."""
-    if np.isnan(error):
-        return _number(value)
-    digits = 3 if error == 0 else int(np.clip(1 - np.floor(np.log10(error)), 0, 6))
-    return f"{value:.{digits}f} ± {error:.{digits}f}"
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_-]+", "_", text).strip("_")
+    return _drawn(inputs.figures, fig, name, title, caption, good)
 
 
 # ----------------------------------------------------------------------------------------------

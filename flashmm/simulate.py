@@ -632,7 +632,8 @@ def _dealt_cells(
             "subject, cell type and condition; raise n_cells"
         )
     numbers = spread_cells(rng, n_cells, len(units), spec.n_cell_types, cv)
-    unit, cell_type = (np.repeat(place.ravel(), numbers.ravel()) for place in np.indices(numbers.shape))
+    group = np.repeat(np.arange(n_groups), numbers.ravel())
+    unit, cell_type = np.divmod(group, spec.n_cell_types)
     sheet = units.iloc[unit].set_axis(pd.Index(labels("cell", n_cells), dtype=object), axis=0)
     types = pd.Categorical.from_codes(cell_type, pd.Index(spec.cell_types))
     return sheet.assign(cell_type=types)[list(GROUPINGS)]

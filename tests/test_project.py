@@ -28,10 +28,11 @@ LAYERS = (
     {"lmm", "kinship", "kinship_rotation", "multitrait", "traitmodel", "traitscan"},
     {"io", "subjects"},
     {"inference", "advice", "between"},
-    {"variance", "jackknife", "permutation"},
-    {"de", "evaluate", "mixedlm"},
-    {"plots"},
-    {"report"},
+    {"variance", "jackknife", "permutation", "baselines"},
+    {"de", "evaluate", "mixedlm", "calibration", "verdicts"},
+    {"plots", "calibration_plots"},
+    {"blocks"},
+    {"report", "calibration_report"},
 )
 # `files`, `io` and `report` open files; `counts` and `summary` stream them, `simulate` writes in
 # chunks, and `workspace` reads what the system says of memory.

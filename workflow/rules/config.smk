@@ -227,6 +227,8 @@ def checked_scenarios():
         return {}
     scenarios = records(config["benchmark"]["scenarios"], "scenarios", "benchmark: scenarios")
     for name, spec in scenarios.items():
+        if spec.get("distribution") == "gaussian":
+            stop(f"benchmark: scenarios: {name}: 'gaussian' has no cells; put it into calibration")
         for path in scenario_files(spec).values():
             require_file(path, f"benchmark: scenarios: {name}")
     for name in config["benchmark"]["reference"]["methods"]:
@@ -240,7 +242,7 @@ def scenario_files(spec):
 
 def all_datasets():
     found = [*simulated(), *analysed()]
-    if not found:
+    if not found and "calibration" not in config:
         stop(
             "config: nothing to do; give counts (make report COUNTS=path/to/counts.h5ad), "
             "datasets or a benchmark section"
@@ -253,7 +255,8 @@ def all_datasets():
 
 
 validated(config, "config", "config")
-METHODS = records(config["methods"], "methods", "methods")
+HAS_DATA = "benchmark" in config or "counts" in config or bool(config["datasets"])
+METHODS = records(config["methods"], "methods", "methods") if HAS_DATA else {}
 SCENARIOS = checked_scenarios()
 DATASETS = all_datasets()
 RUNS = [(name, method) for name, data in DATASETS.items() for method in data["methods"]]

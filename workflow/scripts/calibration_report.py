@@ -1,0 +1,24 @@
+import pandas as pd
+from job import job, recipe
+
+from flashmm.calibration import CalibrationMethod
+from flashmm.calibration_report import write_calibration_report
+from flashmm.io import read_table, write_table
+from flashmm.verdicts import average_replicates
+
+with job(snakemake):
+    params, out = snakemake.params, snakemake.output
+    parts = [
+        read_table(path).assign(scenario=scenario, replicate=replicate)
+        for path, (scenario, replicate) in zip(snakemake.input.metrics, params.runs, strict=True)
+    ]
+    metrics = average_replicates(pd.concat(parts, ignore_index=True))
+    write_table(metrics, out.metrics, out.tsv, recipe(snakemake))
+    write_calibration_report(
+        out.html,
+        out.figures,
+        metrics=metrics,
+        scenarios=params.scenarios,
+        methods=[CalibrationMethod(**m | {"random": tuple(m["random"])}) for m in params.methods],
+        config=params.config,
+    )
