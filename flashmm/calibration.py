@@ -31,7 +31,7 @@ KEPT = (
     *("tests", "missing", "fpr", "lambda_gc", "fdp", "tpr", "coverage", "coverage_null"),
     *("power", "power_at_fpr", "power_gain", "power_at_fpr_gain"),
 )
-FDR, LEVEL = 0.05, 0.95
+ALPHA, FDR, LEVEL = 0.05, 0.05, 0.95
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def calibrate(
     contrasts : optional
         What is tested, as in `contrast_tests`.
     levels : sequence of float
-        Levels of the tests.
+        Levels of the tests; power is compared at 0.05.
     same_unit : bool
         Whether effects of the truth are in the unit of the estimates.
     seed : int
@@ -138,14 +138,14 @@ def calibrate(
         warnings.simplefilter("ignore", FlashmmWarning)
         for method in chosen:
             tables[method.name] = run.tests(method)
-    others = [m.name for m in chosen if m.test in PSEUDOBULK]
+    others = [m.name for m in chosen if m.test in PSEUDOBULK and not m.moderate]
     parts = []
     for name, table in tables.items():
         judged = evaluate(
             table, truth, levels=levels, fdr=(FDR,), same_unit=same_unit, pooled=True
         ).metrics.assign(other="")
         gains = [
-            power_gains(table, tables[other], truth, levels=levels).assign(other=other)
+            power_gains(table, tables[other], truth, levels=(ALPHA,)).assign(other=other)
             for other in others
             if other != name and len(truth)
         ]

@@ -11,11 +11,10 @@ import numpy as np
 import pandas as pd
 
 from flashmm import blocks, calibration_plots
-from flashmm.calibration import CalibrationMethod, scenario_table
+from flashmm.calibration import ALPHA, CalibrationMethod, scenario_table
 from flashmm.files import atomic_path, package_version
 from flashmm.provenance import source_digest
 from flashmm.verdicts import (
-    ALPHA,
     comparison,
     kind_of,
     matched_methods,

@@ -278,14 +278,15 @@ def _prepare(
     p = table["p_value"].to_numpy(dtype=float)
     if ((p < 0) | (p > 1)).any():
         raise InputError("table: column 'p_value' holds values outside [0, 1]; give p-values.")
-    contrast = table["contrast"].astype(str)
+    contrast, score = table["contrast"].astype(str), _score(table, p)
     tests = pd.DataFrame(
         {
             "gene_name": table["gene"].astype(str).to_numpy(),
             "gene": pd.factorize(table["gene"])[0],
             "contrast": contrast.to_numpy(),
             "p": p,
-            "score": _score(table, p),
+            "score": score,
+            "rank": stats.rankdata(score),
             "local": _local_adjusted(table, contrast, p),
             "global": adjust_p_values(p),
             "status": table["status"].astype(str).to_numpy() if "status" in table else "unknown",
@@ -516,7 +517,7 @@ def _power_at_fpr(tests: pd.DataFrame, fpr: float) -> tuple[float, np.ndarray]:
     With R(x) the share of true effects above the threshold c that a share x of the nulls exceeds,
     an effect contributes (1[s ≥ c] − R)/n₁ and a null, by moving c, −R'(x)(1[s ≥ c] − x)/n₀.
     """
-    de, rank = tests["de"].to_numpy(), _finite(tests["score"].to_numpy())
+    de, rank = tests["de"].to_numpy(), tests["rank"].to_numpy()
     null = np.sort(rank[~de])[::-1]
     if not len(null):
         return np.nan, np.full(len(de), np.nan)
@@ -573,12 +574,13 @@ def power_gains(
         As for `evaluate`; or no test is in both.
     """
     levels, keys = _valid_levels(levels, "levels"), ["gene", "contrast"]
-    shared = table[keys].merge(other[keys])
+    alike = table[keys].equals(other[keys])  # merging is slow where there are very many tests
+    shared = table[keys] if alike else table[keys].merge(other[keys])
     if shared.empty:
         raise InputError("table, other: no pair of gene and contrast is in both.")
     both = [
-        _prepare(shared.merge(part, on=keys), truth, contrast_map, cell_type, None, [])
-        for part in (table, other)
+        _prepare(part, truth, contrast_map, cell_type, None, [])
+        for part in (_in_order(table, shared), _in_order(other, shared))
     ]
     gene, n = both[0]["gene"].to_numpy(), int(both[0]["de"].sum())
     rows = []
@@ -592,6 +594,12 @@ def power_gains(
     if not rows:
         raise InputError("truth: none of its pairs is tested; there is no power to compare.")
     return _metrics_frame(rows, None)
+
+
+def _in_order(table: pd.DataFrame, keys: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the table for the pairs in `keys`, in their order."""
+    names = list(keys.columns)
+    return table if table[names].equals(keys) else keys.merge(table, on=names)
 
 
 # ----------------------------------------------------------------------------------------------

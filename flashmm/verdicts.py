@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from flashmm.calibration import FDR, CalibrationMethod
+from flashmm.calibration import ALPHA, FDR, CalibrationMethod
 
 KEYS = ("metric", "level", "other")
-ALPHA = 0.05
 # What is asked: standard errors of Monte Carlo, multiples of a level, and coverage.
 MOST_SE, MOST_AT_001, MOST_NB, LEAST_COVERAGE, MOST_COVERAGE = 3.0, 1.5, 1.25, 0.94, 0.96
 # Where: subjects in all, variance of subjects over that of the mean of their cells, tests.
