@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -98,10 +97,7 @@ def coverage_plot(matched: pd.DataFrame, approaches: Sequence[str]) -> Figure:
     lowest = 0.85
     for name, x, own in _series(rows, places, approaches):
         value = own["value"].clip(lower=lowest)
-        colour, marker = LOOKS.get(name, OTHER_LOOK)
-        ax.errorbar(
-            x, value, 1.96 * own["std_error"], fmt=marker, color=colour, ms=4.5, lw=1, label=name
-        )
+        _marks(ax, x, value, own["std_error"], name)
     ax.set(ylim=(lowest - 0.005, 1.002), ylabel="Coverage of 95 % intervals")
     _name_places(ax, [ax], places)
     _legend_below(fig, ax)
@@ -137,9 +133,7 @@ def gain_plot(matched: pd.DataFrame, approaches: Sequence[str], level: float = 0
         ax.axhline(0, color=INK, lw=1, ls=(0, (4, 2)), zorder=1)
         part = rows[np.isclose(rows["level"], level)]
         for name, x, own in _series(part, places, approaches):
-            colour, marker = LOOKS.get(name, OTHER_LOOK)
-            error = 1.96 * own["std_error"]
-            ax.errorbar(x, own["value"], error, fmt=marker, color=colour, ms=4.5, lw=1, label=name)
+            _marks(ax, x, own["value"], own["std_error"], name)
         ax.set(ylabel=label)
     _name_places(axes[-1], axes, places)
     _legend_below(fig, axes[0])
@@ -183,17 +177,23 @@ def _series(
     return found
 
 
-def _ratio_marks(ax: Axes, x: pd.Series, ratio: pd.Series, error: pd.Series, name: str) -> None:
-    """Marks with 95 % intervals; those beyond the axis sit on its edge, open."""
+def _marks(ax: Axes, x: pd.Series, y: pd.Series, error: pd.Series, name: str) -> None:
+    """Marks with 95 % intervals."""
     colour, marker = LOOKS.get(name, OTHER_LOOK)
-    inside = (ratio >= LOWEST) & (ratio <= HIGHEST)
-    style: dict[str, Any] = {"color": colour, "ms": 4.5, "lw": 1}
-    low = (1.96 * error[inside]).clip(upper=0.9 * ratio[inside])
-    errors = [low, 1.96 * error[inside]]
-    ax.errorbar(x[inside], ratio[inside], errors, fmt=marker, label=name, **style)
-    beyond = np.where(ratio[~inside] > 1, HIGHEST, LOWEST)
-    # the control's mark is a cross, which has no inside
-    ax.plot(x[~inside], beyond, marker, mfc="none", ls="none", clip_on=False, **style)
+    spread = 1.96 * error.to_numpy()
+    ax.errorbar(
+        x.to_numpy(), y.to_numpy(), spread, fmt=marker, color=colour, ms=4.5, lw=1, label=name
+    )
+
+
+def _ratio_marks(ax: Axes, x: pd.Series, ratio: pd.Series, error: pd.Series, name: str) -> None:
+    """Marks of ratios; those beyond the axis sit on its edge, open and without an interval."""
+    inside = ((ratio >= LOWEST) & (ratio <= HIGHEST)).to_numpy()
+    # an interval does not reach zero, which the axis has not
+    _marks(ax, x[inside], ratio[inside], error[inside].clip(upper=0.9 * ratio[inside] / 1.96), name)
+    colour, marker = LOOKS.get(name, OTHER_LOOK)
+    edge = np.where(ratio[~inside] > 1, HIGHEST, LOWEST)
+    ax.plot(x[~inside], edge, marker, mfc="none", ls="none", color=colour, ms=4.5, lw=1)
 
 
 def _name_places(bottom: Axes, axes: Sequence[Axes], places: pd.DataFrame) -> None:
