@@ -15,6 +15,7 @@ from flashmm.io import (
     merge_files,
     read_fit,
     read_groups,
+    read_kinship_file,
     read_provenance,
     read_table,
     write_fit,
@@ -22,7 +23,7 @@ from flashmm.io import (
     write_table,
 )
 from flashmm.kinship import KinshipFit, fit_kinship_lmm
-from flashmm.kinship_data import KinshipFactor, kinship_factor
+from flashmm.kinship_data import KinshipFactor, kinship_factor, kinship_root
 from flashmm.kinship_rotation import KinshipRotation, rotate_by_kinship
 from flashmm.kinship_simulation import KinshipSimulation, simulate_kinship_traits
 from flashmm.lmm import LMMFit, fit_lmm
@@ -37,6 +38,8 @@ from flashmm.options import (
     Status,
 )
 from flashmm.simulate import Simulation, SimulationSpec, simulate_counts
+from flashmm.subject_models import kinship_by_trait, multitrait_by_gene
+from flashmm.subjects import SubjectMeans, subject_means
 from flashmm.summary import summarise
 from flashmm.traitscan import TraitScan
 from flashmm.variance import (
@@ -66,6 +69,7 @@ __all__ = [
     "Simulation",
     "SimulationSpec",
     "Status",
+    "SubjectMeans",
     "SummaryStatistics",
     "TestTable",
     "TraitScan",
@@ -80,16 +84,21 @@ __all__ = [
     "fit_mixedlm",
     "fit_multitrait_lmm",
     "join_fits",
+    "kinship_by_trait",
     "kinship_factor",
+    "kinship_root",
     "merge",
     "merge_files",
+    "multitrait_by_gene",
     "read_fit",
     "read_groups",
+    "read_kinship_file",
     "read_provenance",
     "read_table",
     "rotate_by_kinship",
     "simulate_counts",
     "simulate_kinship_traits",
+    "subject_means",
     "summarise",
     "summary_statistics",
     "summary_statistics_from_matrices",
