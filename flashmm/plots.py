@@ -22,6 +22,7 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import (
     FuncFormatter,
     LogLocator,
@@ -37,6 +38,7 @@ from flashmm.options import InputError
 __all__ = [
     "CAPTIONS",
     "agreement_plot",
+    "dense_agreement_plot",
     "fdr_tpr_plot",
     "fpr_plot",
     "gene_moments",
@@ -71,6 +73,9 @@ CAPTIONS: dict[str, str] = {
     "range from 0 to 1; a flat curve says that these individuals cannot tell the heritability.",
     "heritability_strips": "Good: dots gather around the black triangles of the truth (where it is "
     "known), and a narrow box (the middle half) says that the estimates are precise.",
+    "dense_agreement_plot": "Good: every mark on the line, and differences of the log-likelihood "
+    "around 1e-10 or less (either sign), which is rounding; far above zero the dense search "
+    "stopped early, far below it ours did.",
     "trait_correlation_plot": "Good: positive correlations between cell types of one lineage; at "
     "rank 1 those that go with GG′ are one or minus one by construction.",
     "time_memory_plot": "Good: far to the left; both axes are logarithmic.",
@@ -690,8 +695,9 @@ def heritability_plot(
     rows = estimates.set_index("trait")
     columns = min(len(traits), 3)
     lines = -(-len(traits) // columns)
-    fig = Figure(figsize=(1.0 + 2.9 * columns, 0.7 + 2.5 * lines))
+    fig = Figure(figsize=(1.0 + 2.9 * columns, 0.7 + 2.6 * lines))
     axes = fig.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
+    _more_room(fig)
     cut = -0.5 * float(stats.chi2.ppf(level, 1))
     for ax, trait in zip(axes.flat, traits, strict=False):
         _heritability_panel(ax, profiles[profiles["trait"] == trait], rows.loc[trait], cut)
@@ -723,7 +729,53 @@ def _heritability_panel(ax: Axes, profile: pd.DataFrame, row: pd.Series, cut: fl
     ax.axhline(cut, color=GREY, lw=0.9, ls="--", zorder=2)
     ax.plot(h2[finite], loglik[finite] - top, color=PALETTE[0], zorder=3)
     ax.plot(row["h2"], 0.0, "o", color=PALETTE[1], ms=5, zorder=4, clip_on=False)
-    ax.set_title(f"{row.name}: {row['h2']:.2f} [{low:.2f}, {high:.2f}]")
+    name = fill(str(row.name), 34)
+    # a short name beside its estimate, a long one above it
+    between = "\n" if len(name) > 16 else " "
+    ax.set_title(f"{name}:{between}{row['h2']:.2f} [{low:.2f}, {high:.2f}]")
+
+
+def _more_room(fig: Figure) -> None:
+    """Set panels apart, so that the last tick of one does not run into the first of the next."""
+    engine = fig.get_layout_engine()
+    if isinstance(engine, ConstrainedLayoutEngine):
+        engine.set(w_pad=0.1, h_pad=0.08)
+
+
+@_styled
+def dense_agreement_plot(dense: pd.DataFrame) -> Figure:
+    """Heritabilities of a dense optimiser against ours, and what is left between them.
+
+    Parameters
+    ----------
+    dense : DataFrame
+        trait, true_h2, h2, dense_h2, loglik, dense_loglik, as in `flashmm.heritability.Recovery`.
+
+    Returns
+    -------
+    Figure
+    """
+    _check(dense, ["true_h2", "h2", "dense_h2", "loglik", "dense_loglik"], "dense")
+    fig = Figure(figsize=(7.8, 3.9))
+    identity, rest = fig.subplots(1, 2)
+    _more_room(fig)
+    identity.plot([0, 1], [0, 1], color=GREY, lw=1, zorder=1)
+    rest.axhline(0.0, color=GREY, lw=1, zorder=1)
+    for i, (true_h2, part) in enumerate(dense.groupby("true_h2")):
+        mark, colour = MARKERS[i % len(MARKERS)], PALETTE[i % len(PALETTE)]
+        look: dict[str, Any] = {"marker": mark, "color": colour, "s": 20, "alpha": 0.75}
+        look |= {"zorder": 3, "clip_on": False}
+        _dots(identity, part["dense_h2"], part["h2"], label=f"true h² = {true_h2:g}", **look)
+        _dots(rest, part["dense_h2"], part["loglik"] - part["dense_loglik"], **look)
+    identity.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), ylabel="flashmm: h²", title="Heritability")
+    rest.set(xlim=(-0.02, 1.02), ylabel="flashmm − dense", title="Log-likelihood reached")
+    rest.yaxis.set_major_locator(MaxNLocator(5))
+    rest.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
+    for ax in (identity, rest):
+        ax.set_box_aspect(1)
+        ax.set_xlabel("Dense optimiser: h²")
+    _legend_below(fig, identity)
+    return fig
 
 
 @_styled
@@ -815,8 +867,10 @@ def trait_correlation_plot(covariances: pd.DataFrame) -> Figure:
         ax.set_xticks(range(len(names)), labels, rotation=45, ha="right")
         ax.set_yticks(range(len(names)), labels)
         ax.set_title(title)
+        ax.set_xlabel("Cell type")
         ax.grid(visible=False)
         _write_numbers(ax, matrix)
+    axes[0].set_ylabel("Cell type")
     fig.colorbar(image, ax=axes, label="Correlation, median over genes", shrink=0.8)
     return fig
 

@@ -988,6 +988,9 @@ def _profile_figure(
     profiles = read_table(files["profiles"])
     if "gene" in table:
         table = table.assign(trait=table["gene"] + " in " + table["cell_type"])
+    if "true_h2" in table:
+        known = {row.trait: f"{row.trait}, true {row.true_h2:g}" for row in table.itertuples()}
+        table, profiles = (t.assign(trait=t["trait"].map(known)) for t in (table, profiles))
     return _figure(
         inputs,
         plots.heritability_plot(profiles, table),
@@ -1102,7 +1105,8 @@ def _heritability(inputs: Inputs) -> Iterator[dict[str, Any]]:
             "Estimates",
             "Bias with its Monte Carlo standard error, standard deviation of the estimates, and "
             "the mean of the standard errors reported with them. Estimates cannot leave 0 to 1, "
-            "so where the truth is at an end their mean lies inside.",
+            "so where the truth is at an end their mean lies inside. All traits are in "
+            f"{_as_tsv(files, 'estimates')}.",
         )
         yield _table(
             _coverage_table(summary),
@@ -1118,6 +1122,14 @@ def _heritability(inputs: Inputs) -> Iterator[dict[str, Any]]:
             "The same restricted likelihood from dense matrices, maximised by scipy (bounded "
             "search, and both ends); largest differences over the traits that both fitted. A "
             "gain is our log-likelihood minus that of the dense optimiser.",
+        )
+        yield _figure(
+            inputs,
+            plots.dense_agreement_plot(read_table(files["dense"])),
+            "heritability-dense",
+            "Two optimisers of one likelihood",
+            "One mark per trait that both fitted.",
+            plots.CAPTIONS["dense_agreement_plot"],
         )
         yield _profile_figure(inputs, files, estimates, name)
 
