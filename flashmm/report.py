@@ -525,15 +525,23 @@ def _status(run: Run) -> pd.Series:
 
 
 def _fits(inputs: Inputs) -> Iterator[dict[str, Any]]:
-    if not inputs.runs:
-        return
     counts = {(run.dataset, run.method): _status(run).value_counts() for run in inputs.runs}
+    counts |= dict(_related_statuses(inputs))
     table = pd.DataFrame(counts).T.fillna(0).astype(int)
     order = [str(status) for status in Status if str(status) in table]
     table = table[order].rename_axis(["Data set", "Method"]).reset_index()
     yield _table(table, "Genes by status", "How the fit of every gene ended.")
     meanings = {"Status": order, "Meaning": [Status(name).sentence for name in order]}
     yield _table(pd.DataFrame(meanings), "Statuses", "What the words say.")
+
+
+def _related_statuses(inputs: Inputs) -> Iterator[tuple[tuple[str, str], pd.Series]]:
+    """Numbers of fits by status of the models between subjects."""
+    tables = {"kinship": "heritability", "multitrait": "fits", "heritability": "estimates"}
+    for section, results in inputs.related.items():
+        for dataset, files in results.items():
+            status = read_table(files[tables[section]])["status"].astype(str)
+            yield (dataset, section), status.value_counts()
 
 
 # ----------------------------------------------------------------------------------------------
@@ -905,11 +913,15 @@ def _kinship(inputs: Inputs) -> Iterator[dict[str, Any]]:
         given = inputs.config["kinship"]
         yield _heading(f"{dataset}: covariates {given['covariates']}, {given['method']}")
         heritability = read_table(files["heritability"])
+        yield _text(
+            "Every gene has one value per subject and cell type, the mean of the subject's cells. "
+            "Its variance is split into a part that relatives share, as far as they are related, "
+            "and the rest; the heritability h² is the share of the first part."
+        )
         yield _table(
             _by_cell_type(heritability, inputs.config["report"]["fdr"]),
             f"Heritability of expression, {dataset}",
-            "Mean expression per subject and cell type, with the kinship between subjects; genes "
-            "with heritability have an adjusted p-value of h² = 0 (likelihood ratio) up to "
+            "Genes with heritability have an adjusted p-value of h² = 0 (likelihood ratio) up to "
             f"{inputs.config['report']['fdr']:g} within the cell type.",
         )
         if heritability["h2"].notna().any():
@@ -919,8 +931,9 @@ def _kinship(inputs: Inputs) -> Iterator[dict[str, Any]]:
                 f"kinship-{_slug(dataset)}",
                 f"Estimated heritabilities, {dataset}",
                 "One dot per gene; the box holds the middle half, the thick line is the median.",
-                "Good: estimates that pile up at 0 and 1 alike say that there are too few "
-                "subjects to tell; the intervals below say how much is known.",
+                "Good: most dots inside the range. Where they pile up at 0 and at 1 alike, there "
+                "are too few subjects, or too few related ones, to tell; the intervals below say "
+                "how much is known.",
             )
             yield _profile_figure(inputs, files, heritability, dataset)
             yield _table(
@@ -1026,9 +1039,11 @@ def _multitrait(inputs: Inputs) -> Iterator[dict[str, Any]]:
         alike = f"column {given['column']}" if "column" in given else given["file"]
         yield _heading(f"{dataset}: covariates {given['covariates']}, {given['method']}")
         yield _text(
-            f"One trait per cell type, {fits['n_subjects'].iloc[0]} subjects that have "
-            f"{fits['n_traits'].iloc[0]} cell types each, {len(fits)} genes. What makes subjects "
-            f"alike comes from {alike}; its covariance between cell types, C₀, has rank "
+            "One model per gene for all its cell types at once: how much of what two cell types "
+            "share goes with what makes subjects alike, and how much with everything else. "
+            f"{len(fits)} genes, {fits['n_traits'].iloc[0]} cell types, and the "
+            f"{fits['n_subjects'].iloc[0]} subjects that have cells of all of them. What makes "
+            f"subjects alike comes from {alike}; its covariance between cell types, C₀, has rank "
             f"{given['rank']} at most."
         )
         yield _figure(

@@ -240,6 +240,7 @@ def test_sections_of_models_between_subjects(related):
         "kinship",
         "multitrait",
         "heritability",
+        "fits",
         "notes",
         "provenance",
     ]

@@ -63,7 +63,7 @@ def test_heritability_alone(workflow):
     assert summary["true_h2"].tolist() == [0, 0.3, 0.7, 1]
     assert (summary["compared"] == 2).all() and (summary["gain_min"] > -1e-6).all()
     page = (workflow.folder / "results/report.html").read_text()
-    assert re.findall(r'<section id="(\w+)"', page) == ["heritability", "provenance"]
+    assert re.findall(r'<section id="(\w+)"', page) == ["heritability", "fits", "provenance"]
 
 
 @pytest.mark.parametrize(
