@@ -184,7 +184,8 @@ class _Reader:
         # the whole run of text between operators, of which a part may have been read as a name
         starts = (m.end() for m in _OPERATOR.finditer(self.text, 0, self.at))
         word = _OPERATOR.split(self.text[max(starts, default=0) :])[0].strip(" (")
-        near = difflib.get_close_matches(word, (*self.columns, *self.names), n=3, cutoff=0.4)
+        names = dict.fromkeys((*self.columns, *self.names))
+        near = difflib.get_close_matches(word, names, n=3, cutoff=0.4)
         known = "near names are" if near else "the coefficients are"
         self.fail(f"no coefficient is called {word!r} ({known} {_listed(near or self.names)})")
 

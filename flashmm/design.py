@@ -49,6 +49,7 @@ __all__ = [
     "ALLOWED",
     "CONTRASTS",
     "CellDesign",
+    "FixedDesign",
     "GroupDesign",
     "RandomComponent",
     "cell_design",
@@ -691,8 +692,27 @@ def cell_design(
     )
 
 
-def fixed_design(table: pd.DataFrame, formula: str, kind: str) -> tuple[pd.DataFrame, list[str]]:
-    """Make the fixed effects of a model with one row per subject, named as `cell_design` names it.
+@dataclass(frozen=True, eq=False)
+class FixedDesign:
+    """Fixed effects of a model with one row per subject.
+
+    Attributes
+    ----------
+    X : pandas.DataFrame
+        (rows, coefficients), named as `cell_design` names them.
+    coefficient_columns : tuple of frozenset of str
+        (coefficients,) The data columns that each holds.
+    notes : tuple of str
+        What was decided for the user.
+    """
+
+    X: pd.DataFrame
+    coefficient_columns: tuple[frozenset[str], ...]
+    notes: tuple[str, ...]
+
+
+def fixed_design(table: pd.DataFrame, formula: str, kind: str) -> FixedDesign:
+    """Make the fixed effects of a model with one row per subject.
 
     Parameters
     ----------
@@ -705,10 +725,8 @@ def fixed_design(table: pd.DataFrame, formula: str, kind: str) -> tuple[pd.DataF
 
     Returns
     -------
-    X : pandas.DataFrame
-        (rows, coefficients).
-    notes : list of str
-        What was decided for the user.
+    FixedDesign
+        Rows as in the table.
 
     Raises
     ------
@@ -718,7 +736,7 @@ def fixed_design(table: pd.DataFrame, formula: str, kind: str) -> tuple[pd.DataF
     rows = _Rows(table, np.ones(len(table), dtype=np.int64), kind)
     columns = _columns(rows, read_fixed(formula))
     X = pd.DataFrame(columns.values[0], index=table.index, columns=list(columns.names))
-    return X, rows.notes
+    return FixedDesign(X, columns.columns, tuple(rows.notes))
 
 
 def formula_columns(formula: str) -> frozenset[str]:

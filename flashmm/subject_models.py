@@ -6,15 +6,18 @@ per cell type (`flashmm.subjects` makes the traits).
 
 from __future__ import annotations
 
+import difflib
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.stats import chi2
 
+from flashmm.contrasts import resolve_contrasts
+from flashmm.design import FixedDesign
 from flashmm.groups import listed
 from flashmm.inference import adjust_p_values, contrast_tests
 from flashmm.kinship import KinshipFit, fit_kinship_lmm
@@ -58,7 +61,7 @@ def kinship_by_trait(
     formula: str = "~ 1",
     *,
     method: str = "REML",
-    contrasts: Sequence[str] | None = None,
+    contrasts: str | Sequence[str] | None = None,
     scale: bool = True,
 ) -> SubjectKinship:
     """Fit the kinship model to every trait (cell type) and gene.
@@ -73,8 +76,9 @@ def kinship_by_trait(
         Covariates of the subjects.
     method : {"REML", "ML"}
         Which likelihood.
-    contrasts : sequence of str, optional
-        Coefficients or expressions to test; every coefficient but the intercept by default.
+    contrasts : str or sequence of str, optional
+        Columns (each coefficient whose term holds it), coefficients or expressions to test; every
+        coefficient but the intercept by default.
     scale : bool
         Divide K by its mean diagonal.
 
@@ -88,11 +92,12 @@ def kinship_by_trait(
     FlashmmError
         A formula, kinship or contrast that does not fit the subjects.
     """
-    X, said = means.design(formula)
+    means, lost = _in_kinship(means, K.individuals if isinstance(K, KinshipFactor) else K.index)
+    design = means.design(formula)
     S, T, G = means.values.shape
     names = [f"{gene} in {trait}" for trait in means.traits for gene in means.genes]
     Y = pd.DataFrame(means.values.reshape(S, T * G), index=means.subjects, columns=names)
-    fit = fit_kinship_lmm(rotate_by_kinship(K, Y, X, scale=scale), method)
+    fit = fit_kinship_lmm(rotate_by_kinship(K, Y, design.X, scale=scale), method)
     labels = pd.DataFrame(
         {
             "cell_type": np.repeat(np.asarray(means.traits), G),
@@ -104,9 +109,9 @@ def kinship_by_trait(
     profiles = _profiles(fit, table, labels)
     return SubjectKinship(
         pd.concat([labels, table.drop(columns="trait")], axis=1),
-        _tests(fit, labels, contrasts),
+        _tests(fit, labels, design, contrasts),
         profiles,
-        tuple(dict.fromkeys((*means.notes, *said, *fit.notes))),
+        tuple(dict.fromkeys((*means.notes, *lost, *design.notes, *fit.notes))),
     )
 
 
@@ -143,14 +148,20 @@ def _profiles(fit: KinshipFit, table: pd.DataFrame, labels: pd.DataFrame) -> pd.
     return pd.concat([named, frame], axis=1)
 
 
-def _tests(fit: KinshipFit, labels: pd.DataFrame, contrasts: Sequence[str] | None) -> pd.DataFrame:
+def _tests(
+    fit: KinshipFit,
+    labels: pd.DataFrame,
+    design: FixedDesign,
+    contrasts: str | Sequence[str] | None,
+) -> pd.DataFrame:
     """Tests of the covariates, led by the cell type; no rows where there are none."""
-    chosen = list(contrasts or [name for name in fit.coefficients if name != INTERCEPT])
+    chosen = contrasts or [name for name in fit.coefficients if name != INTERCEPT]
     if not chosen:
         columns = ("cell_type", "gene", "contrast", "estimate", "std_error", "statistic", "df")
         more = ("p_value", "log10_p", "adj_p_value", "status")
         return pd.DataFrame({name: [] for name in columns + more})
-    frame = contrast_tests(fit, chosen).to_frame()
+    resolved = resolve_contrasts(chosen, fit.coefficients, design.coefficient_columns)
+    frame = contrast_tests(fit, {c.name: c.matrix[0] for c in resolved}).to_frame()
     repeats = len(frame) // len(labels)
     frame.insert(0, "cell_type", np.tile(labels["cell_type"], repeats))
     frame["gene"] = np.tile(labels["gene"], repeats)
@@ -232,20 +243,24 @@ def multitrait_by_gene(
     """
     unknown = [gene for gene in genes if gene not in means.genes]
     if unknown:
-        raise InputError(f"genes: {listed(unknown)} not among the genes of the data set.")
+        near = difflib.get_close_matches(unknown[0], map(str, means.genes), n=3)
+        hint = f" Near names are {listed(near)}." if near else ""
+        raise InputError(f"genes: {listed(unknown)} not among the genes of the data set.{hint}")
     factor = kinship_root(K)
     means, notes = _complete(means, factor)
-    X, said = means.design(formula)
+    design = means.design(formula)
     assert factor.individuals is not None
     rows = pd.Index(factor.individuals).get_indexer(means.subjects)
     G = pd.DataFrame(factor.G[rows], index=means.subjects)
     tables = _Tables([], [], [])
     heard: list[str] = []
     for gene in genes:
-        heard += _fit_gene(tables, gene, means.of_gene(gene), X, G, rank, method)
+        heard += _fit_gene(tables, gene, means.of_gene(gene), design.X, G, rank, method)
     if not any(row["status"] != Status.NOT_ESTIMABLE for row in tables.fits):
-        raise DesignError(f"no gene can be fitted; {tables.fits[0]['reason']}")
-    notes += [*said, *(note(text) for text in dict.fromkeys(heard))]
+        raise DesignError(
+            f"no gene can be fitted (G is what makes subjects alike); {tables.fits[0]['reason']}"
+        )
+    notes += [*design.notes, *(note(text) for text in dict.fromkeys(heard))]
     return SubjectTraits(
         pd.DataFrame(tables.fits),
         pd.concat(tables.effects, ignore_index=True),
@@ -254,31 +269,44 @@ def multitrait_by_gene(
     )
 
 
+def _in_kinship(
+    means: SubjectMeans, individuals: Iterable[Any] | None
+) -> tuple[SubjectMeans, list[str]]:
+    """Subjects that the kinship knows; who was left out is said."""
+    if individuals is None:
+        raise InputError("the kinship has no names of individuals.")
+    names = pd.Index(individuals).astype(str)
+    related = means.subjects.isin(names)
+    if not related.any():
+        raise InputError(
+            f"no subject is in the kinship: subjects are named {listed(means.subjects, 3)}, the "
+            f"individuals of the kinship {listed(names, 3)}."
+        )
+    if related.all():
+        return means, []
+    said = note(
+        f"{(~related).sum()} of {len(related)} subjects are not in the kinship and were left "
+        f"out: {listed(means.subjects[~related])}."
+    )
+    return means.take(related), [said]
+
+
 def _complete(means: SubjectMeans, factor: KinshipFactor) -> tuple[SubjectMeans, list[str]]:
     """Subjects with all traits and a row in the factor; what was left out is said."""
-    if factor.individuals is None:
-        raise InputError("the kinship has no names of individuals.")
-    related = means.subjects.isin(pd.Index(factor.individuals).astype(str))
+    means, notes = _in_kinship(means, factor.individuals)
     everything = np.isfinite(means.values[:, :, 0]).all(1)
-    said = []
-    if not related.all():
-        said.append(
-            f"{(~related).sum()} of {len(related)} subjects are not in the kinship and were left "
-            f"out: {listed(means.subjects[~related])}."
-        )
-    lost = related & ~everything
-    if lost.any():
-        said.append(
-            f"{lost.sum()} of {len(related)} subjects lack a {means.trait} and were left out: "
-            f"{listed(means.subjects[lost])}."
-        )
-    notes = [note(text) for text in said]
-    if not (related & everything).any():
+    if not everything.any():
         raise DesignError(
-            f"no subject has a mean of every {means.trait} and a row in the kinship: choose fewer "
-            "with traits=[...], lower min_cells, or check the names."
+            f"no subject has a mean of every {means.trait}: choose fewer with traits=[...], or "
+            "lower min_cells."
         )
-    return replace(means.take(related & everything), notes=means.notes), notes
+    if not everything.all():
+        said = (
+            f"{(~everything).sum()} of {len(everything)} subjects lack a {means.trait} and were "
+            f"left out: {listed(means.subjects[~everything])}."
+        )
+        notes.append(note(said))
+    return means.take(everything), notes
 
 
 @dataclass(frozen=True, eq=False)

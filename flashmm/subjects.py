@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from flashmm.design import fixed_design, formula_columns
+from flashmm.design import FixedDesign, fixed_design, formula_columns
 from flashmm.groups import N_CELLS, GroupStatistics, listed
 from flashmm.options import DesignError, InputError, note
 
@@ -100,8 +100,8 @@ class SubjectMeans:
             )
         return self.obs[name]
 
-    def design(self, formula: str) -> tuple[pd.DataFrame, list[str]]:
-        """Covariates of the subjects from a formula, subjects × coefficients, and notes.
+    def design(self, formula: str) -> FixedDesign:
+        """Covariates of the subjects from a formula, one row per subject.
 
         Raises
         ------

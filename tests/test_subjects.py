@@ -113,7 +113,7 @@ def test_a_design_of_fixed_effects_has_no_bars(means):
 def test_kinship_models_are_those_of_each_cell_type(groups, kinship):
     means = fm.subject_means(groups, min_cells=25)
     found = fm.kinship_by_trait(means, kinship, "~ condition")
-    X, _ = means.design("~ condition")
+    X = means.design("~ condition").X
     for k, trait in enumerate(means.traits):
         there = np.isfinite(means.values[:, k, 0])
         ids = means.subjects[there]
@@ -144,6 +144,13 @@ def test_p_values_of_no_heritability(means, kinship):
 
 
 @pytest.mark.filterwarnings("ignore::flashmm.options.FlashmmWarning")
+@pytest.mark.parametrize("contrasts", ["condition", ["condition"], ["condition[T.B]"], None])
+def test_a_column_stands_for_its_coefficients(means, kinship, contrasts):
+    tests = fm.kinship_by_trait(means, kinship, "~ condition", contrasts=contrasts).tests
+    assert set(tests["contrast"]) == {"condition[T.B]"}
+
+
+@pytest.mark.filterwarnings("ignore::flashmm.options.FlashmmWarning")
 def test_no_covariates_no_tests(means, kinship):
     assert fm.kinship_by_trait(means, kinship).tests.empty
 
@@ -153,7 +160,7 @@ def joint(means, kinship, gene, formula):
     factor = fm.kinship_root(kinship)
     rows = pd.Index(factor.individuals).get_indexer(means.subjects)
     G = factor.G[rows]
-    X = means.design(formula)[0].to_numpy()
+    X = means.design(formula).X.to_numpy()
     return fm.fit_multitrait_lmm(means.of_gene(gene).to_numpy(), X, G)
 
 
@@ -208,11 +215,17 @@ def test_subjects_without_a_cell_type_are_counted(means, kinship):
     with pytest.warns(FlashmmWarning, match=f"2 of 18 subjects lack a cell_type.*{one}.*{other}"):
         found = fm.multitrait_by_gene(lacking, kinship, [means.genes[0]])
     assert found.fits["n_subjects"].tolist() == [N_SUBJECTS - 2]
+    others = kinship.iloc[-3:, -3:]
+    with pytest.raises(InputError, match=r"no subject is in the kinship.*'A1'.*'X1'"):
+        fm.multitrait_by_gene(lacking, others, [means.genes[0]])
+    with pytest.raises(InputError, match="no subject is in the kinship"):
+        fm.kinship_by_trait(lacking, others)
+    few = kinship.loc[[one, other], [one, other]]
     with (
-        pytest.warns(FlashmmWarning, match="not in the kinship"),
+        pytest.warns(FlashmmWarning, match="16 of 18 subjects are not in the kinship"),
         pytest.raises(DesignError, match="no subject has a mean of every"),
     ):
-        fm.multitrait_by_gene(lacking, kinship.iloc[-3:, -3:], [means.genes[0]])
+        fm.multitrait_by_gene(lacking, few, [means.genes[0]])
 
 
 def test_subjects_of_one_batch_are_alike(means):

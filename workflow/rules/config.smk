@@ -293,16 +293,30 @@ def subject_model(section):
 
 def check_columns(section, given, name):
     """Stops where a model between subjects names a column or method that the data set lacks."""
-    by = DATASETS[name]["by"]
     try:
         used = sorted(formula_columns(given["covariates"]))
     except FlashmmError as error:
         stop(f"{section}: covariates: {error}")
-    columns = [given["subject"], given["trait"], *given["keep"], *used]
-    for column in [*columns, *([given["column"]] if "column" in given else [])]:
-        one_of(column, by, f"{section}: `by` of {name}", "column")
+    used += [given["column"]] if "column" in given else []
+    check_roles(section, given, used)
+    for column in [given["subject"], given["trait"], *given["keep"], *used]:
+        one_of(column, DATASETS[name]["by"], f"{section}: `by` of {name}", "column")
     if "significant_in" in given:
         one_of(given["significant_in"], DATASETS[name]["methods"], f"{section}: significant_in")
+
+
+def check_roles(section, given, used):
+    """Stops where one column is to do two things, or genes are chosen in two ways."""
+    if given["subject"] == given["trait"]:
+        stop(f"{section}: subject and trait are both {given['trait']!r}; they need a column each")
+    roles = {given["subject"]: "tells the subjects apart", given["trait"]: "makes the traits"}
+    for column in roles.keys() & set(used):
+        stop(
+            f"{section}: the column {column!r} {roles[column]}, so it can be neither a covariate "
+            "nor what makes subjects alike"
+        )
+    if "significant_in" in given and isinstance(given["genes"], list):
+        stop(f"{section}: genes are named, so significant_in has nothing to choose; leave it out")
 
 
 validated(config, "config", "config")
