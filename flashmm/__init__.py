@@ -40,7 +40,7 @@ from flashmm.options import (
 )
 from flashmm.simulate import Simulation, SimulationSpec, simulate_counts
 from flashmm.subject_models import kinship_by_trait, multitrait_by_gene
-from flashmm.subjects import SubjectMeans, subject_means
+from flashmm.subject_rows import SubjectMeans, subject_means
 from flashmm.summary import summarise
 from flashmm.traitscan import TraitScan
 from flashmm.variance import (

@@ -1,7 +1,7 @@
 """Models between subjects from the groups of a data set, as tidy tables.
 
 The kinship model is fitted per cell type and gene, the multi-trait model per gene with one trait
-per cell type (`flashmm.subjects` makes the traits).
+per cell type (`flashmm.subject_rows` makes the traits).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from flashmm.kinship_data import KinshipFactor, kinship_root
 from flashmm.kinship_rotation import rotate_by_kinship
 from flashmm.multitrait import MultiTraitFit, fit_multitrait_lmm
 from flashmm.options import DesignError, FlashmmError, FlashmmWarning, InputError, Status, note
-from flashmm.subjects import SubjectMeans
+from flashmm.subject_rows import SubjectMeans
 
 # Genes and cell types whose likelihood profiles are kept for a figure.
 PROFILES = 6

@@ -23,7 +23,7 @@ LAYERS = (
     {"options", "provenance"},
     {"files", "workspace"},
     {"kernels"},
-    {"groups", "formulas", "design", "crossproducts", "contrasts", "kinship_data", "subjects"},
+    {"groups", "formulas", "design", "crossproducts", "contrasts", "kinship_data", "subject_rows"},
     {"chunks", "counts", "summary", "simulation_spec", "simulate", "kinship_simulation"},
     {"lmm", "kinship", "kinship_rotation", "multitrait", "traitmodel", "traitscan"},
     {"io"},

@@ -21,7 +21,7 @@ from flashmm.lmm import fit_lmm
 from flashmm.options import InputError
 from flashmm.provenance import source_digest
 from flashmm.subject_models import indicators, kinship_by_trait, multitrait_by_gene
-from flashmm.subjects import subject_means
+from flashmm.subject_rows import subject_means
 from flashmm.summary import summarise
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"

@@ -2,7 +2,7 @@ from job import job, write_notes, write_tables
 
 from flashmm.io import read_groups, read_kinship_file
 from flashmm.subject_models import kinship_by_trait
-from flashmm.subjects import subject_means
+from flashmm.subject_rows import subject_means
 
 with job(snakemake):
     given = snakemake.params.settings
