@@ -23,6 +23,7 @@ from flashmm.io import (
     write_groups,
     write_table,
 )
+from flashmm.jackknife import InfluenceTable, influence, jackknife
 from flashmm.kinship import KinshipFit, fit_kinship_lmm
 from flashmm.kinship_data import KinshipFactor, kinship_factor, kinship_root
 from flashmm.kinship_rotation import KinshipRotation, rotate_by_kinship
@@ -38,6 +39,7 @@ from flashmm.options import (
     InputError,
     Status,
 )
+from flashmm.permutation import PermutationTable, permutation_tests
 from flashmm.simulate import Simulation, SimulationSpec, simulate_counts
 from flashmm.subject_models import kinship_by_trait, multitrait_by_gene
 from flashmm.subject_rows import SubjectMeans, subject_means
@@ -60,6 +62,7 @@ __all__ = [
     "FlashmmWarning",
     "FormulaError",
     "GroupStatistics",
+    "InfluenceTable",
     "InputError",
     "KinshipFactor",
     "KinshipFit",
@@ -67,6 +70,7 @@ __all__ = [
     "KinshipSimulation",
     "LMMFit",
     "MultiTraitFit",
+    "PermutationTable",
     "Simulation",
     "SimulationSpec",
     "Status",
@@ -85,6 +89,8 @@ __all__ = [
     "fit_lmm",
     "fit_mixedlm",
     "fit_multitrait_lmm",
+    "influence",
+    "jackknife",
     "join_fits",
     "kinship_by_trait",
     "kinship_factor",
@@ -92,6 +98,7 @@ __all__ = [
     "merge",
     "merge_files",
     "multitrait_by_gene",
+    "permutation_tests",
     "read_fit",
     "read_groups",
     "read_kinship_file",
