@@ -72,9 +72,43 @@ def test_heritability_alone(workflow):
         ("kinship", {"covariates": "~ age"}, ["no column is called 'age'"]),
         ("multitrait", {"file": "kinship.tsv"}, ["what makes subjects alike"]),
         ("multitrait", {"significant_in": "subjct"}, ["did you mean 'subject'?"]),
+        ("kinship", {"file": "nowhere.tsv"}, ["kinship", "nowhere.tsv", "no such file"]),
+        ("kinship", {"covariates": "~ 1 + (1 | subject)"}, ["random terms have no place"]),
+        ("kinship", {"trait": "subject"}, ["subject and trait are both 'subject'"]),
+        ("multitrait", {"covariates": "~ cell_type"}, ["'cell_type' makes the traits"]),
+        ("multitrait", {"genes": ["gene1"], "significant_in": "subject"}, ["leave it out"]),
     ],
 )
 def test_a_wrong_section(workflow, related, section, change, words):
     related[section] |= change
     line = refusal(workflow, related)
     assert all(word in line for word in words), line
+
+
+def test_your_own_counts_and_what_they_lack(workflow, related, counts):
+    """One run on an .h5ad file whose kinship lacks subjects, and two that end with one line."""
+    counts.write_h5ad(workflow.folder / "counts.h5ad")
+    names = sorted(counts.obs["subject"].astype(str).unique())
+    del related["benchmark"]
+    related |= {"datasets": {"mine": {"counts": "counts.h5ad"}}}
+    related["kinship"] = {"file": "mine.csv", "kind": "genotypes", "min_cells": 1}
+    markers = np.random.default_rng(0).integers(0, 3, (len(names) - 1, 60))
+    table = pd.DataFrame(markers, index=names[1:]).add_prefix("m")
+    table.to_csv(workflow.folder / "mine.csv")
+    related["multitrait"] = {**related["kinship"], "genes": ["no gene"]}
+
+    done = workflow.run(related, "results/kinship/mine/notes.txt")
+    assert done.returncode == 0, done.stdout
+    notes = (workflow.folder / "results/kinship/mine/notes.txt").read_text()
+    assert f"1 of {len(names)} subjects are not in the kinship" in notes
+
+    table.rename(lambda name: f"other {name}").to_csv(workflow.folder / "mine.csv")
+    for section, words in (
+        ("kinship", ["no subject is in the kinship", f"'{names[0]}'", "'other "]),
+        ("multitrait", ["'no gene' not among the genes"]),
+    ):
+        target = f"results/{section}/mine/notes.txt"
+        done = workflow.run(related, target, "--forcerun", section)
+        assert done.returncode != 0 and "Traceback" not in done.stdout
+        lines = [line for line in done.stdout.splitlines() if line.startswith("flashmm: ")]
+        assert len(lines) == 1 and all(word in lines[0] for word in words), done.stdout
