@@ -18,7 +18,7 @@ from itertools import product
 import numpy as np
 from scipy.linalg import eigh, solve_triangular
 
-from flashmm.kernels.engine import Optimum, VarianceForms, by_homogeneity, take
+from flashmm.kernels.engine import Estimates, Optimum, VarianceForms, by_homogeneity, take
 from flashmm.kernels.rotation import EIGEN_TOLERANCE, Rotated, Rotation
 from flashmm.kernels.search import (
     Derivatives,
@@ -256,6 +256,12 @@ class DenseEngine:
         """Generalised least squares in the orthonormal basis of X, (genes, p)."""
         # β̃ = X̃'y - AΓu
         return genes.xy - _each(self.blup(gamma, genes), self.rotation.A.T)
+
+    def estimates(self, gamma: Array, genes: Rotated) -> Estimates:
+        """σ², coefficients and expected information at one γ per gene."""
+        variance = self.residual_variance(gamma, genes)
+        information, _ = self.information(gamma, variance, genes)
+        return Estimates(variance, self.coefficients(gamma, genes), information)
 
     def covariance(self, gamma: Array, basis: Array) -> Array:
         """Covariance of the contrasts `basis` (p, C) for σ² = 1, (genes, C, C)."""

@@ -35,12 +35,12 @@ import numpy as np
 from scipy import sparse
 from scipy.linalg import eigh
 
-from flashmm.kernels.engine import Optimum, VarianceForms, by_homogeneity, take
+from flashmm.kernels.engine import Estimates, Optimum, VarianceForms, by_homogeneity, take
+from flashmm.kernels.interpolation import chebyshev_axes, lowest_point
 from flashmm.kernels.rotation import EIGEN_TOLERANCE, Projection
 from flashmm.kernels.search import (
     Derivatives,
     Moments,
-    grid_axes,
     invert,
     minimise,
     profile_derivatives,
@@ -236,7 +236,8 @@ class Groups:
     def by_outer(self, weights: Array) -> Array:
         """Σ_{g∈i} w_g x_g of weights (groups, genes), as (genes, outer levels, c)."""
         n, c = weights.shape[1], self.rows.shape[1]
-        return (self.outer_rows @ weights).T.reshape(n, self.joins.shape[0], c)
+        sums = np.ascontiguousarray((self.outer_rows @ weights).T)
+        return sums.reshape(n, self.joins.shape[0], c)
 
     def squares(self, weights: Array) -> Array:
         """Σ_g w_g x_g x_g' of weights (groups, genes), as (genes, c, c)."""
@@ -532,7 +533,8 @@ class EliminationEngine:
 
     def _solve(self, system: System, genes: Grouped) -> Solution:
         """Generalised least squares at γ."""
-        rows, means, weights = self.groups.rows, genes.means.T, system.weights
+        rows, weights = self.groups.rows, system.weights
+        means = np.ascontiguousarray(genes.means.T)
         b = genes.xr + (rows.T @ self._inner_inner(weights, means)).T
         f = (b[:, None] @ system.inverse)[:, 0]
         v, of_rest = system.t * f, f[:, len(self.basis) :]
@@ -546,33 +548,35 @@ class EliminationEngine:
 
     # ---- objective ---------------------------------------------------------------------------
 
-    def _least_squares(self, gamma: Array, genes: Grouped) -> tuple[Array, Array, Array]:
-        """Log-determinant of the objective, Q, and v, at one γ per gene."""
+    def _least_squares(self, gamma: Array, genes: Grouped) -> tuple[Array, Array]:
+        """Log-determinant of the objective, and Q, at one γ per gene."""
 
-        def part(rows: slice) -> tuple[Array, Array, Array]:
+        def part(rows: slice) -> tuple[Array, Array]:
             system = self._system(gamma[rows])
-            solution = self._solve(system, take(genes, rows))
-            return system.log_det, solution.Q, solution.v
+            return system.log_det, self._solve(system, take(genes, rows)).Q
 
-        result: tuple[Array, Array, Array] = by_parts(part, self._part(), len(gamma))
+        result: tuple[Array, Array] = by_parts(part, self._part(), len(gamma))
         return result
 
     def objective(self, gamma: Array, genes: Grouped) -> Array:
         """f(γ) = m log Q + log |W°| at one γ per gene, (genes,); infinite outside the domain."""
-        log_det, Q, _ = self._least_squares(gamma, genes)
+        log_det, Q = self._least_squares(gamma, genes)
         fine = np.isfinite(log_det) & (Q > 0)
         return np.where(fine, self.dof * np.log(np.where(fine, Q, 1.0)) + log_det, np.inf)
 
     def _moments(self, gamma: Array, genes: Grouped) -> Moments:
         """What the likelihood and its derivatives are made of, at one γ per gene."""
+        return self._moments_and_v(gamma, genes)[0]
+
+    def _moments_and_v(self, gamma: Array, genes: Grouped) -> tuple[Moments, Array]:
         index = np.argsort(self.order)
 
-        def part(rows: slice) -> Moments:
+        def part(rows: slice) -> tuple[Array, ...]:
             system = self._system(gamma[rows])
             solution = self._solve(system, take(genes, rows))
             q, qq = self._quadratics(system, solution.effects)
             a, aa = self._traces(system)
-            return Moments(
+            moments = Moments(
                 Q=solution.Q,
                 q=q[:, index],
                 qq=qq[:, index][:, :, index],
@@ -580,9 +584,10 @@ class EliminationEngine:
                 a=a[:, index],
                 aa=aa[:, index][:, :, index],
             )
+            return *moments, solution.v
 
-        moments: Moments = by_parts(part, self._part(), len(gamma))
-        return moments
+        *moments, v = by_parts(part, self._part(), len(gamma))
+        return Moments(*moments), v
 
     def _quadratics(self, system: System, u: Effects) -> tuple[Array, Array]:
         """u_k'u_k and u_k'Z_k'P_W Z_l u_l, (genes, K) and (genes, K, K)."""
@@ -701,48 +706,47 @@ class EliminationEngine:
 
     # ---- optimisation ------------------------------------------------------------------------
 
-    def _grid_start(self, genes: Grouped) -> Array:
-        """Best point of a coarse grid that genes share, (genes, K)."""
+    def _start(self, genes: Grouped) -> Array:
+        """Lowest point of a polynomial through a grid that genes share, (genes, K)."""
         blocks, ZtZ = self.projection.blocks, self.projection.ZtZ
-        axes = grid_axes([_largest_eigenvalue(ZtZ[block][:, block]) for block in blocks])
-        inner = self.elimination.inner
+        largest = [_largest_eigenvalue(ZtZ[block][:, block]) for block in blocks]
+        axes, inner = chebyshev_axes(largest), self.elimination.inner
         points = np.array(
             list(product(*(axis if k != inner else [0.0] for k, axis in enumerate(axes))))
         )
 
-        def at(value: float) -> tuple[Array, Array]:
+        def at(value: float) -> Array:
             grid = points.copy()
             grid[:, inner] = value
-            return self._best_of(grid, genes)
+            return self._on_grid(grid, genes)
 
-        f, best = map(np.stack, zip(*in_threads(at, list(axes[inner])), strict=True))
-        return best[f.argmin(0), np.arange(f.shape[1])]
+        f = np.stack(in_threads(at, list(axes[inner])))
+        f = f.reshape(*(len(axes[0]) for _ in axes), -1)
+        return lowest_point(np.moveaxis(np.moveaxis(f, 0, inner), -1, 0), largest)
 
-    def _best_of(self, grid: Array, genes: Grouped) -> tuple[Array, Array]:
-        """Lowest f, (genes,), and its γ, (genes, K), among points that share the inner γ."""
+    def _on_grid(self, grid: Array, genes: Grouped) -> Array:
+        """f of every gene at points that share the inner γ, (points, genes)."""
         groups, system = self.groups, self._system(grid)
         # what does not depend on the other components
         weighted = genes.means * system.weights.d[:, 0]
         sums = (groups.joins @ weighted.T).T
         between = np.einsum("gj,gj->g", weighted, genes.means) + genes.rr
         b_inner = genes.xr + weighted @ groups.rows
-        best, gamma = np.full(len(sums), np.inf), np.zeros((len(sums), grid.shape[1]))
-        for k, point in enumerate(grid):
+        f = np.empty((len(grid), len(sums)))
+        for k in range(len(grid)):
             phi, N = system.weights.phi[:, k], system.inverse[k] * system.t[k]
             b = b_inner - (sums * phi) @ system.s[k]
             Q = between - sums**2 @ phi - np.einsum("gc,gc->g", b @ N, b)
-            f = self.dof * np.log(np.maximum(Q, 1e-300)) + system.log_det[k]
-            better = (f < best) & (Q > 0)
-            best[better], gamma[better] = f[better], point
-        return best, gamma
+            f[k] = self.dof * np.log(np.maximum(Q, genes.e)) + system.log_det[k]
+        return f
 
     def optimise(self, genes: Grouped, start: Array | None, max_iter: int, tol: float) -> Optimum:
-        """Coarse shared grid, then Newton with an active set, batched over genes."""
+        """Shared grid, then Newton with an active set, batched over genes."""
         return minimise(
             self.objective,
             self._derivatives,
             genes,
-            self._grid_start,
+            self._start,
             start,
             nonnegative=self.nonnegative,
             max_iter=max_iter,
@@ -766,10 +770,13 @@ class EliminationEngine:
         definite[doubtful] = by_parts(part, self._part(), len(doubtful))
         return definite
 
-    def coefficients(self, gamma: Array, genes: Grouped) -> Array:
-        """Generalised least squares in the orthonormal basis of X, (genes, p)."""
-        v = self._least_squares(gamma, genes)[2]
-        return genes.xy + v[:, : len(self.basis)] @ self.basis.T
+    def estimates(self, gamma: Array, genes: Grouped) -> Estimates:
+        """σ², coefficients and expected information at one γ per gene."""
+        moments, v = self._moments_and_v(gamma, genes)
+        variance = moments.Q / self.dof
+        coefficients = genes.xy + v[:, : len(self.basis)] @ self.basis.T
+        information, _ = theta_information(moments, gamma, variance, self.dof)
+        return Estimates(variance, coefficients, information)
 
     def covariance(self, gamma: Array, basis: Array) -> Array:
         """Covariance of the contrasts `basis` (p, C) for σ² = 1, (genes, C, C)."""

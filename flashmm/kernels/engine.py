@@ -30,6 +30,24 @@ class Optimum(NamedTuple):
     n_iter: Array
 
 
+class Estimates(NamedTuple):
+    """What is reported at the optimum.
+
+    Attributes
+    ----------
+    variance : (genes,) array
+        Residual variance σ².
+    coefficients : (genes, p) array
+        Generalised least squares in the orthonormal basis of X.
+    information : (genes, K+1, K+1) array
+        Expected information of θ.
+    """
+
+    variance: Array
+    coefficients: Array
+    information: Array
+
+
 class VarianceForms(NamedTuple):
     """Var(c'β̂) and its derivatives in θ = (σ²_1 … σ²_K, σ²).
 
@@ -76,8 +94,8 @@ class Engine(Protocol[Genes]):
     def is_positive_definite(self, gamma: Array) -> Array:
         """Whether V = I + Σ γ_k Z_kZ_k' is positive definite, (genes,) bool."""
 
-    def coefficients(self, gamma: Array, genes: Genes) -> Array:
-        """Generalised least squares in the orthonormal basis of X, (genes, p)."""
+    def estimates(self, gamma: Array, genes: Genes) -> Estimates:
+        """σ², coefficients and expected information at one γ per gene."""
 
     def covariance(self, gamma: Array, basis: Array) -> Array:
         """Covariance of the contrasts `basis` (p, C) for σ² = 1, (genes, C, C)."""

@@ -88,7 +88,7 @@ def test_score_is_zero_inside_and_negative_on_the_boundary(fitted):
 
 def test_coefficients_and_covariance_are_generalised_least_squares(fitted):
     coef = original_basis(
-        fitted.rotation, fitted.engine.coefficients(fitted.gamma, fitted.responses)
+        fitted.rotation, fitted.engine.estimates(fitted.gamma, fitted.responses).coefficients
     )
     basis = orthonormal_contrasts(fitted.rotation, np.eye(fitted.X.shape[1]))
     cov = fitted.engine.covariance(fitted.gamma, basis) * fitted.variance[:, None, None]
