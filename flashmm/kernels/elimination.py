@@ -23,6 +23,13 @@ the whole model, W = W_1 + Z_r diag(γ_r) Z_r' (Henderson's equations, not divid
 Nothing is as long as the eliminated components but sums over groups. G_k = U_k'U_k and, for traces,
 H_kl = U_k'D_kl U_l are (p + q_r)² matrices. A group's row of X̃ has few non-zeros: sums of squares
 Σ_g w_g x_g x_g' are one sparse product for many genes.
+
+**Knots.** The weights in these sums are powers of d = 1/(1/n + γ_2), for γ_2 ≥ 0 smooth in log n:
+their poles are ±iπ away. With polynomials l_j that are one at knot n_j and zero at the others,
+d^r(n) = Σ_j l_j(n) d^r(n_j) to the last digits whatever γ_2, by 20 knots for sizes n up to four
+times as large as others, and as many again for larger ones:
+
+    Σ_g d_g^r x_g x_g' = Σ_j d^r(n_j) B_j,   B_j = Σ_g l_j(n_g) x_g x_g'.
 """
 
 from __future__ import annotations
@@ -36,7 +43,7 @@ from scipy import sparse
 from scipy.linalg import eigh
 
 from flashmm.kernels.engine import Estimates, Optimum, VarianceForms, by_homogeneity, take
-from flashmm.kernels.interpolation import chebyshev_axes, lowest_point
+from flashmm.kernels.interpolation import cardinal, chebyshev_axes, chebyshev_points, lowest_point
 from flashmm.kernels.rotation import EIGEN_TOLERANCE, Projection
 from flashmm.kernels.search import (
     Derivatives,
@@ -55,6 +62,15 @@ Array = np.ndarray
 CONSTANT_WITHIN = 1e-12
 # Share of non-zeros in the rows of the groups above which products of dense matrices are faster.
 DENSE = 0.5
+# Knots are used where they are this many times fewer than groups, and their matrices as sparse ones
+# below this share of non-zeros.
+FEWER = 3
+THIN = 0.2
+# Ratio of the sizes in a panel, error of the weights that its knots give, and half range of log n
+# below which sizes are equal.
+PANEL = 4.0
+KNOT_PRECISION = 1e-17
+EQUAL = 1e-6
 # Numbers that vectors of a block of genes may hold, and an array of a part that a thread works on
 # (it stays in the cache).
 BLOCK_ELEMENTS = 2**22
@@ -186,12 +202,14 @@ class Groups:
         n_g.
     joins : (outer levels, groups) sparse array
         M'; no rows where there is no outer component.
+    knots : (knots,) array
+        Sizes whose weights give the sums of squares; those of all groups where that is as fast.
     rows : (groups, c) array or sparse array
         x_g, the group means of X̃; dense where few are zero.
     outer_rows : (outer levels · c, groups) sparse array
         x_g in the rows of its outer level.
-    pairs : (c(c + 1)/2, groups) sparse array
-        Lower triangles of x_g x_g'; empty where `rows` is dense.
+    pairs : (c(c + 1)/2, knots) array or sparse array
+        Lower triangles of B_j, or of x_g x_g'; no columns where `rows` is used instead.
     triangle : (c · c,) int array
         Row of `pairs` of each element of a c × c matrix.
     within : (c, c) array
@@ -199,15 +217,18 @@ class Groups:
     """
 
     sizes: Array
+    knots: Array
     joins: sparse.csr_array
     rows: Any
     outer_rows: sparse.csr_array
-    pairs: sparse.csr_array
+    pairs: Any
     triangle: Array
     within: Array
 
     @classmethod
-    def build(cls, parent: Array, n_outer: int, sizes: Array, ZtX: Array, XtX: Array) -> Groups:
+    def build(
+        cls, parent: Array, n_outer: int, sizes: Array, ZtX: Array, XtX: Array, nonnegative: bool
+    ) -> Groups:
         """Split the products of X̃ into those between groups, from Z_2'X̃, and those within."""
         G, c = ZtX.shape
         # rounding in the place of a zero would make rows dense
@@ -229,9 +250,14 @@ class Groups:
         high, low = np.maximum(i, j).ravel(), np.minimum(i, j).ravel()
         triangle = high * (high + 1) // 2 + low
         within = (within + within.T) / 2
-        if rows.nnz > DENSE * G * c:
-            return cls(sizes, joins, means, outer_rows, _pairs(rows[:0]), triangle, within)
-        return cls(sizes, joins, rows, outer_rows, _pairs(rows), triangle, within)
+        dense = rows.nnz > DENSE * G * c
+        kept = means if dense else rows
+        knots, shares = _knots(sizes)
+        if nonnegative and FEWER * len(knots) < G:
+            pairs = _weighted_pairs(kept, shares)
+        else:
+            knots, pairs = sizes, _pairs(rows[:0] if dense else rows)
+        return cls(sizes, knots, joins, kept, outer_rows, pairs, triangle, within)
 
     def by_outer(self, weights: Array) -> Array:
         """Σ_{g∈i} w_g x_g of weights (groups, genes), as (genes, outer levels, c)."""
@@ -240,9 +266,9 @@ class Groups:
         return sums.reshape(n, self.joins.shape[0], c)
 
     def squares(self, weights: Array) -> Array:
-        """Σ_g w_g x_g x_g' of weights (groups, genes), as (genes, c, c)."""
+        """Σ_g w_g x_g x_g' of weights (knots, genes), as (genes, c, c)."""
         rows, c = self.rows, self.rows.shape[1]
-        if isinstance(rows, np.ndarray):
+        if not self.pairs.shape[1]:
             return rows.T @ (weights.T[:, :, None] * rows)
         sums = np.ascontiguousarray((self.pairs @ weights).T)
         return sums[:, self.triangle].reshape(-1, c, c)
@@ -266,12 +292,50 @@ def _pairs(rows: sparse.csr_array) -> sparse.csr_array:
     return sparse.csr_array((np.concatenate(data), index), shape=(c * (c + 1) // 2, G))
 
 
+def _knots(sizes: Array) -> tuple[Array, Array]:
+    """Knots n_j, and l_j(n_g) as (knots, groups).
+
+    Sizes are cut into panels, in which weights are of one order: they have the same digits
+    everywhere.
+    """
+    logs = np.log(sizes)
+    low, whole = logs.min(), np.ptp(logs)
+    panels = max(int(np.ceil(whole / np.log(PANEL))), 1)
+    half = max(whole / panels / 2.0, EQUAL)
+    # Errors of polynomials of degree J fall as ρ^-J, of the ellipse with foci ±1 through i π/half.
+    rho = np.pi / half + np.hypot(np.pi / half, 1.0)
+    points = int(np.ceil(-np.log(KNOT_PRECISION) / np.log(rho))) + 2
+    panel = np.minimum(((logs - low) / (2.0 * half)).astype(int), panels - 1)
+    centre = low + half * (2.0 * np.arange(panels) + 1.0)
+    shares = np.zeros((panels, points, len(sizes)))
+    values = cardinal((logs - centre[panel]) / half, points)[:, :, 0]
+    shares[panel, :, np.arange(len(sizes))] = values
+    knots = np.exp(centre[:, None] + half * chebyshev_points(points))
+    return knots.ravel(), shares.reshape(-1, len(sizes))
+
+
+def _weighted_pairs(rows: Any, shares: Array) -> Any:
+    """Lower triangles of Σ_g w_g x_g x_g' of each line of `shares` (knots, groups)."""
+    low = np.tril_indices(rows.shape[1])
+    table = np.empty((len(low[0]), len(shares)))
+    for j, weights in enumerate(shares):
+        if isinstance(rows, np.ndarray):
+            square = rows.T @ (weights[:, None] * rows)
+        else:
+            square = (rows.T @ (sparse.diags_array(weights) @ rows)).toarray()
+        table[:, j] = square[low]
+    thin = sparse.csr_array(table)
+    return thin if thin.nnz < THIN * table.size else table
+
+
 class Weights(NamedTuple):
     """W_1 at one γ per gene; genes last.
 
     Attributes
     ----------
     d : (groups, genes) array
+    knots : (knots, genes) array
+        d at the knots.
     tau, psi, phi : (outer levels, genes) arrays
     log_det : (genes,) array
         log |W_1|.
@@ -280,6 +344,7 @@ class Weights(NamedTuple):
     """
 
     d: Array
+    knots: Array
     tau: Array
     psi: Array
     phi: Array
@@ -414,7 +479,7 @@ class EliminationEngine:
         sizes = projection.component_sizes
         n_outer = 0 if found.outer is None else sizes[found.outer]
         ZtX, XtX = _products(projection, found, basis)
-        groups = Groups.build(found.parent, n_outer, found.sizes, ZtX, XtX)
+        groups = Groups.build(found.parent, n_outer, found.sizes, ZtX, XtX, nonnegative)
         order = [*([] if found.outer is None else [found.outer]), found.inner, *found.rest]
         return cls(
             projection,
@@ -468,17 +533,19 @@ class EliminationEngine:
         sizes = self.groups.sizes[:, None]
         a = _one_plus(sizes * inner)
         d = sizes / a
+        knots = self.groups.knots[:, None]
+        at_knots = d if self.groups.knots is self.groups.sizes else knots / (1.0 + knots * inner)
         tau = self.groups.joins @ d
         psi = _one_plus(outer * tau)
         log_det = np.log(np.abs(a)).sum(0) + np.log(np.abs(psi)).sum(0)
         # A rank-one update moves one eigenvalue through zero where ψ changes sign.
         negative = (a < 0).sum(0) - np.sign(outer) * (psi < 0).sum(0)
-        return Weights(d, tau, psi, outer / psi, log_det, negative)
+        return Weights(d, at_knots, tau, psi, outer / psi, log_det, negative)
 
     def _cross(self, weights: Weights) -> tuple[Array, Array]:
         """S and C = X̃'W_1⁻¹X̃."""
         s = self.groups.by_outer(weights.d)
-        C = self.groups.squares(weights.d) + self.groups.within
+        C = self.groups.squares(weights.knots) + self.groups.within
         C -= s.swapaxes(1, 2) @ (weights.phi.T[:, :, None] * s)
         return s, C
 
@@ -501,8 +568,9 @@ class EliminationEngine:
         if self.reml:
             log_det -= 2.0 * np.log(np.diag(self.basis)).sum()
         doubtful = np.flatnonzero((gamma < 0).any(1))
-        outside = self._negative_eigenvalues(gamma[doubtful], self.reml) != 0
-        log_det[doubtful[outside]] = np.inf
+        if len(doubtful):
+            outside = self._negative_eigenvalues(gamma[doubtful], self.reml) != 0
+            log_det[doubtful[outside]] = np.inf
         return System(weights, s, C, t, invert(swept), log_det)
 
     def _negative_eigenvalues(self, gamma: Array, reml: bool) -> Array:
@@ -683,7 +751,7 @@ class EliminationEngine:
         groups, weights, s = self.groups, system.weights, system.s
         d2 = weights.d**2
         d3 = d2 * weights.d
-        S2, S3 = groups.squares(d2), groups.squares(d3)
+        S2, S3 = (groups.squares(weights.knots**power) for power in (2, 3))
         if self.elimination.outer is None:
             return Curvature([S2], [[S3]])
         r, r3 = groups.by_outer(d2), groups.by_outer(d3)
@@ -725,7 +793,7 @@ class EliminationEngine:
         return lowest_point(np.moveaxis(np.moveaxis(f, 0, inner), -1, 0), largest)
 
     def _on_grid(self, grid: Array, genes: Grouped) -> Array:
-        """f of every gene at points that share the inner γ, (points, genes)."""
+        """Objective of every gene at points that share the inner γ, (points, genes)."""
         groups, system = self.groups, self._system(grid)
         # what does not depend on the other components
         weighted = genes.means * system.weights.d[:, 0]

@@ -90,7 +90,7 @@ def lowest_point(values: Array, largest: Sequence[float]) -> Array:
 
 def _nodes(points: int) -> Array:
     """Chebyshev points of [0, X], both ends among them."""
-    return LARGEST_X * np.sin(np.pi / 2 * np.arange(points) / (points - 1)) ** 2
+    return LARGEST_X * (1.0 + chebyshev_points(points)) / 2.0
 
 
 def _derivatives(x: Array, surface: Surface) -> Derivatives:
@@ -112,18 +112,39 @@ def _derivatives(x: Array, surface: Surface) -> Derivatives:
 
 
 def _cardinal(x: Array, points: int) -> Array:
-    """Polynomials that are one at a grid point and zero at the others, (genes, points, 3).
-
-    The last axis holds values and first and second derivatives at x (genes,).
-    """
+    """Values and first and second derivatives in x of `cardinal`, (genes, points, 3)."""
     scale = 2.0 / LARGEST_X
-    at = chebyshev.chebvander(scale * x - 1.0, points - 1)
-    coefficients = np.linalg.inv(chebyshev.chebvander(scale * _nodes(points) - 1.0, points - 1))
-    whole = np.zeros((points, points, 3))
-    for order in range(3):
-        derived = scale**order * chebyshev.chebder(coefficients, order)
+    return cardinal(scale * x - 1.0, points, 2) * scale ** np.arange(3)
+
+
+def cardinal(at: Array, points: int, derivatives: int = 0) -> Array:
+    """Polynomials that are one at a Chebyshev point of [-1, 1] and zero at the others.
+
+    Parameters
+    ----------
+    at : (n,) array
+        Where to evaluate them.
+    points : int
+        Number of Chebyshev points, both ends among them.
+    derivatives : int
+        Orders of derivatives wanted beside the values.
+
+    Returns
+    -------
+    (n, points, derivatives + 1) array
+    """
+    coefficients = np.linalg.inv(chebyshev.chebvander(chebyshev_points(points), points - 1))
+    whole = np.zeros((points, points, derivatives + 1))
+    for order in range(derivatives + 1):
+        derived = chebyshev.chebder(coefficients, order)
         whole[: len(derived), :, order] = derived
-    return (at @ whole.reshape(points, -1)).reshape(-1, points, 3)
+    vander = chebyshev.chebvander(at, points - 1)
+    return (vander @ whole.reshape(points, -1)).reshape(-1, points, derivatives + 1)
+
+
+def chebyshev_points(points: int) -> Array:
+    """Extrema of a Chebyshev polynomial, both ends of [-1, 1] among them."""
+    return np.sin(np.pi * (np.arange(points) / (points - 1) - 0.5))
 
 
 def _absolute(hessian: Array) -> Array:

@@ -10,6 +10,7 @@ from agreement import FIELDS, assert_close, assert_same_fit, assert_same_tests, 
 from scipy import sparse
 
 import flashmm as fm
+from flashmm.kernels import elimination
 from flashmm.kernels.dense import DenseEngine
 from flashmm.kernels.elimination import EliminationEngine, find_elimination
 from flashmm.kernels.rotation import rotate_design
@@ -77,6 +78,38 @@ def test_eliminated_equals_dense(problem, method):
     assert eliminated.fitted.all()
     assert_same_fit(eliminated, dense)
     assert_same_tests(eliminated, dense)
+
+
+@pytest.mark.parametrize("name", DESIGNS)
+def test_knots_give_what_all_groups_give(name, monkeypatch):
+    stats, fits = statistics(*DESIGNS[name](2)), []
+    for fewer in (0.0, np.inf):
+        monkeypatch.setattr(elimination, "FEWER", fewer)
+        fits.append(fm.fit_lmm(stats, engine="eliminated"))
+    knots, all_groups = (fit.model.engine.groups for fit in fits)
+    assert knots.knots is not knots.sizes and all_groups.knots is all_groups.sizes
+    for field in FIELDS:
+        assert_close(*(getattr(fit, field) for fit in fits), field)
+    assert_same_tests(*fits)
+
+
+@pytest.mark.parametrize("largest", [3.0, 3.0 + 1e-9, 7.0, 1e2, 1e5])
+def test_weights_at_knots_have_the_same_digits_for_all_sizes(largest):
+    sizes = np.geomspace(3.0, largest, 300)
+    knots, shares = elimination._knots(sizes)
+    assert len(knots) < 30 * (1.0 + np.log2(largest / 3.0) / 2.0)
+    gamma = np.append(0.0, np.logspace(-8, 4, 40))[:, None]
+    for power in (1, 2, 3):
+        at_knots, at_sizes = ((n / (1.0 + gamma * n)) ** power for n in (knots, sizes))
+        np.testing.assert_allclose(at_knots @ shares, at_sizes, rtol=1e-13)
+
+
+def test_few_knots_for_many_groups():
+    stats = statistics(*crossed(0, n=600, subjects=150, batches=7))
+    eliminated = fm.fit_lmm(stats, engine="eliminated")
+    groups = eliminated.model.engine.groups
+    assert elimination.FEWER * len(groups.knots) < len(groups.sizes)
+    assert_same_fit(eliminated, fm.fit_lmm(stats, engine="dense"))
 
 
 def test_the_order_of_the_components_does_not_matter():

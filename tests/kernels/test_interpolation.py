@@ -16,7 +16,7 @@ def surface(function, largest):
 
 
 def likelihoods(optimum, largest):
-    """Σ_k of 40 (log(1 + γλ) + (1 + γ*λ) / (1 + γλ)) over several λ: lowest at γ*, for each gene."""
+    """Sums of 40 (log(1 + γλ) + (1 + γ*λ) / (1 + γλ)): each gene's is lowest at γ*."""
     share = np.array([1.0, 0.6, 0.2])
 
     def value(gamma):
