@@ -1,7 +1,10 @@
 # make report                       set-up and the default run; ends in results/report.html
 # make report COUNTS=my.h5ad        the analysis of config/analysis.yaml on your own counts
 # make report CONFIG=my.yaml        any other configuration
-# make test | lint | bench          tests, style and workflow checks, speed and memory
+# make test | lint                  tests, style and workflow checks
+# make bench                        speed and memory, with docs/performance.md written anew; 15 minutes
+# make bench QUICK=1                small sizes, 2 minutes; SECTIONS="summarise peers" for some only
+# make million                      a million cells x 20,000 genes, from simulation to tested table
 # make test-slurm                   a run on a Slurm of its own on this machine, against a local one;
 #                                   as root, installs Debian's slurm-wlm and munge where missing
 #
@@ -28,7 +31,7 @@ export OMP_NUM_THREADS = 1
 export OPENBLAS_NUM_THREADS = 1
 export MKL_NUM_THREADS = 1
 
-.PHONY: help report test test-slurm lint bench clean
+.PHONY: help report test test-slurm lint bench million clean
 .DELETE_ON_ERROR:
 
 help:
@@ -61,7 +64,10 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/snakemake --lint
 
 bench: $(VENV)/.installed-dev
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+	@$(BIN)/python benchmarks/bench.py $(if $(QUICK),--quick,$(if $(SECTIONS),,--docs)) $(SECTIONS)
+
+million: $(VENV)/.installed-dev
+	@$(BIN)/python benchmarks/million.py --docs
 
 clean:
 	rm -rf results logs .snakemake

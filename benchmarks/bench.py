@@ -1,108 +1,401 @@
-"""Measured times and memory, as ratios within one run: `make bench`.
+"""Speed and memory as ratios within one run: `make bench`.
+
+    python benchmarks/bench.py                     # every section
+    python benchmarks/bench.py summarise peers     # some
+    python benchmarks/bench.py --quick             # small sizes, two minutes
+    python benchmarks/bench.py --docs              # and write docs/performance.md and the plots;
+                                                   # of some sections only their part of it
 
 Absolute seconds depend on the machine; ratios between two things measured side by side carry over.
-Writes benchmarks/results.tsv and prints it.
+A yardstick is what anyone can run: reading the same file with h5py, numpy's draws, one gene in
+MixedLM or lme4, or the product of two 1,000 x 1,000 matrices on one core.
 """
 
 from __future__ import annotations
 
-import resource
+import argparse
+import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
-import pandas as pd
+import curves
+import shares
+from common import (
+    HERE,
+    RESULTS,
+    ROOT,
+    Limit,
+    Reading,
+    Row,
+    Table,
+    busy,
+    duration,
+    environment,
+    free_memory_mb,
+    machine,
+    python_has,
+    r_has,
+    r_step,
+    rounds,
+    run_step,
+    step,
+    write_between,
+)
+from quoted import quoted
 
-import flashmm as fm
+PERFORMANCE = ROOT / "docs" / "performance.md"
+SUBJECT, NESTED = ["subject"], ["subject", "subject:cell_type"]
+PRODUCT = "two matrices multiplied"
+STUDY = "20,000 cells × 6,000 genes"
+PEER_GENES = 4
+CROSSED_COVARIATES = ["log(libsize)", *(f"x{number}" for number in range(1, 23))]
 
-BY = ["subject", "cell_type", "condition"]
-FIXED = "~ 0 + log(libsize) + cell_type + cell_type:condition"
-MIXEDLM_GENES = 8
+
+@dataclass
+class Run:
+    """One run: its table, its files, and whether it is a quick one."""
+
+    table: Table
+    folder: Path
+    quick: bool
+
+    @property
+    def n_rounds(self) -> int:
+        return 2 if self.quick else 4
+
+    def cells(self, n_cells: int, n_genes: int, n_subjects: int = 25, types: int = 12) -> Path:
+        """A simulated file of cells, made when it is first asked for."""
+        path = self.folder / f"{n_cells}x{n_genes}x{n_subjects}x{types}.h5ad"
+        if not path.exists():
+            size = {"n_cells": n_cells, "n_genes": n_genes, "n_subjects": n_subjects}
+            run_step("simulate_cells", path=str(path), n_cell_types=types, **size)
+        return path
+
+    def study(self) -> Path:
+        """The cells of the sections `summarise` and `peers`."""
+        return self.cells(20_000, 6_000)
 
 
-def best_of(times: int, call: Callable[[], object]) -> float:
-    """Shortest wall time of several calls, in seconds."""
-    seconds = []
-    for _ in range(times):
+# --- sections -------------------------------------------------------------------------------------
+
+
+def summarise(run: Run) -> None:
+    """Summarise against merely reading the same file."""
+    source = run.study()
+    for layout, compression, limit in (
+        ("CSR", "gzip", Limit("ratio", 0.6)),
+        ("CSR", None, None),
+        ("CSC", "gzip", None),
+        ("dense", "gzip", None),
+    ):
+        path = run.folder / f"{layout}-{compression}.h5ad"
+        run_step(
+            "store", source=str(source), path=str(path), layout=layout, compression=compression
+        )
+        with step("summarise", path=str(path)) as ours, step("read_chunks", path=str(path)) as its:
+            took = rounds(run.n_rounds, ours=(ours, ""), its=(its, ""))
+        what = f"summarise, {layout}, {compression or 'not compressed'}"
+        yardstick = "h5py reads the file"
+        run.table.add("summarise", what, STUDY, took["ours"], yardstick, took["its"], limit)
+        path.unlink()
+
+
+def simulate(run: Run) -> None:
+    """Draws against numpy's, per million; writing apart."""
+    n_cells = 2_560 if run.quick else 10_240
+    for mean, limit in ((0.1, Limit("ratio", 1 / 10)), (1.0, Limit("ratio", 1 / 3))):
+        for size in (0.5, 2.0):
+            with (
+                step("numpy_draws", mean=mean, size=size) as its,
+                step("our_draws", mean=mean, size=size, n_cells=n_cells) as ours,
+            ):
+                names = ("kernel", "1 thread", "2 threads")
+                calls = {name: (ours, name) for name in names}
+                took = rounds(run.n_rounds, its=(its, ""), **calls)
+            for name in names:
+                reading = took[name].times(1e6 / took[name].more["draws"])
+                what = {"kernel": "draw 10⁶ counts, kernel"}.get(name, f"draw 10⁶ counts, {name}")
+                text = f"mean {mean:g}, size {size:g}"
+                row = (what, text, reading, "negative_binomial", took["its"])
+                run.table.add("simulate", *row, limit if name == "2 threads" else None)
+    size = {"n_cells": n_cells, "n_genes": 20_000, "n_subjects": 25, "n_cell_types": 12}
+    path = run.folder / "simulated.h5ad"
+    with (
+        step("simulate_cells", path=str(path), **size) as ours,
+        step("read_chunks", path=str(path)) as its,
+    ):
+        took = rounds(run.n_rounds, ours=(ours, ""), its=(its, ""))
+    text = f"{n_cells:,} cells × 20,000 genes"
+    what = "simulate and write a gzip file"
+    run.table.add("simulate", what, text, took["ours"], "h5py reads the file", took["its"])
+    path.unlink()
+
+
+def one(run: Run) -> None:
+    """One component, all genes at once."""
+    genes, many = (600, 2_000) if run.quick else (6_000, 20_000)
+    small = model_size(25, 12, ["log(libsize)"], genes, 20_000, SUBJECT)
+    with step("multiply") as its, step("model", threads=1, contrasts=None, **small) as ours:
+        calls = {name: (ours, name) for name in ("fit", "kenward-roger", "satterthwaite")}
+        took = rounds(run.n_rounds, its=(its, ""), **calls, core=(ours, "all without tails"))
+    text = f"{genes:,} genes, q = 25, p = 25"
+    limit = Limit("seconds", 0.1 * genes / 6_000, pro_rata(genes, 6_000))
+    for name, what, its_limit in (
+        ("core", "fit, covariances, KR and Satterthwaite se and df, one core", limit),
+        ("fit", "of this: fit", None),
+        ("kenward-roger", "Kenward–Roger tests of 25 coefficients, tails included", None),
+        ("satterthwaite", "Satterthwaite tests, tails included", None),
+    ):
+        run.table.add("one", what, text, took[name], PRODUCT, took["its"], its_limit)
+    size = model_size(1_000, 12, ["log(libsize)"], many, 200_000, SUBJECT)
+    with step("multiply") as its, step("model", threads=1, contrasts=None, **size) as ours:
+        took = rounds(1, its=(its, ""), ours=(ours, "all"))
+    text = f"{many:,} genes, q = 1,000, p = 25"
+    limit = Limit("seconds", 10.0 * many / 20_000, pro_rata(many, 20_000))
+    run.table.add(
+        "one",
+        "fit and KR tests of 25 coefficients",
+        text,
+        took["ours"],
+        PRODUCT,
+        took["its"],
+        limit,
+    )
+
+
+def nested(run: Run) -> None:
+    """Two nested components: subject and subject x cell type."""
+    for subjects, types, covariates, study_genes, cells, seconds in (
+        (25, 12, ["log(libsize)"], 6_000, 20_000, (5.0, 5.0)),
+        (259, 29, ["log(libsize)", "mito"], 11_596, 500_000, (120.0, 120.0)),
+    ):
+        genes = study_genes // 20 if run.quick else study_genes
+        needed = 1_000 + 6 * 8e-6 * subjects * types * genes
+        if needed > free_memory_mb():
+            run.table.skip(
+                f"nested, {subjects} × {types}", f"{needed:,.0f} MB of memory are not free"
+            )
+            continue
+        size = model_size(subjects, types, covariates, genes, cells, NESTED)
+        with step("multiply") as its, step("model", **size) as ours:
+            took = rounds(1, its=(its, ""), fit=(ours, "fit"), kr=(ours, "kenward-roger"))
+        p, contrasts = took["fit"].more["p"], took["kr"].more["contrasts"]
+        text = f"{genes:,} genes, {subjects} subjects × {types} types, p = {p}"
+        for name, what, most in zip(
+            ("fit", "kr"), ("fit", f"KR tests of {contrasts} contrasts"), seconds, strict=True
+        ):
+            limit = Limit("seconds", most * genes / study_genes, pro_rata(genes, study_genes))
+            run.table.add("nested", what, text, took[name], PRODUCT, took["its"], limit)
+
+
+def crossed(run: Run) -> None:
+    """Two crossed components: subjects and batches (in the place of cell types)."""
+    genes = 50 if run.quick else 500
+    fixed = "~ 1 + " + " + ".join([*CROSSED_COVARIATES, "condition"])
+    more = {"fixed": fixed, "most_drawn": 100}
+    batches = {"few": (26, 46), "many": (259, 46), "flashmm": (200, 30)}
+    with ExitStack() as stack:
+        calls = {"its": (stack.enter_context(step("multiply")), "")}
+        for name, (subjects, n_batches) in batches.items():
+            size = model_size(
+                subjects, n_batches, CROSSED_COVARIATES, genes, 100_000, ["subject", "cell_type"]
+            )
+            calls[name] = (stack.enter_context(step("model", **size, **more)), "fit")
+        took = rounds(1, **calls)
+    for name, yardstick, its, limit in (
+        ("flashmm", PRODUCT, "its", Limit("seconds", 1e-3 * genes, "1 ms per gene")),
+        ("many", "26 + 46 levels", "few", None),
+    ):
+        subjects, n_batches = batches[name]
+        text = f"{genes:,} genes, {subjects} + {n_batches} levels, p = {took[name].more['p']}"
+        run.table.add("crossed", "fit", text, took[name], yardstick, took[its], limit)
+
+
+def peers(run: Run) -> None:
+    """The same models in other programs, per gene."""
+    path, table = run.study(), run.folder / "cells.csv"
+    run_step("export", path=str(path), table=str(table), n_genes=PEER_GENES)
+    for random, words in ((SUBJECT, "subject"), (NESTED, "subject + subject:cell_type")):
+        if run.quick and random == NESTED:
+            continue
+        few = 1 if random == NESTED else PEER_GENES
+        with ExitStack() as stack:
+            ours = stack.enter_context(step("whole_path", path=str(path), random=random))
+            started = {"MixedLM": step("mixedlm", path=str(path), n_genes=few, random=random)}
+            for package in ("lme4", "FLASHMM"):
+                if r_has(package):
+                    started[package] = r_step(package, str(table), r_formula(random))
+                elif random == SUBJECT:
+                    run.table.skip(f"R {package}", "not installed")
+            calls = {name: (stack.enter_context(process), "") for name, process in started.items()}
+            ours.call("all")
+            took = rounds(1, ours=(ours, "all"), fit=(ours, "fit"), test=(ours, "test"), **calls)
+        fitted = took["fit"].seconds + took["test"].seconds
+        reading = Reading(fitted, took["fit"].cpu + took["test"].cpu, took["test"].peak_mb, 0.0, {})
+        for name in calls:
+            its = f"one gene in {name}"
+            text = f"{STUDY}, {words}"
+            per_gene = reading.times(1 / took["fit"].more["genes"])
+            run.table.add("peers", "one gene, fit and KR tests", text, per_gene, its, took[name])
+    deseq(run, took["ours"])
+
+
+def deseq(run: Run, ours: Reading) -> None:
+    """Pseudobulk by pydeseq2: one cell type, against all of them from the file by ours."""
+    if not python_has("pydeseq2"):
+        run.table.skip("pydeseq2 on the pseudobulk", "not installed")
+        return
+    its = run_step("pydeseq2", path=str(run.study()))
+    yardstick = "pydeseq2, one cell type of 12"
+    what = "from the file to the tests of 12 cell types"
+    run.table.add("peers", what, STUDY, ours, yardstick, its)
+
+
+SECTIONS: dict[str, Callable[[Run], None]] = {
+    "summarise": summarise,
+    "simulate": simulate,
+    "one": one,
+    "nested": nested,
+    "crossed": crossed,
+    "peers": peers,
+}
+# Scripts of their own, with their arguments in a full and in a quick run: what they print is kept.
+SCRIPTS: dict[str, tuple[list[str], list[str]]] = {
+    "engines": (["--genes", "1000"], ["--genes", "100"]),
+    "kinship": ([], []),
+    "multitrait": ([], []),
+}
+
+
+# --- small helpers --------------------------------------------------------------------------------
+
+
+def model_size(
+    subjects: int, types: int, covariates: list[str], genes: int, cells: int, random: list[str]
+) -> dict[str, object]:
+    """Arguments of the step `model`."""
+    return {
+        "n_subjects": subjects,
+        "n_cell_types": types,
+        "covariates": covariates,
+        "n_genes": genes,
+        "n_cells": cells,
+        "random": random,
+    }
+
+
+def pro_rata(genes: int, study_genes: int) -> str:
+    """What is said of a target that was set for more genes."""
+    return "" if genes == study_genes else "pro rata"
+
+
+def r_formula(random: list[str]) -> str:
+    """The model in lme4's notation."""
+    fixed = "~ 0 + log_libsize + cell_type + cell_type:condition"
+    return fixed + "".join(f" + (1 | {term})" for term in random)
+
+
+def times(row: Row) -> str:
+    """How many times as long the yardstick takes, in two digits."""
+    return f"{float(f'{1 / row.ratio:.2g}'):,.0f}"
+
+
+def run_script(name: str, run: Run) -> str:
+    """What one of the other scripts prints, as a block of the document."""
+    path, (arguments, quick) = HERE / f"{name}.py", SCRIPTS[name]
+    if not path.exists():
+        return ""
+    command = [sys.executable, str(path), *(quick if run.quick else arguments)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment())
+    print(done.stdout, flush=True)
+    if done.returncode:
+        run.table.skip(path.name, f"it failed (exit {done.returncode})")
+        return ""
+    return f"`{path.relative_to(ROOT)}`:\n\n```text\n{done.stdout.strip()}\n```\n"
+
+
+def headline(rows: list[Row]) -> str:
+    """The four figures of the README, from the rows of a run; empty where one is missing."""
+
+    def find(section: str, text: str) -> Row | None:
+        named = (row for row in rows if row.section == section)
+        return next(
+            (row for row in named if text in f"{row.what} {row.size} {row.yardstick}"), None
+        )
+
+    read, study = find("summarise", "CSR, gzip"), find("nested", "259 subjects")
+    mixedlm, lme4 = find("peers", "MixedLM"), find("peers", "lme4")
+    if not (read and study and mixedlm and lme4):
+        return ""
+    return (
+        f"To summarise a gzip file takes {read.ratio:.2g} × the time that h5py needs merely to "
+        f"read it. From there, a gene of {STUDY} is fitted and tested (Kenward–Roger) in "
+        f"{duration(mixedlm.seconds)}; only to fit it takes statsmodels' MixedLM "
+        f"{times(mixedlm)} times as long, and lme4 {times(lme4)} times. Subject "
+        f"and subject × cell type, {study.size}, are fitted in {duration(study.seconds)}."
+    )
+
+
+def run_sections(names: list[str], run: Run, docs: bool) -> dict[str, str]:
+    """Run sections in their order; return what is written between the marks of the document."""
+    blocks, printed = {}, []
+    for name in names:
+        print(f"== {name}", flush=True)
         begin = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - begin)
-    return min(seconds)
-
-
-def read_chunks(path: Path) -> None:
-    """Merely read and inflate the counts with h5py, chunk by chunk."""
-    with h5py.File(path) as file:
-        for name in ("data", "indices"):
-            data = file["X"][name]
-            for start in range(0, data.shape[0], 2**21):
-                data[start : start + 2**21]
-
-
-def peak_memory() -> float:
-    """Peak resident memory of this process so far, MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-class Table:
-    """Rows of seconds beside a yardstick measured in the same run, printed as they come."""
-
-    def __init__(self) -> None:
-        self.rows: list[tuple[str, ...]] = []
-
-    def add(self, what: str, seconds: float, yardstick: str, reference: float) -> None:
-        """Print and keep a row."""
-        ratio = f"{seconds / reference:.3g}"
-        row = (what, f"{seconds:.3g}", yardstick, f"{reference:.3g}", ratio)
-        self.rows.append(row)
-        print("\t".join(row), flush=True)
-
-    def save(self, path: Path) -> None:
-        """Write the rows as a tab-separated table."""
-        columns = ["what", "seconds", "yardstick", "its_seconds", "ratio"]
-        pd.DataFrame(self.rows, columns=columns).to_csv(path, sep="\t", index=False)
-
-
-def time_fit(table: Table, groups: fm.GroupStatistics, random: list[str]) -> float:
-    """Time statistics, fit and tests of one model; return the seconds of the fit per gene."""
-    name = " + ".join(random)
-    seconds = best_of(2, lambda: fm.summary_statistics(groups, FIXED, random))
-    stats = fm.summary_statistics(groups, FIXED, random)
-    fit = fm.fit_lmm(stats)  # compiles what is to be compiled
-    fit_seconds = best_of(2, lambda: fm.fit_lmm(stats))
-    table.add(f"fit {fit.n_genes} genes, {name}", fit_seconds, "its statistics", seconds)
-    for ddf in ("kenward-roger", "satterthwaite"):
-        seconds = best_of(2, lambda ddf=ddf: fm.contrast_tests(fit, ddf=ddf))
-        what = f"test {len(fit.coefficients)} coefficients, {name}, {ddf}"
-        table.add(what, seconds, "its fit", fit_seconds)
-    return fit_seconds / fit.n_genes
+        if name in SECTIONS:
+            SECTIONS[name](run)
+        elif name in SCRIPTS:
+            printed.append(run_script(name, run))
+        elif name == "curves":
+            curves.run(run.folder, run.quick, docs)
+        elif shares.py_spy():
+            blocks["shares"] = shares.shares()
+            print(blocks["shares"], flush=True)
+        else:
+            blocks["shares"] = "Not measured: py-spy is not installed."
+            print(blocks["shares"], flush=True)
+        print(f"({time.perf_counter() - begin:.0f} s)", flush=True)
+    if run.table.rows:
+        blocks |= {"bench": run.table.markdown(), "quoted": quoted()}
+    if printed:
+        blocks["scripts"] = "\n".join(filter(None, printed))
+    return blocks
 
 
 def main() -> None:
-    """Simulate one data set and time each step of the path against a yardstick."""
-    table = Table()
-    spec = fm.SimulationSpec(n_genes=2000, n_cells=20_000, n_subjects=25, n_cell_types=12)
+    """Run the sections, print the table, and write it into the document if asked to."""
+    names = [*SECTIONS, *SCRIPTS, "curves", "shares"]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("sections", nargs="*", metavar="section", help=", ".join(names))
+    parser.add_argument("--quick", action="store_true", help="small sizes, no curves, no shares")
+    parser.add_argument("--docs", action="store_true", help="write docs/performance.md and plots")
+    options = parser.parse_args()
+    unknown = set(options.sections) - set(names)
+    if unknown:
+        parser.error(f"no section {', '.join(sorted(unknown))}; there are {', '.join(names)}")
+
+    table, about = Table(busy()), machine()
+    print(about, flush=True)
+    usual = [*SECTIONS, *SCRIPTS] if options.quick else names
+    wanted = [name for name in names if name in (options.sections or usual)]
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "cells.h5ad"
-        sim = fm.simulate_counts(spec, seed=1, path=path)
-        arguments = {"by": BY, "covariates": ["log(libsize)"], "progress": False}
-        groups = fm.summarise(path, **arguments)
-        seconds = best_of(3, lambda: fm.summarise(path, **arguments))
-        read = best_of(3, lambda: read_chunks(path))
-        table.add("summarise 20,000 cells x 2,000 genes", seconds, "h5py reads the file", read)
-        per_gene = time_fit(table, groups, ["subject"])
-        time_fit(table, groups, ["subject", "subject:cell_type"])
-        genes = list(groups.genes[:: groups.n_genes // MIXEDLM_GENES][:MIXEDLM_GENES])
-        mixedlm = best_of(1, lambda: fm.fit_mixedlm(sim.adata, genes, FIXED, ["subject"]))
-        table.add("fit one gene, subject", per_gene, "MixedLM", mixedlm / MIXEDLM_GENES)
-    table.save(Path(__file__).with_name("results.tsv"))
-    print(f"peak memory of the whole run: {peak_memory():.0f} MB")
+        blocks = run_sections(wanted, Run(table, Path(folder), options.quick), options.docs)
+    if table.rows:
+        table.save(RESULTS / ("bench.tsv" if options.docs else "part.tsv"))
+        sizes = "\nsmall sizes: a quick run" if options.quick else ""
+        blocks["machine"] = f"```text\n{about}{sizes}\n```"
+        print(f"\n{table.verdict()}")
+    if options.docs:
+        for name, text in blocks.items():
+            write_between(PERFORMANCE, name, text)
+        if headline(table.rows):
+            write_between(ROOT / "README.md", "fast", headline(table.rows))
 
 
 if __name__ == "__main__":
-    warnings.simplefilter("ignore", fm.FlashmmWarning)
-    sys.exit(main())
+    main()

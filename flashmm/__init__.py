@@ -1,5 +1,6 @@
 """flashmm: mixed models for multi-subject single-cell data, fitted from summary statistics."""
 
+from flashmm.advice import advise
 from flashmm.contrasts import Contrast
 from flashmm.crossproducts import (
     SummaryStatistics,
@@ -71,6 +72,7 @@ __all__ = [
     "TraitScan",
     "VarianceExplained",
     "VarianceTable",
+    "advise",
     "compare_fits",
     "contrast_tests",
     "de",

@@ -31,6 +31,9 @@ def de(
     method: str = "REML",
     ddf: str | None = None,
     alternative: str = "two-sided",
+    level: float = 0.95,
+    lfc: float = 0.0,
+    moderate: bool = False,
 ) -> TestTable:
     """Test differential expression between groups of subjects.
 
@@ -48,7 +51,7 @@ def de(
         As in `summarise`.
     method : {"REML", "ML"}
         Restricted or full maximum likelihood.
-    ddf, alternative
+    ddf, alternative, level, lfc, moderate
         As in `contrast_tests`.
 
     Returns
@@ -72,7 +75,7 @@ def de(
         adata, by=by, covariates=covariates, transform=transform, layer=layer, libsize=libsize
     )
     fit = fit_lmm(summary_statistics(groups, formula, random), method=method)
-    return contrast_tests(fit, contrasts, ddf=ddf, alternative=alternative)
+    return contrast_tests(fit, contrasts, ddf, alternative, level=level, lfc=lfc, moderate=moderate)
 
 
 def split_columns(

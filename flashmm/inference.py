@@ -10,13 +10,19 @@ import numpy as np
 import pandas as pd
 from statsmodels.stats.multitest import multipletests
 
+from flashmm.advice import advise_contrasts, advise_fit, note_cell_df
+from flashmm.between import SubjectDesign, columns_of
 from flashmm.contrasts import Contrast, resolve_contrasts
 from flashmm.crossproducts import SummaryStatistics
 from flashmm.kernels import ddf as kernels
+from flashmm.kernels import moderation, student
 from flashmm.kernels.engine import VarianceForms
 from flashmm.options import DesignError, FitOptions, InputError, Status, note
 
-DDF = ("kenward-roger", "satterthwaite", "residual")
+# Options that take the Kenward-Roger variance; the last two need the subjects of the cells.
+BY_SUBJECTS = ("kenward-roger-floor", "between-within")
+KENWARD_ROGER = ("kenward-roger", *BY_SUBJECTS)
+DDF = (*KENWARD_ROGER, "satterthwaite", "residual")
 ALTERNATIVES = ("two-sided", "less", "greater")
 
 # Variance of a contrast, relative to the one that the total variance would give it, that is none.
@@ -116,9 +122,12 @@ class TestTable:
     estimate, std_error : (genes, contrasts) arrays
         c'β̂ and its standard error (Kenward-Roger's where asked for); NaN for joint F tests.
     statistic : (genes, contrasts) array
-        t, or F for joint tests.
+        t, or F for joint tests; of the minimum effect where there is one.
     df : (genes, contrasts) array
         Denominator degrees of freedom.
+    conf_low, conf_high : (genes, contrasts) arrays
+        Confidence limits of the estimate at `level`, from the same standard error and df; one of
+        them infinite for a one-sided alternative, NaN for joint F tests.
     df_num : (contrasts,) array
         Numerator degrees of freedom; one for single contrasts.
     p_value, log10_p, adj_p_value : (genes, contrasts) arrays
@@ -133,6 +142,15 @@ class TestTable:
         How it was tested.
     notes : tuple of str
         What was decided for the user.
+    level : float
+        Coverage of the confidence intervals.
+    lfc : float
+        The minimum effect that was tested; zero is the usual test.
+    between_df : (contrasts,) array
+        Degrees of freedom between subjects; NaN for contrasts that vary within subjects, and where
+        subjects are not known.
+    prior_df, prior_variance : (contrasts,) arrays
+        Prior of moderated variances, d₀ and s₀²; NaN without moderation.
     """
 
     __test__ = False  # the name begins with "Test": pytest must not collect it
@@ -142,6 +160,8 @@ class TestTable:
     statistic: np.ndarray
     df: np.ndarray
     df_num: np.ndarray
+    conf_low: np.ndarray
+    conf_high: np.ndarray
     p_value: np.ndarray
     log10_p: np.ndarray
     adj_p_value: np.ndarray
@@ -150,7 +170,12 @@ class TestTable:
     contrasts: tuple[Contrast, ...]
     ddf: str
     alternative: str
+    between_df: np.ndarray
+    prior_df: np.ndarray
+    prior_variance: np.ndarray
     notes: tuple[str, ...] = ()
+    level: float = 0.95
+    lfc: float = 0.0
 
     @property
     def contrast_names(self) -> tuple[str, ...]:
@@ -168,9 +193,9 @@ class TestTable:
         Returns
         -------
         pandas.DataFrame
-            Columns gene, contrast, estimate, std_error, statistic, df, (df_num, if any test is
-            joint,) p_value, log10_p, adj_p_value, status; contrasts one after another, genes in
-            their order.
+            Columns gene, contrast, estimate, std_error, conf_low, conf_high, statistic, df,
+            (df_num, if any test is joint,) p_value, log10_p, adj_p_value, status; contrasts one
+            after another, genes in their order.
         """
         if names not in ("flashmm", "pertpy"):
             raise InputError(f"names must be 'flashmm' or 'pertpy'; found {names!r}.")
@@ -179,7 +204,7 @@ class TestTable:
             "gene": np.tile(np.asarray(self.genes, dtype=object), C),
             "contrast": np.repeat(np.array(self.contrast_names, dtype=object), G),
         }
-        for name in ("estimate", "std_error", "statistic", "df"):
+        for name in ("estimate", "std_error", "conf_low", "conf_high", "statistic", "df"):
             columns[name] = getattr(self, name).T.ravel()
         if (self.df_num > 1).any():
             columns["df_num"] = np.repeat(self.df_num, G)
@@ -201,6 +226,10 @@ def contrast_tests(
     contrasts: Any = None,
     ddf: str | None = None,
     alternative: str = "two-sided",
+    *,
+    level: float = 0.95,
+    lfc: float = 0.0,
+    moderate: bool = False,
 ) -> TestTable:
     """Test coefficients and contrasts of every gene.
 
@@ -213,22 +242,33 @@ def contrast_tests(
         the column) or an expression in coefficient names; a list holds several; a dictionary maps
         names to expressions, to ``{coefficient: weight}``, or to lists of them for a joint F test;
         a matrix has R's shape, coefficients × contrasts.
-    ddf : {"kenward-roger", "satterthwaite", "residual"}, optional
-        Denominator degrees of freedom; default "kenward-roger" for REML, "satterthwaite" for ML.
-        "residual" is n - rank(X) as in FLASHMM: with few subjects it rejects too often for
-        effects between subjects.
+    ddf : {"kenward-roger", "kenward-roger-floor", "between-within", ...}, optional
+        Denominator degrees of freedom, or "satterthwaite", or "residual"; default "kenward-roger"
+        for REML, "satterthwaite" for ML.
+        "kenward-roger-floor" raises Kenward-Roger's to the degrees of freedom between subjects
+        where they are lower, "between-within" takes these; both leave contrasts that vary within
+        subjects to Kenward-Roger. "residual" is n - rank(X) as in FLASHMM: with few subjects it
+        rejects too often for effects between subjects.
     alternative : {"two-sided", "less", "greater"}
         Direction of the alternative of single contrasts.
+    level : float
+        Coverage of the confidence intervals.
+    lfc : float
+        Test |effect| > lfc (effect > lfc, effect < -lfc) instead of an effect other than zero; in
+        units of the estimate, log₂ for the transform log2p1.
+    moderate : bool
+        Shrink the variances of a contrast across genes by empirical Bayes.
 
     Returns
     -------
     TestTable
-        Estimates, standard errors, statistics, df, p-values and a status, genes × contrasts.
+        Estimates, intervals, statistics, df, p-values and a status, genes × contrasts.
 
     Raises
     ------
     InputError
-        An unknown option, Kenward-Roger for an ML fit, or a one-sided joint test.
+        An unknown option, Kenward-Roger for an ML fit, degrees of freedom between subjects for a
+        fit without groups, or a joint test that is one-sided, moderated or of a minimum effect.
     FormulaError
         A contrast that cannot be read.
     DesignError
@@ -238,14 +278,11 @@ def contrast_tests(
     -----
     Kenward & Roger 1997 (as pbkrtest), Satterthwaite as lmerTest (Kuznetsova 2017). Kenward-Roger
     keeps components at zero in the information, so that a singular fit does not return to
-    cell-level df.
+    cell-level df. Minimum effects as McCarthy & Smyth 2009, moderation after Smyth 2004.
     """
-    ddf = _checked_ddf(fit, ddf, alternative)
+    plan = _Plan(_checked_ddf(fit, ddf), alternative, float(level), float(lfc), moderate)
     resolved = resolve_contrasts(contrasts, fit.coefficients, fit.coefficient_columns)
-    if alternative != "two-sided" and any(len(c.matrix) > 1 for c in resolved):
-        raise InputError(
-            f"Joint F tests have no direction; alternative={alternative!r} was asked for."
-        )
+    plan.check_joint(resolved)
     everything = contrasts is None
     unreplicated = _unreplicated_columns(fit)
     _check_replication(fit, resolved, unreplicated, refuse=not everything)
@@ -254,34 +291,100 @@ def contrast_tests(
     )
 
     table = _empty_table(fit, resolved)
+    table["between_df"] = _between_df(fit, resolved, estimable, plan.ddf)
+    if plan.ddf == "between-within":
+        estimable &= ~(table["between_df"] < 1)
     status = np.where(estimable, fit.status[:, None], str(Status.NOT_ESTIMABLE))
     table["status"] = status.astype(f"<U{max(map(len, Status))}")
     for block in fit.test_blocks():
-        _test_block(table, fit, resolved, estimable, _State.of(fit, block, ddf))
-    _fill_p_values(table, alternative)
-    notes = fit.notes + _note_cell_df(fit, table, ddf)
+        _test_block(table, fit, resolved, estimable, _State.of(fit, block, plan.ddf))
+    notes = fit.notes + note_cell_df(fit, table["df"], plan.ddf)
+    if moderate:
+        notes += _moderate(table, resolved)
+    _fill_intervals(table, plan)
+    _fill_p_values(table, plan)
+    notes += advise_fit(fit)
     if not everything:
-        notes += _note_cells_as_replicates(fit, resolved)
+        notes += advise_contrasts(fit, resolved, table["between_df"])
     return TestTable(
-        **table, genes=fit.genes, contrasts=resolved, ddf=ddf, alternative=alternative, notes=notes
+        **table,
+        genes=fit.genes,
+        contrasts=resolved,
+        ddf=plan.ddf,
+        alternative=alternative,
+        notes=notes,
+        level=plan.level,
+        lfc=plan.lfc,
     )
 
 
-def _checked_ddf(fit: ModelFit, ddf: str | None, alternative: str) -> str:
+@dataclass(frozen=True)
+class _Plan:
+    """How to test, as asked for."""
+
+    ddf: str
+    alternative: str
+    level: float
+    lfc: float
+    moderate: bool
+
+    def __post_init__(self) -> None:
+        if self.alternative not in ALTERNATIVES:
+            raise InputError(
+                f"alternative must be one of {', '.join(ALTERNATIVES)}; found {self.alternative!r}."
+            )
+        if not 0 < self.level < 1:
+            raise InputError(f"level is a coverage between 0 and 1; found {self.level}.")
+        if not (self.lfc >= 0 and np.isfinite(self.lfc)):
+            raise InputError(f"lfc is a minimum effect, zero or above; found {self.lfc}.")
+
+    def check_joint(self, contrasts: tuple[Contrast, ...]) -> None:
+        """Joint F tests have no direction, no minimum and no single variance."""
+        asked = {
+            f"alternative={self.alternative!r}": self.alternative != "two-sided",
+            f"lfc={self.lfc:g}": self.lfc > 0,
+            "moderate=True": self.moderate,
+        }
+        joint = [c.name for c in contrasts if len(c.matrix) > 1]
+        for option, is_asked in asked.items():
+            if joint and is_asked:
+                raise InputError(
+                    f"Joint F tests have no direction, minimum effect or moderation; {option} was "
+                    f"asked for, and {joint[0]!r} is one. Test its rows as contrasts of their own."
+                )
+
+
+def _checked_ddf(fit: ModelFit, ddf: str | None) -> str:
     reml = fit.options.method == "REML"
     ddf = ddf or ("kenward-roger" if reml else "satterthwaite")
     if ddf not in DDF:
         raise InputError(f"ddf must be one of {', '.join(DDF)}; found {ddf!r}.")
-    if alternative not in ALTERNATIVES:
+    if ddf in KENWARD_ROGER and not reml:
         raise InputError(
-            f"alternative must be one of {', '.join(ALTERNATIVES)}; found {alternative!r}."
-        )
-    if ddf == "kenward-roger" and not reml:
-        raise InputError(
-            "ddf='kenward-roger' is defined for REML fits and this one is ML: fit with "
+            f"ddf={ddf!r} is defined for REML fits and this one is ML: fit with "
             "method='REML', or use ddf='satterthwaite'."
         )
     return ddf
+
+
+def _between_df(
+    fit: ModelFit, contrasts: tuple[Contrast, ...], estimable: np.ndarray, ddf: str
+) -> np.ndarray:
+    """Degrees of freedom between subjects of every contrast, (contrasts,)."""
+    design = SubjectDesign.of(fit)
+    if design is None:
+        if ddf in BY_SUBJECTS:
+            raise InputError(
+                f"ddf={ddf!r} counts the subjects of groups of cells, and this fit has no groups "
+                "(matrices or a kinship): use 'kenward-roger', or fit from groups."
+            )
+        return np.full(len(contrasts), np.nan)
+    return np.array(
+        [
+            design.between_df(c.matrix) if fine else np.nan
+            for c, fine in zip(contrasts, estimable, strict=True)
+        ]
+    )
 
 
 def _unreplicated_columns(fit: ModelFit) -> dict[str, str]:
@@ -306,21 +409,12 @@ def _unreplicated_columns(fit: ModelFit) -> dict[str, str]:
     return found
 
 
-def _columns_of(fit: ModelFit, contrast: Contrast) -> frozenset[str]:
-    """Data columns that the coefficients of a contrast hold."""
-    columns = fit.coefficient_columns
-    if not columns:
-        return frozenset()
-    used = np.flatnonzero((contrast.matrix != 0).any(0))
-    return frozenset().union(*(columns[j] for j in used))
-
-
 def _check_replication(
     fit: ModelFit, contrasts: tuple[Contrast, ...], unreplicated: dict[str, str], refuse: bool
 ) -> None:
     """Refuse (or, when every coefficient is tested, note) contrasts without replicate subjects."""
     for column, said in unreplicated.items():
-        touched = [c.name for c in contrasts if column in _columns_of(fit, c)]
+        touched = [c.name for c in contrasts if column in columns_of(fit, c)]
         if not touched:
             continue
         text = (
@@ -336,13 +430,16 @@ def _check_replication(
 def _is_estimable(fit: ModelFit, contrast: Contrast, unreplicated: dict[str, str]) -> bool:
     """Whether a contrast avoids aliased coefficients and unreplicated columns."""
     aliased = bool((contrast.matrix[:, ~fit.estimable] != 0).any())
-    return not aliased and not (_columns_of(fit, contrast) & set(unreplicated))
+    return not aliased and not (columns_of(fit, contrast) & set(unreplicated))
 
 
 def _empty_table(fit: ModelFit, contrasts: tuple[Contrast, ...]) -> dict[str, Any]:
     shape = (len(fit.genes), len(contrasts))
-    names = ("estimate", "std_error", "statistic", "df", "p_value", "log10_p", "adj_p_value")
+    t_test = ("estimate", "std_error", "conf_low", "conf_high", "statistic", "df")
+    names = (*t_test, "p_value", "log10_p", "adj_p_value")
     table: dict[str, Any] = {name: np.full(shape, np.nan) for name in names}
+    for name in ("between_df", "prior_df", "prior_variance"):
+        table[name] = np.full(len(contrasts), np.nan)
     table["df_num"] = np.array([np.linalg.matrix_rank(c.matrix) for c in contrasts], dtype=float)
     return table
 
@@ -387,13 +484,13 @@ def _test_block(
     columns = np.flatnonzero(estimable & ~joint)
     if len(columns):
         rows = np.stack([_one_row(contrasts[j].matrix) for j in columns])
-        results, none = _t_tests(rows, state)
+        results, none = _t_tests(rows, state, table["between_df"][columns])
         for name, values in results.items():
             table[name][np.ix_(index, columns)] = values
         gene, contrast = np.nonzero(none)
         table["status"][index[gene], columns[contrast]] = Status.ZERO_VARIANCE
     for j in np.flatnonzero(estimable & joint):
-        test, none = _f_test(_independent_rows(contrasts[j].matrix), state)
+        test, none = _f_test(_independent_rows(contrasts[j].matrix), state, table["between_df"][j])
         table["statistic"][index, j], table["df"][index, j] = test
         table["status"][index[none], j] = Status.ZERO_VARIANCE
 
@@ -414,17 +511,23 @@ def _scale(gradient: np.ndarray, theta: np.ndarray) -> np.ndarray:
     return np.abs(gradient).sum(-1) * np.abs(theta).sum(1)[:, None]
 
 
-def _t_tests(rows: np.ndarray, state: _State) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def _t_tests(
+    rows: np.ndarray, state: _State, between: np.ndarray | float = np.nan
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """T tests of the rows (C, p) of a contrast matrix, and where they have no variance."""
     estimate = state.estimate(rows)
     forms = state.block.variance_forms(rows, rows)
     variance = forms.value
-    if state.ddf == "kenward-roger":
+    if state.ddf in KENWARD_ROGER:
         variance = kernels.kenward_roger_variance(forms.value, forms.hessian, state.theta_cov)
     if state.ddf == "residual":
         df = np.full(estimate.shape, float(state.block.df_residual))
     else:
         df = kernels.satterthwaite_df(forms.value, forms.gradient, state.theta_cov)
+    if state.ddf == "kenward-roger-floor":
+        df = np.where(df < between, between, df)
+    elif state.ddf == "between-within":
+        df = np.where(between > 0, between, df)
     none = forms.value <= NO_VARIANCE * _scale(forms.gradient, state.block.theta)
     std_error = np.sqrt(np.where(none, np.nan, variance))
     results = {
@@ -436,7 +539,7 @@ def _t_tests(rows: np.ndarray, state: _State) -> tuple[dict[str, np.ndarray], np
     return results, none
 
 
-def _f_test(rows: np.ndarray, state: _State) -> tuple[kernels.FTest, np.ndarray]:
+def _f_test(rows: np.ndarray, state: _State, between: float) -> tuple[kernels.FTest, np.ndarray]:
     """Joint F test of the rows (n, p) of one contrast, and where a row has no variance."""
     n = len(rows)
     left, right = np.tril_indices(n)
@@ -452,38 +555,86 @@ def _f_test(rows: np.ndarray, state: _State) -> tuple[kernels.FTest, np.ndarray]
             VarianceForms(*(part[fine][:, square] for part in forms)),
             state.theta_cov[fine],
             state,
+            between,
         )
     return kernels.FTest(*result), ~fine
 
 
 def _f_of(
-    estimate: np.ndarray, forms: VarianceForms, theta_cov: np.ndarray, state: _State
+    estimate: np.ndarray,
+    forms: VarianceForms,
+    theta_cov: np.ndarray,
+    state: _State,
+    between: float,
 ) -> kernels.FTest:
     """F test from the covariance (genes, n, n) of n estimates, and its derivatives."""
     covariance, gradient = forms.value, np.moveaxis(forms.gradient, 3, 1)
-    if state.ddf == "kenward-roger":
+    if state.ddf in KENWARD_ROGER:
         adjusted = kernels.kenward_roger_variance(covariance, forms.hessian, theta_cov)
-        return kernels.kenward_roger_f(estimate, covariance, gradient, adjusted, theta_cov)
+        test = kernels.kenward_roger_f(estimate, covariance, gradient, adjusted, theta_cov)
+        if state.ddf not in BY_SUBJECTS or not between > 0:
+            return test
+        # the scale of F belongs to its df: where they are replaced it is one
+        replaced = ~(test.df >= between) | (state.ddf == "between-within")
+        return kernels.FTest(
+            np.where(replaced, kernels.wald_f(estimate, adjusted), test.statistic),
+            np.where(replaced, between, test.df),
+        )
     if state.ddf == "satterthwaite":
         return kernels.satterthwaite_f(estimate, covariance, gradient, theta_cov)
-    wald = np.linalg.solve(covariance, estimate[..., None])[..., 0]
-    statistic = np.einsum("ga,ga->g", estimate, wald) / estimate.shape[1]
-    return kernels.FTest(statistic, np.full(len(estimate), float(state.block.df_residual)))
+    df = np.full(len(estimate), float(state.block.df_residual))
+    return kernels.FTest(kernels.wald_f(estimate, covariance), df)
 
 
-def _fill_p_values(table: dict[str, Any], alternative: str) -> None:
-    joint = table["df_num"] > 1
-    for columns, tail in (
-        (np.flatnonzero(~joint), lambda t, d, _: kernels.t_tail(t, d, alternative)),
-        (
-            np.flatnonzero(joint),
-            lambda f, d, num: kernels.f_tail(f, np.broadcast_to(num, f.shape), d),
+def _moderate(table: dict[str, Any], contrasts: tuple[Contrast, ...]) -> tuple[str, ...]:
+    """Shrink the variances of each contrast across genes; df, statistic and std_error follow."""
+    few = []
+    for j, contrast in enumerate(contrasts):
+        variance, df = table["std_error"][:, j] ** 2, table["df"][:, j]
+        prior = moderation.fit_prior(variance, df)
+        if prior is None:
+            few.append(contrast.name)
+            continue
+        table["prior_variance"][j], table["prior_df"][j] = prior
+        variance, table["df"][:, j] = moderation.posterior(variance, df, prior)
+        table["std_error"][:, j] = np.sqrt(variance)
+        table["statistic"][:, j] = table["estimate"][:, j] / table["std_error"][:, j]
+    if not few:
+        return ()
+    return (
+        note(
+            f"Fewer than {moderation.MIN_GENES} genes have a test of "
+            f"{', '.join(map(repr, few[:3]))}: too few to moderate variances, which are left as "
+            "they are."
         ),
-    ):
-        p, log10_p = tail(
-            table["statistic"][:, columns], table["df"][:, columns], table["df_num"][columns]
+    )
+
+
+def _fill_intervals(table: dict[str, Any], plan: _Plan) -> None:
+    single = table["df_num"] <= 1
+    estimate, std_error, df = (table[name][:, single] for name in ("estimate", "std_error", "df"))
+    table["conf_low"][:, single], table["conf_high"][:, single] = student.confidence_limits(
+        estimate, std_error, df, plan.level, plan.alternative
+    )
+
+
+def _fill_p_values(table: dict[str, Any], plan: _Plan) -> None:
+    joint = table["df_num"] > 1
+    single = np.flatnonzero(~joint)
+    estimate, std_error, statistic, df = (
+        table[name][:, single] for name in ("estimate", "std_error", "statistic", "df")
+    )
+    if plan.lfc > 0:
+        statistic, p, log10_p = student.minimum_effect_test(
+            estimate, std_error, df, plan.lfc, plan.alternative
         )
-        table["p_value"][:, columns], table["log10_p"][:, columns] = p, log10_p
+        table["statistic"][:, single] = statistic
+    else:
+        p, log10_p = kernels.t_tail(statistic, df, plan.alternative)
+    table["p_value"][:, single], table["log10_p"][:, single] = p, log10_p
+    table["p_value"][:, joint], table["log10_p"][:, joint] = kernels.f_tail(
+        table["statistic"][:, joint], table["df_num"][joint], table["df"][:, joint]
+    )
     table["adj_p_value"] = np.column_stack([adjust_p_values(p) for p in table["p_value"].T])
 
 
@@ -505,48 +656,3 @@ def adjust_p_values(p: np.ndarray) -> np.ndarray:
     if fine.any():
         adjusted[fine] = multipletests(p[fine], method="fdr_bh")[1]
     return adjusted
-
-
-def _note_cells_as_replicates(fit: ModelFit, contrasts: tuple[Contrast, ...]) -> tuple[str, ...]:
-    """Tested columns that vary within subjects and that no random term holds."""
-    stats = fit.stats
-    if stats is None or stats.design is None or stats.groups is None:
-        return ()
-    design, groups = stats.design, stats.groups
-    subject = design.random[0].columns[0]
-    held = frozenset().union(*(component.columns for component in design.random))
-    tested = frozenset().union(*(_columns_of(fit, contrast) for contrast in contrasts)) - held
-    alone = [
-        column
-        for column in sorted(tested & set(groups.obs.columns))
-        if not pd.api.types.is_numeric_dtype(groups.obs[column])
-        and (groups.obs.groupby(subject, observed=True)[column].nunique() > 1).any()
-    ]
-    return tuple(
-        note(
-            f"{column!r} varies within {subject}s and no random term holds it, so its tests take "
-            f"cells as replicates and reject too often where its effect differs between "
-            f"{subject}s. A random term such as '{subject}:{column}' makes {subject}s the "
-            "replicates."
-        )
-        for column in alone
-    )
-
-
-def _note_cell_df(fit: ModelFit, table: dict[str, Any], ddf: str) -> tuple[str, ...]:
-    """Genes whose Satterthwaite degrees of freedom count cells."""
-    if ddf != "satterthwaite" or not fit.fitted.any() or fit.stats is None:
-        return ()
-    # n - rank(X) for REML, n for ML
-    df_residual = fit.stats.n_cells - int(fit.estimable.sum())
-    cells = (table["df"][fit.fitted] >= df_residual * (1 - 1e-9)).any(1)
-    if not cells.any():
-        return ()
-    return (
-        note(
-            f"{cells.sum()} of {fit.fitted.sum()} genes have Satterthwaite degrees of freedom "
-            f"that count cells ({df_residual} or more): their components are at zero, and "
-            "tests between subjects are anti-conservative there. Kenward-Roger (REML) does not "
-            "have this."
-        ),
-    )

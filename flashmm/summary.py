@@ -24,6 +24,7 @@ from flashmm.counts import (
     Block,
     CellMatrix,
     CellRange,
+    CompressedMatrix,
     Transform,
     check_libsize,
     find_transform,
@@ -44,13 +45,16 @@ from flashmm.groups import (
     sum_by_group,
     unsorted_columns,
 )
-from flashmm.kernels.group_sums import add_cells, add_genes, log1p_of_shares
+from flashmm.kernels.group_sums import add_cells, add_genes, by_kind, log1p_of_shares
 from flashmm.options import InputError, note
 from flashmm.workspace import zeros
 
 Data: TypeAlias = ad.AnnData | PathLike
 
 _LIBSIZE = "libsize"
+# Cells of each group that a block holds on average, and the most values that it may hold.
+_CELLS_PER_GROUP = 10
+_MOST_VALUES = 2**24
 # Above this, groups of one cell each are taken for a mistake: the result would be a dense matrix.
 _MOST_SINGLE_CELLS = 20_000
 
@@ -65,7 +69,7 @@ class _Request:
     layer: str | None
     libsize: str
     missing: str
-    chunk_nnz: int
+    chunk_nnz: int | None
     progress: bool | None
     part: CellRange = ALL_CELLS
 
@@ -80,6 +84,8 @@ class _Request:
         reserved = [name for name in self.by if name == N_CELLS or name.startswith("sum:")]
         if reserved:
             raise InputError(f"by holds {listed(reserved)}, a name kept for results; rename it.")
+        if self.chunk_nnz is not None and self.chunk_nnz < 1:
+            raise InputError(f"chunk_nnz={self.chunk_nnz} must be at least 1.")
         if self.missing not in ("error", "drop"):
             raise InputError(f"missing={self.missing!r} is not known; use 'error' or 'drop'.")
 
@@ -133,7 +139,7 @@ class _Input:
 class _Sums:
     """Running sums over the cells of each group.
 
-    `values` (3 + covariates, groups, genes) holds the sums of y, of y², of the raw values, and of
+    `values` (groups, genes, 3 + covariates) holds the sums of y, of y², of the raw values, and of
     each covariate times y; `of_counts` tells whether all raw values so far are counts.
     """
 
@@ -181,7 +187,7 @@ def summarise(
     layer: str | None = None,
     libsize: str = _LIBSIZE,
     missing: str = "error",
-    chunk_nnz: int = CHUNK_NNZ,
+    chunk_nnz: int | None = None,
     progress: bool | None = None,
     cells: tuple[int, int] | None = None,
     shard: tuple[int, int] | None = None,
@@ -208,8 +214,9 @@ def summarise(
         all genes of the matrix that is read (for CSC this takes a pass of its own).
     missing : {"error", "drop"}
         Whether missing values in columns in use are an error, or their cells are left out.
-    chunk_nnz : int
-        Nonzero values read at a time; bounds the memory, never changes a result.
+    chunk_nnz : int, optional
+        Nonzero values read at a time; bounds the memory, never changes a result. None takes some
+        cells of every group, but between 2 and 17 million values (half a GB as they are stored).
     progress : bool, optional
         Whether to show a progress bar; None shows it on a terminal.
     cells : tuple of int, optional
@@ -270,14 +277,14 @@ def summarise(
     notes = note_references(keys, obs, unsorted_columns(keys)) + _note_libsizes(inputs)
     _check_group_number(obs, len(codes))
 
-    shape = (3 + len(request.covariates), len(obs), len(inputs[0].genes))
+    shape = (len(obs), len(inputs[0].genes), 3 + len(request.covariates))
     sums = _Sums(zeros(shape, "group statistics"))
     parts = np.split(codes, np.cumsum([len(key) for key in keys])[:-1])
     records = [
         _stream(cells, part, inputs[0].genes, sums, request)
         for cells, part in zip(inputs, parts, strict=True)
     ]
-    total, squares, counts, *crossed = sums.values
+    total, squares, counts, *crossed = by_kind(sums.values).swapaxes(0, 1)
     x = np.concatenate([cells.x[:, cells.kept] for cells in inputs], axis=1)
     return GroupStatistics(
         obs=obs.assign(**_moments(codes, x, request.covariates, len(obs))),
@@ -423,7 +430,7 @@ def _stream(
         open_counts(cells.data, request.layer, request.part) as source,
         _hashing(cells) as identity,
     ):
-        for block in _blocks(source, cells, request):
+        for block in _blocks(source, cells, request, len(sums.values)):
             if cells.transform.needs_counts:
                 source.require_counts(block, request.transform)
             sums.add(block, cells, group, gene)
@@ -459,11 +466,14 @@ def _identity(file: BinaryIO, path: Path, cells: _Input) -> dict[str, Any]:
     return digest if (start, stop) == (0, size) else digest | {"bytes": [start, stop]}
 
 
-def _blocks(source: CellMatrix, cells: _Input, request: _Request) -> Iterator[Block]:
+def _blocks(source: CellMatrix, cells: _Input, request: _Request, n_groups: int) -> Iterator[Block]:
     """Yield blocks whose cells have their library sizes and covariates."""
-    pending = cells.counted
+    pending, chunk_nnz = (
+        cells.counted,
+        request.chunk_nnz or _values_at_a_time(source, cells, n_groups),
+    )
     if pending and not source.matrix.by_cells:
-        cells.libsize = source.totals(request.chunk_nnz)
+        cells.libsize = source.totals(chunk_nnz)
         cells.fill(slice(0, source.n_cells), request)
         pending = False
     disable = None if request.progress is None else not request.progress
@@ -474,12 +484,23 @@ def _blocks(source: CellMatrix, cells: _Input, request: _Request) -> Iterator[Bl
         unit_scale=True,
         disable=disable,
     ) as bar:
-        for block in source.blocks(request.chunk_nnz):
+        for block in source.blocks(chunk_nnz):
             if pending:
                 cells.libsize[block.rows] = block.totals()
                 cells.fill(block.rows, request)
             yield block
             bar.update(block.n_read)
+
+
+def _values_at_a_time(source: CellMatrix, cells: _Input, n_groups: int) -> int:
+    """Values of some cells per group: the sums of a group are fetched once for all of these."""
+    matrix, size = source.matrix, source.matrix.size
+    stored = isinstance(matrix, CompressedMatrix) and cells.transform.needs_counts
+    if not (stored and matrix.by_cells and source.n_cells):  # others need more memory per value
+        return CHUNK_NNZ
+    wanted = _CELLS_PER_GROUP * n_groups * size // source.n_cells
+    # a few blocks at least, so that one is read while another is added
+    return max(CHUNK_NNZ, min(wanted, size // 8, _MOST_VALUES))
 
 
 def _moments(

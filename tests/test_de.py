@@ -38,9 +38,13 @@ def test_options_are_passed_on(simulation):
         method="ML",
         ddf="residual",
         alternative="greater",
+        level=0.9,
+        lfc=0.1,
+        moderate=True,
     )
     assert (table.ddf, table.alternative) == ("residual", "greater")
-    assert (table.df[np.isfinite(table.df)] == 598).all()
+    assert (table.level, table.lfc) == (0.9, 0.1) and np.isfinite(table.prior_variance).all()
+    assert (table.df[np.isfinite(table.df)] >= 598).all()  # moderated: prior df are added
 
 
 @pytest.mark.parametrize(

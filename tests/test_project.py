@@ -27,7 +27,7 @@ LAYERS = (
     {"chunks", "counts", "summary", "simulation_spec", "simulate", "kinship_simulation"},
     {"lmm", "kinship", "kinship_rotation", "multitrait", "traitmodel", "traitscan"},
     {"io"},
-    {"inference"},
+    {"inference", "advice", "between"},
     {"variance"},
     {"de", "evaluate", "mixedlm"},
     {"plots"},

@@ -34,7 +34,25 @@ def invert_information(information: Array) -> Array:
     scale = np.sqrt(np.abs(np.einsum("gkk->gk", information[fine])))
     scale[scale == 0] = 1.0
     outer = scale[:, :, None] * scale[:, None, :]
-    inverse[fine] = np.linalg.pinv(information[fine] / outer, rcond=1e-13, hermitian=True) / outer
+    invert = _invert_pairs if information.shape[1] == 2 else _pseudo_inverse
+    inverse[fine] = invert(information[fine] / outer) / outer
+    return inverse
+
+
+def _pseudo_inverse(matrices: Array) -> Array:
+    return np.linalg.pinv(matrices, rcond=1e-13, hermitian=True)
+
+
+def _invert_pairs(matrices: Array) -> Array:
+    """Invert symmetric 2 × 2 matrices in closed form where they are regular."""
+    a, b, d = matrices[:, 0, 0], matrices[:, 0, 1], matrices[:, 1, 1]
+    determinant = a * d - b * b
+    regular = np.abs(determinant) > 1e-8 * (a * a + 2 * b * b + d * d)
+    inverse = np.empty_like(matrices)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        inverse[:, 0, 0], inverse[:, 1, 1] = d / determinant, a / determinant
+        inverse[:, 0, 1] = inverse[:, 1, 0] = -b / determinant
+    inverse[~regular] = _pseudo_inverse(matrices[~regular])
     return inverse
 
 
@@ -150,8 +168,13 @@ def kenward_roger_f(
         rho = ((1 - A2 / rows) / V1) ** 2 * V0 / (V2 * rows)
         df = 4 + (rows + 2) / (rows * rho - 1)
         scale = np.where(np.abs(df - 2) < 0.01, 1.0, df * (1 - A2 / rows) / (df - 2))
-    wald = np.einsum("ga,ga->g", estimate, np.linalg.solve(adjusted, estimate[..., None])[..., 0])
-    return FTest(scale * wald / rows, df)
+    return FTest(scale * wald_f(estimate, adjusted), df)
+
+
+def wald_f(estimate: Array, covariance: Array) -> Array:
+    """(Lβ̂)'(LΦL')⁻¹Lβ̂ / rows of estimates (genes, rows) and covariances (genes, rows, rows)."""
+    solved = np.linalg.solve(covariance, estimate[..., None])[..., 0]
+    return np.asarray(np.einsum("ga,ga->g", estimate, solved) / estimate.shape[1])
 
 
 def satterthwaite_f(estimate: Array, covariance: Array, gradient: Array, theta_cov: Array) -> FTest:

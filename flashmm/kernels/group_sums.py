@@ -14,6 +14,8 @@ import numpy as np
 from numba import njit, types
 
 LARGEST_IN_TABLE = 2**20  # larger counts are not looked up; a table takes 8 MB at most
+# Values of a group in a block, times this, that must exceed its genes for sums to be fetched first.
+WORTH_FETCHING = 8
 COUNTS_PER_CELL = 256  # counts below are looked up in a table of the cell
 
 NARROW = (np.dtype(np.int32), np.dtype(np.float32))
@@ -141,6 +143,36 @@ def log1p_of_shares(
     return y
 
 
+@njit(cache=True, nogil=True, inline="always")
+def _add_cell(
+    total: np.ndarray,
+    start: int,
+    stop: int,
+    minor: np.ndarray,
+    values: np.ndarray,
+    y: np.ndarray,
+    look_up: bool,
+    column: np.ndarray,
+    x: np.ndarray,
+) -> None:
+    """Add the values of one cell, start to stop, to the sums (columns, 3 + covariates)."""
+    n_x = len(x)
+    slope = x[0] if n_x else 0.0
+    # y is zero for zero values, which add nothing; a test for them would cost more
+    for i in range(start, stop):
+        j = np.uint64(column[minor[i]])  # unsigned: no look for negative positions
+        yi = y[np.uint64(values[i])] if look_up else y[i]
+        total[j, 0] += yi
+        total[j, 1] += yi * yi
+        total[j, 2] += values[i]
+        if n_x:
+            total[j, 3] += slope * yi
+    for k in range(1, n_x):  # in passes of their own: an inner loop over k would cost more
+        for i in range(start, stop):
+            yi = y[np.uint64(values[i])] if look_up else y[i]
+            total[np.uint64(column[minor[i]]), 3 + k] += x[k] * yi
+
+
 @njit(_ADD, cache=True, nogil=True)
 def add_cells(
     sums: np.ndarray,
@@ -162,7 +194,8 @@ def add_cells(
     Parameters
     ----------
     sums : numpy.ndarray
-        (3 + covariates, groups, columns) Σ y, Σ y², Σ value and Σ x_k y; changed in place.
+        (groups, columns, 3 + covariates) Σ y, Σ y², Σ value and Σ x_k y; changed in place. The sums
+        of one gene lie side by side, so that a value needs one line of the processor's cache.
     indptr, minor, values : numpy.ndarray
         The lines; positions are inside the matrix.
     y : numpy.ndarray
@@ -177,29 +210,30 @@ def add_cells(
     x : numpy.ndarray
         (covariates, cells).
     """
-    order = np.argsort(group[first : first + len(indptr) - 1], kind="mergesort")  # a stable one
-    n_x = len(x)
-    for line in order:
-        cell = first + line
-        g = group[cell]
-        if g < 0:
-            continue
-        total, squares, raw = sums[0, g], sums[1, g], sums[2, g]
-        crossed, slope = (sums[3, g], x[0, cell]) if n_x else (raw, 0.0)
-        # y is zero for zero values, which add nothing; a test for them would cost more
-        for i in range(indptr[line], indptr[line + 1]):
-            j = np.uint64(column[minor[i]])  # unsigned: no look for negative positions
-            yi = y[np.uint64(values[i])] if look_up else y[i]
-            total[j] += yi
-            squares[j] += yi * yi
-            raw[j] += values[i]
-            if n_x:
-                crossed[j] += slope * yi
-        for k in range(1, n_x):  # in passes of their own: an inner loop over k would cost more
-            crossed, slope = sums[3 + k, g], x[k, cell]
-            for i in range(indptr[line], indptr[line + 1]):
-                yi = y[np.uint64(values[i])] if look_up else y[i]
-                crossed[np.uint64(column[minor[i]])] += slope * yi
+    of_lines = group[first : first + len(indptr) - 1]
+    order = np.argsort(of_lines, kind="mergesort")  # a stable one
+    start = np.searchsorted(of_lines[order], 0)
+    while start < len(order):
+        g, stop, n_values = of_lines[order[start]], start, 0
+        while stop < len(order) and of_lines[order[stop]] == g:
+            n_values += indptr[order[stop] + 1] - indptr[order[stop]]
+            stop += 1
+        if n_values * WORTH_FETCHING > sums.shape[1]:
+            for j in range(0, sums.shape[1], 2):  # in order, which memory answers fastest
+                sums[g, j, 0] += 0.0
+        for line in order[start:stop]:
+            _add_cell(
+                sums[g],
+                indptr[line],
+                indptr[line + 1],
+                minor,
+                values,
+                y,
+                look_up,
+                column,
+                x[:, first + line],
+            )
+        start = stop
 
 
 @njit(_ADD, cache=True, nogil=True)
@@ -224,8 +258,23 @@ def add_genes(
             if g < 0 or values[i] == 0:
                 continue
             yi = y[np.uint64(values[i])] if look_up else y[i]
-            sums[0, g, j] += yi
-            sums[1, g, j] += yi * yi
-            sums[2, g, j] += values[i]
+            sums[g, j, 0] += yi
+            sums[g, j, 1] += yi * yi
+            sums[g, j, 2] += values[i]
             for k in range(len(x)):
-                sums[3 + k, g, j] += x[k, cell] * yi
+                sums[g, j, 3 + k] += x[k, cell] * yi
+
+
+def by_kind(sums: np.ndarray) -> np.ndarray:
+    """Put the sums of one kind side by side, in place: (groups, columns, kinds) becomes a view.
+
+    Returns
+    -------
+    numpy.ndarray
+        (groups, kinds, columns) in the memory of `sums`, which is changed.
+    """
+    groups, columns, kinds = sums.shape
+    turned = sums.reshape(groups, kinds, columns)
+    for group in range(groups):
+        turned[group] = sums[group].T.copy()
+    return turned

@@ -76,3 +76,24 @@ def test_observed_covariance_leaves_out_components_at_zero():
     information = np.array([[[3.0, 1.0], [1.0, 2.0]]])
     cov = ddf.free_theta_cov(information, np.array([[0.0, 1.5]]))
     np.testing.assert_allclose(cov, [[[0.0, 0.0], [0.0, 0.5]]])
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_inverse_information_against_pinv(k):
+    rng = np.random.default_rng(k)
+    factors = rng.normal(size=(50, k, k)) * np.array([1e-6, 1.0, 1e4])[:k]
+    information = np.swapaxes(factors, 1, 2) @ factors
+    information[0, :, 0] = information[0, 0] = 0.0  # a component without information
+    information[1] = np.outer(*[np.array([1.0, 2.0, 3.0])[:k]] * 2)  # of rank one
+    information[2, 1, 1] *= -1  # indefinite, as observed information may be
+    information[3] = np.nan
+    found = ddf.invert_information(information)
+    assert np.isnan(found[3]).all()
+    for matrix, inverse in zip(np.delete(information, 3, 0), np.delete(found, 3, 0), strict=True):
+        scale = np.sqrt(np.abs(np.diag(matrix)))
+        scale[scale == 0] = 1.0
+        outer = np.outer(scale, scale)
+        expected = np.linalg.pinv(matrix / outer, rcond=1e-13, hermitian=True)
+        np.testing.assert_allclose(
+            inverse * outer, expected, rtol=1e-7, atol=1e-7 * np.abs(expected).max()
+        )

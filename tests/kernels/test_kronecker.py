@@ -67,7 +67,12 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("options", CASES, ids=str)
+def said(options) -> str:
+    """The case in words that are the same in every process."""
+    return "-".join(f"{key}={getattr(value, '__name__', value)}" for key, value in options.items())
+
+
+@pytest.mark.parametrize("options", CASES, ids=said)
 def test_likelihood_and_effects_are_those_of_dense_matrices(options):
     problem = Problem(**options)
     state = problem.state
@@ -79,7 +84,7 @@ def test_likelihood_and_effects_are_those_of_dense_matrices(options):
     np.testing.assert_allclose(state.log_det, log_det, rtol=1e-10)
 
 
-@pytest.mark.parametrize("options", CASES, ids=str)
+@pytest.mark.parametrize("options", CASES, ids=said)
 def test_gradient_is_that_of_finite_differences(options):
     problem = Problem(seed=1, **options)
     for which, exact in enumerate(problem.state.gradients):

@@ -50,6 +50,8 @@ def test_tests_are_tidy(finished):
         "contrast",
         "estimate",
         "std_error",
+        "conf_low",
+        "conf_high",
         "statistic",
         "df",
         "p_value",

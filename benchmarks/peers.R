@@ -1,0 +1,55 @@
+# Models of R packages, timed like the steps of steps.py: `Rscript peers.R PACKAGE cells.csv formula`.
+#
+# The table holds the columns of the formula and, last, one column per gene whose name begins with
+# "gene_". Each line that arrives has the first gene fitted; the answer is seconds and peak memory.
+
+arguments <- commandArgs(trailingOnly = TRUE)
+package <- arguments[1]
+cells <- read.csv(arguments[2], stringsAsFactors = TRUE)
+genes <- grep("^gene_", names(cells))
+formula <- arguments[3]
+suppressPackageStartupMessages(library(package, character.only = TRUE))
+
+memory_mb <- function(field) {
+  lines <- tryCatch(readLines("/proc/self/status"), error = function(e) character(), warning = function(w) character())
+  line <- grep(paste0("^", field), lines, value = TRUE)
+  if (length(line)) as.numeric(gsub("[^0-9]", "", line)) * 1024 / 1e6 else sum(gc()[, 6])
+}
+
+# Seconds per gene, over all genes of the table.
+fit_lme4 <- function() {
+  for (gene in genes) {
+    model <- as.formula(paste(names(cells)[gene], formula))
+    suppressMessages(suppressWarnings(lme4::lmer(model, data = cells, REML = TRUE)))
+  }
+}
+
+# FLASHMM takes matrices; its Z has the levels of all random terms side by side.
+parts <- strsplit(formula, " + (1 | ", fixed = TRUE)[[1]]
+prepare_flashmm <- function() {
+  terms <- sub(")", "", parts[-1], fixed = TRUE)
+  Z <- lapply(terms, function(term) {
+    level <- interaction(cells[strsplit(term, ":", fixed = TRUE)[[1]]], drop = TRUE)
+    model.matrix(~ 0 + level)
+  })
+  list(
+    Y = t(as.matrix(cells[genes])), X = model.matrix(as.formula(parts[1]), cells),
+    Z = do.call(cbind, Z), d = vapply(Z, ncol, 1L)
+  )
+}
+if (package == "FLASHMM") matrices <- prepare_flashmm()
+fit_FLASHMM <- function() {
+  with(matrices, suppressWarnings(suppressMessages(FLASHMM::lmmfit(Y, X, Z, d = d))))
+}
+
+fit <- get(paste0("fit_", package))
+cat(sprintf('{"n_genes": %d}\n', length(genes)))
+calls <- file("stdin", "r")
+while (length(readLines(calls, 1))) {
+  start_mb <- memory_mb("VmRSS")
+  took <- system.time(fit())
+  cat(sprintf(
+    '{"seconds": %f, "cpu": %f, "peak_mb": %f, "start_mb": %f}\n', took[["elapsed"]] / length(genes),
+    (took[["user.self"]] + took[["sys.self"]]) / length(genes), memory_mb("VmHWM"), start_mb
+  ))
+}
