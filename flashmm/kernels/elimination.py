@@ -73,7 +73,7 @@ KNOT_PRECISION = 1e-17
 EQUAL = 1e-6
 # Numbers that vectors of a block of genes may hold, and an array of a part that a thread works on
 # (it stays in the cache).
-BLOCK_ELEMENTS = 2**22
+BLOCK_ELEMENTS = 2**23
 PART_ELEMENTS = 2**17
 PART_LIMITS = (4, 64)
 
@@ -796,15 +796,15 @@ class EliminationEngine:
         """Objective of every gene at points that share the inner γ, (points, genes)."""
         groups, system = self.groups, self._system(grid)
         # what does not depend on the other components
-        weighted = genes.means * system.weights.d[:, 0]
-        sums = (groups.joins @ weighted.T).T
-        between = np.einsum("gj,gj->g", weighted, genes.means) + genes.rr
-        b_inner = genes.xr + weighted @ groups.rows
+        weighted = np.ascontiguousarray(genes.means.T) * system.weights.d[:, [0]]
+        sums = np.ascontiguousarray((groups.joins @ weighted).T)
+        between = np.einsum("jg,gj->g", weighted, genes.means) + genes.rr
+        b_inner, squares = genes.xr + (groups.rows.T @ weighted).T, sums**2
         f = np.empty((len(grid), len(sums)))
         for k in range(len(grid)):
             phi, N = system.weights.phi[:, k], system.inverse[k] * system.t[k]
-            b = b_inner - (sums * phi) @ system.s[k]
-            Q = between - sums**2 @ phi - np.einsum("gc,gc->g", b @ N, b)
+            b = b_inner - sums @ (phi[:, None] * system.s[k])
+            Q = between - squares @ phi - np.einsum("gc,gc->g", b @ N, b)
             f[k] = self.dof * np.log(np.maximum(Q, genes.e)) + system.log_det[k]
         return f
 

@@ -73,12 +73,15 @@ def lowest_point(values: Array, largest: Sequence[float]) -> Array:
     """
     shape = values.shape[1:]
     x = _nodes(shape[0])
-    best = np.stack(np.unravel_index(values.reshape(len(values), -1).argmin(1), shape), axis=1)
+    flat = values.reshape(len(values), -1)
+    best = np.stack(np.unravel_index(flat.argmin(1), shape), axis=1)
+    # differences keep the digits that matter, and equal values are exactly flat
+    above = (flat - flat.min(1, keepdims=True)).reshape(values.shape)
     beside = [x[np.clip(best + step, 0, len(x) - 1)] for step in (-1, 1)]
     found = minimise(
         lambda at, surface: _derivatives(at, surface).f,
         _derivatives,
-        Surface(values, *beside),
+        Surface(above, *beside),
         lambda _: x[best],
         None,
         nonnegative=True,

@@ -122,6 +122,14 @@ def test_the_order_of_the_components_does_not_matter():
         assert_close(other.loglik, first.loglik)
 
 
+def smallest_eliminated(fit):
+    """Smallest |a_g| or |ψ_i| of each gene: how close W_1 is to a singular matrix."""
+    engine = fit.model.engine
+    weights = engine._weights(fit.theta[:, :-1] / fit.theta[:, -1:])
+    a = np.abs(engine.groups.sizes[:, None] / weights.d)
+    return np.vstack([a, np.abs(weights.psi)]).min(0)
+
+
 def test_negative_components(problem):
     Y, X, Z = problem
     noise = np.random.default_rng(0).normal(size=(len(Y), 40))
@@ -135,7 +143,11 @@ def test_negative_components(problem):
     definite = found & (np.array(smallest) > 0.05)
     assert (eliminated.theta[definite] < 0).any(1).sum() > 3
     for name in FIELDS:
-        assert_close(getattr(eliminated, name)[definite], getattr(dense, name)[definite], name)
+        # squared traces lose digits where W_1 alone is close to singular, as it may be inside
+        rows = definite & (
+            (smallest_eliminated(eliminated) > 0.01) | (name != "fisher_information")
+        )
+        assert_close(getattr(eliminated, name)[rows], getattr(dense, name)[rows], name)
     assert_close(eliminated.blup()[definite], dense.blup()[definite], "blup")
 
 
