@@ -40,9 +40,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import sparse
-from scipy.linalg import eigh
+from scipy.linalg import eigh, solve_triangular
 
-from flashmm.kernels.engine import Estimates, Optimum, VarianceForms, by_homogeneity, take
+from flashmm.kernels.engine import Estimates, Optimum, VarianceForms, by_homogeneity, each, take
 from flashmm.kernels.interpolation import cardinal, chebyshev_axes, chebyshev_points, lowest_point
 from flashmm.kernels.rotation import EIGEN_TOLERANCE, Projection
 from flashmm.kernels.search import (
@@ -76,6 +76,8 @@ EQUAL = 1e-6
 BLOCK_ELEMENTS = 2**23
 PART_ELEMENTS = 2**17
 PART_LIMITS = (4, 64)
+# Genes in one product with a matrix that all genes share.
+PANEL_GENES = 64
 
 
 class Elimination(NamedTuple):
@@ -265,13 +267,28 @@ class Groups:
         sums = np.ascontiguousarray((self.outer_rows @ weights).T)
         return sums.reshape(n, self.joins.shape[0], c)
 
+    def sums(self, weights: Array) -> Array:
+        """Σ_g w_g x_g of weights (groups, genes), as (genes, c)."""
+        if isinstance(self.rows, np.ndarray):
+            return each(np.ascontiguousarray(weights.T), self.rows)
+        return np.ascontiguousarray((self.rows.T @ weights).T)
+
+    def fitted(self, v: Array) -> Array:
+        """x_g'v of v (genes, c), as (groups, genes)."""
+        if isinstance(self.rows, np.ndarray):
+            return np.ascontiguousarray(each(v, self.rows.T).T)
+        return self.rows @ np.ascontiguousarray(v.T)
+
     def squares(self, weights: Array) -> Array:
         """Σ_g w_g x_g x_g' of weights (knots, genes), as (genes, c, c)."""
         rows, c = self.rows, self.rows.shape[1]
         if not self.pairs.shape[1]:
             return rows.T @ (weights.T[:, :, None] * rows)
-        sums = np.ascontiguousarray((self.pairs @ weights).T)
-        return sums[:, self.triangle].reshape(-1, c, c)
+        if isinstance(self.pairs, np.ndarray):
+            sums = each(np.ascontiguousarray(weights.T), self.pairs.T)
+        else:
+            sums = np.ascontiguousarray((self.pairs @ weights).T)
+        return np.take(sums, self.triangle, axis=1).reshape(-1, c, c)
 
 
 def _pairs(rows: sparse.csr_array) -> sparse.csr_array:
@@ -511,16 +528,21 @@ class EliminationEngine:
 
     def responses(self, YtX: Array, YtZ: Array, yty: Array) -> Grouped:
         """Group means of the residuals, and their products within groups."""
-        xy, zr, rss = self.projection.residuals(YtX, YtZ, yty)
-        blocks, groups = self.projection.blocks, self.groups
-        sums = zr[:, blocks[self.elimination.inner]]
-        means = sums / groups.sizes
+        projection, groups = self.projection, self.groups
+        blocks, p = projection.blocks, len(self.basis)
+        xy = each(YtX, _inverse_triangle(projection.R))
+        fixed = np.zeros((len(xy), groups.rows.shape[1]))
+        fixed[:, :p] = each(xy, _inverse_triangle(self.basis).T)
+        means = YtZ[:, blocks[self.elimination.inner]] / groups.sizes - groups.fitted(fixed).T
+        sums = means * groups.sizes
         # X'r = 0: within groups it is minus that between groups, and zero for constant columns.
-        xr = -(sums @ groups.rows)
-        xr[:, xy.shape[1] :] += _columns(zr, blocks, self.elimination.rest)
+        xr = -groups.sums(np.ascontiguousarray(sums.T))
+        A = _columns(projection.A, blocks, self.elimination.rest)
+        xr[:, p:] += _columns(YtZ, blocks, self.elimination.rest) - each(xy, A)
         xr *= np.diag(groups.within) > 0
-        rr = np.maximum(rss - np.einsum("gj,gj->g", sums, means), 0.0)
-        explained = ((xr @ self.within_root) ** 2).sum(1)
+        rss = np.maximum(yty - (xy * xy).sum(1), 0.0)
+        rr = np.maximum(rss - (sums * means).sum(1), 0.0)
+        explained = (each(xr, self.within_root) ** 2).sum(1)
         return Grouped(xy, means, xr, rr, np.maximum(rr - explained, 0.0), rss)
 
     # ---- the model at γ ----------------------------------------------------------------------
@@ -537,7 +559,7 @@ class EliminationEngine:
         at_knots = d if self.groups.knots is self.groups.sizes else knots / (1.0 + knots * inner)
         tau = self.groups.joins @ d
         psi = _one_plus(outer * tau)
-        log_det = np.log(np.abs(a)).sum(0) + np.log(np.abs(psi)).sum(0)
+        log_det = _total(np.log(np.abs(a))) + _total(np.log(np.abs(psi)))
         # A rank-one update moves one eigenvalue through zero where ψ changes sign.
         negative = (a < 0).sum(0) - np.sign(outer) * (psi < 0).sum(0)
         return Weights(d, at_knots, tau, psi, outer / psi, log_det, negative)
@@ -601,16 +623,16 @@ class EliminationEngine:
 
     def _solve(self, system: System, genes: Grouped) -> Solution:
         """Generalised least squares at γ."""
-        rows, weights = self.groups.rows, system.weights
+        groups, weights = self.groups, system.weights
         means = np.ascontiguousarray(genes.means.T)
-        b = genes.xr + (rows.T @ self._inner_inner(weights, means)).T
+        b = genes.xr + groups.sums(self._inner_inner(weights, means))
         f = (b[:, None] @ system.inverse)[:, 0]
         v, of_rest = system.t * f, f[:, len(self.basis) :]
-        zeta = means - rows @ v.T
+        zeta = means - groups.fitted(v)
         inner = self._inner_inner(weights, zeta)
         # (y - X̃v)'W_1⁻¹(y - X̃v), within and between groups, and the penalty Σ v_r²/γ_r
-        Q = genes.rr - 2.0 * (genes.xr * v).sum(1) + ((v @ self.groups.within) * v).sum(1)
-        Q += (zeta * inner).sum(0)
+        Q = genes.rr - 2.0 * (genes.xr * v).sum(1) + (each(v, groups.within) * v).sum(1)
+        Q += _total(zeta * inner)
         Q += (v[:, len(self.basis) :] * of_rest).sum(1)
         return Solution(Q, v, Effects(self._outer_inner(weights, zeta), inner, of_rest))
 
@@ -659,20 +681,20 @@ class EliminationEngine:
 
     def _quadratics(self, system: System, u: Effects) -> tuple[Array, Array]:
         """u_k'u_k and u_k'Z_k'P_W Z_l u_l, (genes, K) and (genes, K, K)."""
-        weights, rows = system.weights, self.groups.rows
+        weights = system.weights
         inner = self._inner_inner(weights, u.inner)
-        q, D, sides = [(u.inner**2).sum(0)], [[(u.inner * inner).sum(0)]], [inner]
+        q, D, sides = [_total(u.inner**2)], [[_total(u.inner * inner)]], [inner]
         if self.elimination.outer is not None:
-            q.insert(0, (u.outer**2).sum(0))
-            top = (weights.tau / weights.psi * u.outer**2).sum(0)
-            across = (u.outer * self._outer_inner(weights, u.inner)).sum(0)
+            q.insert(0, _total(u.outer**2))
+            top = _total(weights.tau / weights.psi * u.outer**2)
+            across = _total(u.outer * self._outer_inner(weights, u.inner))
             D = [[top, across], [across, *D[0]]]
             sides.insert(0, self._inner_outer(weights, u.outer))
-        images = [(rows.T @ side).T[:, :, None] for side in sides]
+        images = [self.groups.sums(side)[:, :, None] for side in sides]
         side = Side(images, u.rest[:, :, None])
         D = [[form[:, None] for form in line] for line in D]
         second = self._bilinear(system, D, side, side)[:, 0]
-        return np.hstack([np.stack(q, 1), u.rest**2 @ self.members]), second
+        return np.hstack([np.stack(q, 1), each(u.rest**2, self.members)]), second
 
     def _bilinear(self, system: System, D: list[list[Array]], a: Side, b: Side) -> Array:
         """a_k'Z_k'P_W Z_l b_l, (genes, columns, K, K), with a_k'D_kl b_l of what is eliminated."""
@@ -724,14 +746,14 @@ class EliminationEngine:
             a[:, k] = traces[k] - np.einsum("gcc->g", NG[k])
             for m in range(n):
                 cross = 2.0 * H[k][m] * N - NG[k] * NG[m].swapaxes(1, 2)
-                aa[:, k, m] = squares[k][m] - cross.sum((1, 2))
+                aa[:, k, m] = squares[k][m] - np.ascontiguousarray(cross).sum((1, 2))
         # Z_k'P_W Z_r = U_k Ψ and Z_r'P_W Z_r = (CΨ)_rr with Ψ = F'_·r
         psi = inverse[:, :, p:]
         omega = system.C[:, p:] @ psi
-        a[:, n:] = np.einsum("grr->gr", omega) @ E
+        a[:, n:] = each(np.einsum("grr->gr", omega).copy(), E)
         aa[:, n:, n:] = E.T @ (omega * omega.swapaxes(1, 2)) @ E
         for k in range(n):
-            aa[:, k, n:] = aa[:, n:, k] = (psi * (G[k] @ psi)).sum(1) @ E
+            aa[:, k, n:] = aa[:, n:, k] = each((psi * (G[k] @ psi)).sum(1), E)
         return a, aa
 
     def _eliminated_norms(self, weights: Weights) -> tuple[list[Array], list[list[Array]]]:
@@ -739,19 +761,20 @@ class EliminationEngine:
         d2 = weights.d**2
         e2, e3 = self.groups.joins @ d2, self.groups.joins @ (d2 * weights.d)
         phi, ratio = weights.phi, weights.tau / weights.psi
-        inner = weights.d.sum(0) - (phi * e2).sum(0)
-        square = d2.sum(0) + ((phi * e2) ** 2 - 2.0 * phi * e3).sum(0)
+        inner = _total(weights.d) - _total(phi * e2)
+        square = _total(d2) + _total((phi * e2) ** 2 - 2.0 * phi * e3)
         if self.elimination.outer is None:
             return [inner], [[square]]
-        across = (e2 / weights.psi**2).sum(0)
-        return [ratio.sum(0), inner], [[(ratio**2).sum(0), across], [across, square]]
+        across = _total(e2 / weights.psi**2)
+        return [_total(ratio), inner], [[_total(ratio**2), across], [across, square]]
 
     def _curvature(self, system: System) -> Curvature:
         """G_k = U_k'U_k and H_kl = U_k'D_kl U_l of what is eliminated."""
         groups, weights, s = self.groups, system.weights, system.s
         d2 = weights.d**2
         d3 = d2 * weights.d
-        S2, S3 = (groups.squares(weights.knots**power) for power in (2, 3))
+        knots2 = weights.knots**2
+        S2, S3 = groups.squares(knots2), groups.squares(knots2 * weights.knots)
         if self.elimination.outer is None:
             return Curvature([S2], [[S3]])
         r, r3 = groups.by_outer(d2), groups.by_outer(d3)
@@ -796,16 +819,18 @@ class EliminationEngine:
         """Objective of every gene at points that share the inner γ, (points, genes)."""
         groups, system = self.groups, self._system(grid)
         # what does not depend on the other components
-        weighted = np.ascontiguousarray(genes.means.T) * system.weights.d[:, [0]]
-        sums = np.ascontiguousarray((groups.joins @ weighted).T)
-        between = np.einsum("jg,gj->g", weighted, genes.means) + genes.rr
-        b_inner, squares = genes.xr + (groups.rows.T @ weighted).T, sums**2
-        f = np.empty((len(grid), len(sums)))
+        means = np.ascontiguousarray(genes.means.T)
+        weighted = means * system.weights.d[:, [0]]
+        between = _in_panels(_total(weighted * means) + genes.rr)
+        sums = _in_panels(np.ascontiguousarray((groups.joins @ weighted).T))
+        b_inner, squares = _in_panels(genes.xr + groups.sums(weighted)), sums**2
+        f = np.empty((len(grid), len(genes.e)))
         for k in range(len(grid)):
-            phi, N = system.weights.phi[:, k], system.inverse[k] * system.t[k]
-            b = b_inner - sums @ (phi[:, None] * system.s[k])
-            Q = between - squares @ phi - np.einsum("gc,gc->g", b @ N, b)
-            f[k] = self.dof * np.log(np.maximum(Q, genes.e)) + system.log_det[k]
+            phi, N = system.weights.phi[:, [k]], system.inverse[k] * system.t[k]
+            b = b_inner - sums @ (phi * system.s[k])
+            Q = between - (squares @ phi)[:, :, 0] - ((b @ N) * b).sum(2)
+            Q = np.maximum(Q.ravel()[: len(genes.e)], genes.e)
+            f[k] = self.dof * np.log(Q) + system.log_det[k]
         return f
 
     def optimise(self, genes: Grouped, start: Array | None, max_iter: int, tol: float) -> Optimum:
@@ -842,7 +867,7 @@ class EliminationEngine:
         """σ², coefficients and expected information at one γ per gene."""
         moments, v = self._moments_and_v(gamma, genes)
         variance = moments.Q / self.dof
-        coefficients = genes.xy + v[:, : len(self.basis)] @ self.basis.T
+        coefficients = genes.xy + each(v[:, : len(self.basis)], self.basis.T)
         information, _ = theta_information(moments, gamma, variance, self.dof)
         return Estimates(variance, coefficients, information)
 
@@ -923,6 +948,29 @@ def _one_plus(x: Array) -> Array:
     total = 1.0 + x
     total[total == 0] = np.finfo(float).eps
     return total
+
+
+def _total(x: Array) -> Array:
+    """Sum over the levels of (levels, genes), level by level for one gene as for many."""
+    if x.shape[1] == 1:
+        x = np.repeat(x, 2, axis=1)
+        return np.asarray(x.sum(0)[:1])
+    return np.asarray(np.ascontiguousarray(x).sum(0))
+
+
+def _inverse_triangle(R: Array) -> Array:
+    return solve_triangular(R, np.eye(len(R)))
+
+
+def _in_panels(rows: Array) -> Array:
+    """Genes (genes, ...) as (panels, PANEL_GENES, ...), filled up with zeros.
+
+    Products of matrices of one shape: a gene's does not depend on how many others there are.
+    """
+    panels = -(-len(rows) // PANEL_GENES)
+    full = np.zeros((panels * PANEL_GENES, *rows.shape[1:]))
+    full[: len(rows)] = rows
+    return full.reshape(panels, PANEL_GENES, *rows.shape[1:])
 
 
 def _columns(values: Array, blocks: list[slice], components: list[int]) -> Array:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.polynomial import chebyshev
 
+from flashmm.kernels.engine import each
 from flashmm.kernels.search import GRID_DECADES, Derivatives, minimise
 
 Array = np.ndarray
@@ -141,8 +142,8 @@ def cardinal(at: Array, points: int, derivatives: int = 0) -> Array:
     for order in range(derivatives + 1):
         derived = chebyshev.chebder(coefficients, order)
         whole[: len(derived), :, order] = derived
-    vander = chebyshev.chebvander(at, points - 1)
-    return (vander @ whole.reshape(points, -1)).reshape(-1, points, derivatives + 1)
+    vander = np.ascontiguousarray(chebyshev.chebvander(at, points - 1))
+    return each(vander, whole.reshape(points, -1)).reshape(-1, points, derivatives + 1)
 
 
 def chebyshev_points(points: int) -> Array:
