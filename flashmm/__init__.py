@@ -22,6 +22,7 @@ from flashmm.io import (
     write_groups,
     write_table,
 )
+from flashmm.jackknife import InfluenceTable, influence, jackknife
 from flashmm.kinship import KinshipFit, fit_kinship_lmm
 from flashmm.kinship_data import KinshipFactor, kinship_factor
 from flashmm.kinship_rotation import KinshipRotation, rotate_by_kinship
@@ -37,6 +38,7 @@ from flashmm.options import (
     InputError,
     Status,
 )
+from flashmm.permutation import PermutationTable, permutation_tests
 from flashmm.simulate import Simulation, SimulationSpec, simulate_counts
 from flashmm.summary import summarise
 from flashmm.traitscan import TraitScan
@@ -57,6 +59,7 @@ __all__ = [
     "FlashmmWarning",
     "FormulaError",
     "GroupStatistics",
+    "InfluenceTable",
     "InputError",
     "KinshipFactor",
     "KinshipFit",
@@ -64,6 +67,7 @@ __all__ = [
     "KinshipSimulation",
     "LMMFit",
     "MultiTraitFit",
+    "PermutationTable",
     "Simulation",
     "SimulationSpec",
     "Status",
@@ -81,10 +85,13 @@ __all__ = [
     "fit_lmm",
     "fit_mixedlm",
     "fit_multitrait_lmm",
+    "influence",
+    "jackknife",
     "join_fits",
     "kinship_factor",
     "merge",
     "merge_files",
+    "permutation_tests",
     "read_fit",
     "read_groups",
     "read_provenance",

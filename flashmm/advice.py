@@ -60,10 +60,17 @@ def advise_fit(fit: ModelFit) -> tuple[str, ...]:
 
 
 def advise_contrasts(
-    fit: ModelFit, contrasts: tuple[Contrast, ...], between_df: np.ndarray
+    fit: ModelFit,
+    contrasts: tuple[Contrast, ...],
+    between_df: np.ndarray,
+    robust: bool = False,
 ) -> tuple[str, ...]:
-    """Advice on contrasts with their degrees of freedom between subjects, (contrasts,)."""
-    return _missing_random_terms(fit, contrasts) + _few_subjects(fit, contrasts, between_df)
+    """Advice on contrasts with their degrees of freedom between subjects, (contrasts,).
+
+    `robust` tests, as the jackknife's, do not need random terms for what varies within subjects.
+    """
+    missing = () if robust else _missing_random_terms(fit, contrasts)
+    return missing + _few_subjects(fit, contrasts, between_df)
 
 
 def _components_at_zero(fit: ModelFit) -> tuple[str, ...]:

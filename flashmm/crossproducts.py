@@ -175,7 +175,7 @@ def summary_statistics(
     XtX = _weighted(groups, X, X)
     return SummaryStatistics(
         XtX=(XtX + XtX.T) / 2,
-        YtX=sum(groups.cross_sum(k).T @ D for k, D in enumerate(X) if k == 0 or D.any()),
+        YtX=_cross(groups, design.fixed),
         ZtX=_weighted(groups, Z, X),
         ZtZ=_gram(_weighted(groups, Z, Z)),
         yty=groups.sumsq.sum(axis=0, dtype=np.float64),
@@ -241,6 +241,119 @@ def drop_component(stats: SummaryStatistics, name: str) -> SummaryStatistics:
         design=design,
         fixed=None,
         random=None,
+    )
+
+
+def replace_fixed(stats: SummaryStatistics, fixed: np.ndarray) -> SummaryStatistics:
+    """Statistics of the same cells with other numbers in the fixed design.
+
+    Parameters
+    ----------
+    stats : SummaryStatistics
+        Statistics made from groups.
+    fixed : (1 + m, groups, coefficients) array
+        The design over groups, as `GroupDesign.fixed`; the coefficients keep their names.
+
+    Returns
+    -------
+    SummaryStatistics
+        Only columns that differ are multiplied with the genes. It has no formula.
+    """
+    groups, design = cast(Any, stats.groups), cast(Any, stats.design)
+    X, Z = list(fixed), _layers(design.random)
+    changed = (fixed != design.fixed).any((0, 1))
+    YtX = stats.YtX.copy()
+    YtX[:, changed] = _cross(groups, fixed[:, :, changed])
+    XtX = _weighted(groups, X, X)
+    ones = np.ones((groups.n_groups, 1))
+    return replace(
+        stats,
+        XtX=(XtX + XtX.T) / 2,
+        YtX=YtX,
+        ZtX=_weighted(groups, Z, X),
+        X_sum=_weighted(groups, [ones], X)[0],
+        design=replace(design, fixed=fixed),
+        fixed=None,
+        random=None,
+    )
+
+
+def leave_groups(stats: SummaryStatistics, left: np.ndarray) -> SummaryStatistics:
+    """Statistics without the cells of some groups, in the same coefficients.
+
+    Parameters
+    ----------
+    stats : SummaryStatistics
+        Statistics made from groups.
+    left : (groups,) bool array
+        Groups to leave out.
+
+    Returns
+    -------
+    SummaryStatistics
+        Levels of random terms without a cell are dropped, columns of X that are zero now are kept.
+        The gene sums of the groups are not copied: rows of the design are zero instead. It has no
+        formula.
+    """
+    groups, design = cast(Any, stats.groups), cast(Any, stats.design)
+    stay = sp.diags_array((~left).astype(np.float64))
+    random = tuple(_without_rows(component, stay) for component in design.random)
+    fixed = np.where(left[:, None], 0.0, design.fixed)
+    X, Z, ones = list(fixed), _layers(random), (~left).astype(np.float64)[:, None]
+    XtX = _weighted(groups, X, X)
+    return replace(
+        stats,
+        XtX=(XtX + XtX.T) / 2,
+        # what is left out is little, so it is taken away
+        YtX=np.where(fixed.any((0, 1)), stats.YtX - _cross(groups, design.fixed, left), 0.0),
+        ZtX=_weighted(groups, Z, X),
+        ZtZ=_gram(_weighted(groups, Z, Z)),
+        yty=stats.yty - groups.sumsq[left].sum(axis=0, dtype=np.float64),
+        n_cells=stats.n_cells - int(groups.moment(0, 0)[left].sum()),
+        X_sum=_weighted(groups, [ones], X)[0],
+        Z_sum=_weighted(groups, Z, [ones])[:, 0],
+        component_sizes=tuple(len(component.levels) for component in random),
+        Z_levels=pd.Index([v for c in random for v in c.levels], dtype=object),
+        design=replace(design, fixed=fixed, random=random),
+        fixed=None,
+        random=None,
+    )
+
+
+def take_genes(stats: SummaryStatistics, index: np.ndarray) -> SummaryStatistics:
+    """Statistics of some of the genes, by their numbers."""
+    groups, stored = stats.groups, stats.products_YtZ
+    if groups is not None:
+        sums = {name: values[:, index] for name, values in groups.gene_sums().items()}
+        groups = groups.with_sums(stats.genes[index], sums)
+    return replace(
+        stats,
+        YtX=stats.YtX[index],
+        yty=stats.yty[index],
+        genes=stats.genes[index],
+        products_YtZ=None if stored is None else stored[index],
+        groups=groups,
+    )
+
+
+def _cross(groups: GroupStatistics, fixed: np.ndarray, rows: Any = slice(None)) -> np.ndarray:
+    """Σ_k S_k'D_k over some groups, (genes, coefficients)."""
+    total = np.zeros((groups.n_genes, fixed.shape[2]))
+    for k, D in enumerate(fixed):
+        if D[rows].any():
+            total += groups.cross_sum(k)[rows].T @ D[rows]
+    return total
+
+
+def _without_rows(component: RandomComponent, stay: sp.dia_array) -> RandomComponent:
+    """The component with rows set to zero, and without the levels that this leaves empty."""
+    weights = [None if w is None else sp.csr_array(stay @ w) for w in component.weights]
+    found = sum(abs(w).sum(axis=0) for w in weights if w is not None)
+    used = np.flatnonzero(np.asarray(found).reshape(-1))
+    return replace(
+        component,
+        levels=component.levels[used],
+        weights=tuple(None if w is None else sp.csr_array(w[:, used]) for w in weights),
     )
 
 

@@ -17,12 +17,15 @@ from flashmm.crossproducts import SummaryStatistics
 from flashmm.kernels import ddf as kernels
 from flashmm.kernels import moderation, student
 from flashmm.kernels.engine import VarianceForms
+from flashmm.lmm import LMMFit
 from flashmm.options import DesignError, FitOptions, InputError, Status, note
+from flashmm.subjects import between_df, estimates_without, independent_subjects
 
 # Options that take the Kenward-Roger variance; the last two need the subjects of the cells.
 BY_SUBJECTS = ("kenward-roger-floor", "between-within")
 KENWARD_ROGER = ("kenward-roger", *BY_SUBJECTS)
-DDF = (*KENWARD_ROGER, "satterthwaite", "residual")
+JACKKNIFE = ("jackknife", "jackknife-refit")
+DDF = (*KENWARD_ROGER, "satterthwaite", "residual", *JACKKNIFE)
 ALTERNATIVES = ("two-sided", "less", "greater")
 
 # Variance of a contrast, relative to the one that the total variance would give it, that is none.
@@ -243,12 +246,14 @@ def contrast_tests(
         names to expressions, to ``{coefficient: weight}``, or to lists of them for a joint F test;
         a matrix has R's shape, coefficients × contrasts.
     ddf : {"kenward-roger", "kenward-roger-floor", "between-within", ...}, optional
-        Denominator degrees of freedom, or "satterthwaite", or "residual"; default "kenward-roger"
-        for REML, "satterthwaite" for ML.
+        Denominator degrees of freedom, or "satterthwaite", "residual", "jackknife"; default
+        "kenward-roger" for REML, "satterthwaite" for ML.
         "kenward-roger-floor" raises Kenward-Roger's to the degrees of freedom between subjects
         where they are lower, "between-within" takes these; both leave contrasts that vary within
         subjects to Kenward-Roger. "residual" is n - rank(X) as in FLASHMM: with few subjects it
-        rejects too often for effects between subjects.
+        rejects too often for effects between subjects. "jackknife" takes the variance from leaving
+        out one subject at a time, components held (see `flashmm.jackknife`); "jackknife-refit"
+        estimates them anew.
     alternative : {"two-sided", "less", "greater"}
         Direction of the alternative of single contrasts.
     level : float
@@ -296,16 +301,20 @@ def contrast_tests(
         estimable &= ~(table["between_df"] < 1)
     status = np.where(estimable, fit.status[:, None], str(Status.NOT_ESTIMABLE))
     table["status"] = status.astype(f"<U{max(map(len, Status))}")
-    for block in fit.test_blocks():
-        _test_block(table, fit, resolved, estimable, _State.of(fit, block, plan.ddf))
-    notes = fit.notes + note_cell_df(fit, table["df"], plan.ddf)
+    notes = fit.notes
+    if plan.ddf in JACKKNIFE:
+        notes += _jackknife_tests(table, fit, resolved, estimable, plan.ddf == "jackknife-refit")
+    else:
+        for block in fit.test_blocks():
+            _test_block(table, fit, resolved, estimable, _State.of(fit, block, plan.ddf))
+    notes += note_cell_df(fit, table["df"], plan.ddf)
     if moderate:
         notes += _moderate(table, resolved)
     _fill_intervals(table, plan)
     _fill_p_values(table, plan)
     notes += advise_fit(fit)
     if not everything:
-        notes += advise_contrasts(fit, resolved, table["between_df"])
+        notes += advise_contrasts(fit, resolved, table["between_df"], plan.ddf in JACKKNIFE)
     return TestTable(
         **table,
         genes=fit.genes,
@@ -493,6 +502,122 @@ def _test_block(
         test, none = _f_test(_independent_rows(contrasts[j].matrix), state, table["between_df"][j])
         table["statistic"][index, j], table["df"][index, j] = test
         table["status"][index[none], j] = Status.ZERO_VARIANCE
+
+
+def _jackknife_tests(
+    table: dict[str, Any],
+    fit: ModelFit,
+    contrasts: tuple[Contrast, ...],
+    estimable: np.ndarray,
+    refits: bool,
+) -> tuple[str, ...]:
+    """Fill the table from the estimates without each subject; say which cannot be left out."""
+    if not isinstance(fit, LMMFit):
+        raise InputError(
+            f"The jackknife leaves out subjects of a fit of fit_lmm; this is a "
+            f"{type(fit).__name__}. Use ddf='kenward-roger'."
+        )
+    subjects = independent_subjects(fit.stats)
+    df = between_df(fit.stats, fit.model.kept, subjects)
+    columns = np.flatnonzero(estimable)
+    blocks = [_jackknife_rows(contrasts[j].matrix) for j in columns]
+    # an empty block first, so that there may be no contrast
+    rows = np.vstack([np.zeros((0, len(fit.coefficients))), *blocks])
+    ends = np.cumsum([len(block) for block in blocks])
+    kept = fit.model.kept
+    centre = fit.coef[:, kept] @ rows[:, kept].T
+    spread = [np.zeros((fit.n_genes, len(block), len(block))) for block in blocks]
+    lost: list[list[str]] = [[] for _ in blocks]
+    without = estimates_without(fit, subjects, rows, refits)
+    for name, (estimate, possible) in zip(subjects.names, without, strict=True):
+        for at, (end, block) in enumerate(zip(ends, blocks, strict=True)):
+            own = slice(end - len(block), end)
+            change = estimate[:, own] - centre[:, own]
+            spread[at] += change[:, :, None] * change[:, None, :]
+            lost[at] += [] if possible[own].all() else [str(name)]
+    m = len(subjects)
+    for at, (j, end, block) in enumerate(zip(columns, ends, blocks, strict=True)):
+        few = bool(lost[at]) or df < len(block)
+        value = centre[:, end - len(block) : end]
+        _fill_jackknife(table, int(j), value, (m - 1) / m * spread[at], df, few)
+    said = {contrasts[j].name: who for j, who in zip(columns, lost, strict=True) if who}
+    return _note_lost(said, subjects.column, df)
+
+
+def _jackknife_rows(matrix: np.ndarray) -> np.ndarray:
+    rows = _independent_rows(matrix)
+    return rows if len(rows) > 1 else _one_row(matrix)[None]
+
+
+def _fill_jackknife(
+    table: dict[str, Any], j: int, centre: np.ndarray, spread: np.ndarray, df: int, few: bool
+) -> None:
+    """Fill one contrast: estimates (genes, r) and the jackknife covariance (genes, r, r)."""
+    r, status = centre.shape[1], table["status"][:, j]
+    fitted = np.isin(status, (Status.OK, Status.BOUNDARY))
+    if r == 1:
+        table["estimate"][:, j] = np.where(fitted, centre[:, 0], np.nan)
+    if few:
+        status[fitted] = Status.TOO_FEW_SUBJECTS
+        return
+    status[fitted & ~np.isfinite(spread).all((1, 2))] = Status.NOT_CONVERGED
+    fine = fitted & np.isfinite(spread).all((1, 2))
+    smallest = np.linalg.eigvalsh(spread[fine])[:, 0]
+    none = smallest <= NO_VARIANCE * np.einsum("gaa->g", spread[fine])
+    status[np.flatnonzero(fine)[none]] = Status.ZERO_VARIANCE
+    fine[np.flatnonzero(fine)[none]] = False
+    table["df"][fine, j] = df - r + 1
+    if r == 1:
+        table["std_error"][fine, j] = np.sqrt(spread[fine, 0, 0])
+        table["statistic"][fine, j] = centre[fine, 0] / table["std_error"][fine, j]
+        return
+    # Hotelling: with V ~ Wishart on df, (df - r + 1)/(df r) b'V⁻¹b ~ F(r, df - r + 1)
+    wald = np.linalg.solve(spread[fine], centre[fine][..., None])[..., 0]
+    T2 = np.einsum("ga,ga->g", wald, centre[fine])
+    table["statistic"][fine, j] = (df - r + 1) / (df * r) * T2
+
+
+def _note_lost(lost: dict[str, list[str]], column: str, df: int) -> tuple[str, ...]:
+    """Say which subjects a contrast cannot do without, or that there are too few of them."""
+    if df < 1:
+        text = f"There are as many fixed effects between {column}s as {column}s: no jackknife."
+        return (note(text),)
+    if not lost:
+        return ()
+    name, who = next(iter(lost.items()))
+    return (
+        note(
+            f"{len(lost)} contrasts have no jackknife, because they cannot be estimated when one "
+            f"{column} is left out: {name!r} not without {', '.join(map(repr, who[:3]))}."
+        ),
+    )
+
+
+def row_tests(fit: ModelFit, rows: np.ndarray, ddf: str) -> dict[str, np.ndarray]:
+    """T tests of the rows (C, p) of a contrast matrix, without names and without words.
+
+    Parameters
+    ----------
+    fit : ModelFit
+        The fitted models.
+    rows : (C, p) array
+        Contrasts, zero where a coefficient is aliased.
+    ddf : {"kenward-roger", "satterthwaite", "residual"}
+        Degrees of freedom.
+
+    Returns
+    -------
+    dict of str to (genes, C) arrays
+        estimate, std_error, statistic and df; NaN for genes without a fit.
+    """
+    shape = (len(fit.genes), len(rows))
+    names = ("estimate", "std_error", "statistic", "df")
+    result = {name: np.full(shape, np.nan) for name in names}
+    for block in fit.test_blocks():
+        values, _ = _t_tests(rows, _State.of(fit, block, ddf))
+        for name in names:
+            result[name][block.index] = values[name]
+    return result
 
 
 def _one_row(matrix: np.ndarray) -> np.ndarray:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from threadpoolctl import threadpool_limits
 
 from flashmm.crossproducts import SummaryStatistics
 from flashmm.kernels.ddf import invert_information
@@ -25,6 +24,7 @@ from flashmm.kernels.rotation import (
     rotate_projection,
 )
 from flashmm.kernels.spectral import SpectralEngine
+from flashmm.kernels.threads import single_blas_thread
 from flashmm.options import DesignError, FitOptions, InputError, Status, note
 
 # Sums of squares relative to the whole below which nothing but rounding is left.
@@ -208,7 +208,7 @@ class LMMFit:
             First gene and one past the last, whether or not they are visited.
         """
         wanted = self.fitted if wanted is None else wanted
-        with threadpool_limits(limits=1, user_api="blas"):
+        with single_blas_thread():
             for start, stop in self.model.gene_blocks(self.n_genes, self.options):
                 index = start + np.flatnonzero(wanted[start:stop])
                 if len(index):
@@ -316,6 +316,14 @@ def prepare(stats: SummaryStatistics, options: FitOptions) -> Model:
         No column of X is estimable, no residual degrees of freedom, or the random effects are
         confounded with the fixed ones.
     """
+    model = factor(stats, options)
+    _check_confounding(model.projection, stats)
+    _check_levels(model.engine, model.projection)
+    return model
+
+
+def factor(stats: SummaryStatistics, options: FitOptions) -> Model:
+    """As `prepare`, but not asking whether variances can be estimated, which GLS does not need."""
     kept = independent_columns(stats.XtX)
     if not kept.any() or stats.n_cells - kept.sum() < 1:
         raise DesignError(
@@ -329,10 +337,7 @@ def prepare(stats: SummaryStatistics, options: FitOptions) -> Model:
         stats.component_sizes,
         stats.n_cells,
     )
-    _check_confounding(projection, stats)
-    engine = _build_engine(projection, options)
-    _check_levels(engine, projection)
-    return Model(kept, projection, engine)
+    return Model(kept, projection, _build_engine(projection, options))
 
 
 def _build_engine(projection: Projection, options: FitOptions) -> Engine[Any]:
@@ -470,13 +475,81 @@ def fit_lmm(
     values = None if start is None else tuple(float(v) for v in start)
     options = FitOptions(method, nonnegative, engine, values, max_iter, tol, block_size)
     _check_start(options, len(stats.component_sizes))
-    with threadpool_limits(limits=1, user_api="blas"):
+    fit = refit(stats, options)
+    return replace(fit, notes=_note_aliased(fit))
+
+
+def refit(stats: SummaryStatistics, options: FitOptions) -> LMMFit:
+    """Fit as `fit_lmm` does, with options that were checked, and say nothing."""
+    with single_blas_thread():
         model = prepare(stats, options)
         parts = [
             _fit_block(model, stats, options, *bounds)
             for bounds in model.gene_blocks(stats.n_genes, options)
         ]
     return _assemble(model, stats, options, parts)
+
+
+def hold(fit: LMMFit, stats: SummaryStatistics, informed: bool = True) -> LMMFit:
+    """Generalised least squares of other statistics with the variance components of a fit.
+
+    Parameters
+    ----------
+    fit : LMMFit
+        Gives θ, the status and the options.
+    stats : SummaryStatistics
+        The same genes and components, over other cells or with another fixed design.
+    informed : bool
+        Whether the information of θ is wanted, which costs as much as a step of the optimiser.
+
+    Returns
+    -------
+    LMMFit
+        `coef` and `fisher_information` (NaN where it is not wanted) of the new statistics; `loglik`
+        and `decrement` are NaN.
+    """
+    model = factor(stats, fit.options)
+    coef = held_coefficients(fit, stats, model)
+    information = np.full_like(fit.fisher_information, np.nan)
+    for index, gamma, genes in _held(fit, stats, model) if informed else ():
+        information[index] = model.engine.information(gamma, fit.theta[index, -1], genes)[0]
+    nothing = np.full(fit.n_genes, np.nan)
+    return replace(
+        fit,
+        coef=coef,
+        fisher_information=information,
+        loglik=nothing,
+        decrement=nothing,
+        aliased=_aliased(model, stats),
+        df_residual=model.projection.df_residual,
+        stats=stats,
+        model=model,
+        notes=(),
+    )
+
+
+def held_coefficients(fit: LMMFit, stats: SummaryStatistics, model: Model) -> np.ndarray:
+    """Fixed effects of other statistics with the components of a fit, (genes, coefficients).
+
+    NaN for aliased coefficients and for genes without a fit; `model` is `factor` of `stats`.
+    """
+    coef = np.full(fit.coef.shape, np.nan)
+    for index, gamma, genes in _held(fit, stats, model):
+        values = model.engine.coefficients(gamma, genes)
+        coef[np.ix_(index, model.kept)] = original_basis(model.projection, values)
+    return coef
+
+
+def _held(
+    fit: LMMFit, stats: SummaryStatistics, model: Model
+) -> Iterator[tuple[np.ndarray, np.ndarray, Any]]:
+    """Fitted genes in blocks: their numbers, γ of the fit, and responses of `stats`."""
+    with single_blas_thread():
+        for start, stop in model.gene_blocks(fit.n_genes, fit.options):
+            index = start + np.flatnonzero(fit.fitted[start:stop])
+            if len(index):
+                genes = take(model.responses(stats, start, stop), index - start)
+                yield index, fit.theta[index, :-1] / fit.theta[index, -1:], genes
 
 
 def _check_start(options: FitOptions, K: int) -> None:
@@ -569,20 +642,10 @@ def log_likelihood(objective: np.ndarray, projection: Projection, method: str) -
 def _assemble(
     model: Model, stats: SummaryStatistics, options: FitOptions, parts: list[_Block]
 ) -> LMMFit:
-    """Join the blocks, name everything, say which columns were dropped."""
+    """Join the blocks and name everything."""
     kept = model.kept
-    aliased = tuple(name for name, k in zip(stats.coefficients, kept, strict=True) if not k)
     coef = np.full((stats.n_genes, len(kept)), np.nan)
     coef[:, kept] = np.concatenate([part.coef for part in parts])
-    notes: tuple[str, ...] = ()
-    if aliased:
-        notes = (
-            note(
-                f"{len(aliased)} of {len(kept)} fixed coefficients are linear combinations of "
-                f"others in these cells and were dropped: {', '.join(aliased)}. Contrasts that "
-                "need them are NaN."
-            ),
-        )
     return LMMFit(
         coef=coef,
         theta=np.concatenate([part.theta for part in parts]),
@@ -594,10 +657,27 @@ def _assemble(
         genes=stats.genes,
         coefficients=tuple(stats.coefficients),
         components=(*stats.components, "residual"),
-        aliased=aliased,
+        aliased=_aliased(model, stats),
         df_residual=model.projection.df_residual,
         stats=stats,
         options=options,
         model=model,
-        notes=notes,
+    )
+
+
+def _aliased(model: Model, stats: SummaryStatistics) -> tuple[str, ...]:
+    """Names of the coefficients that the design cannot estimate."""
+    return tuple(name for name, k in zip(stats.coefficients, model.kept, strict=True) if not k)
+
+
+def _note_aliased(fit: LMMFit) -> tuple[str, ...]:
+    """Say which columns were dropped."""
+    if not fit.aliased:
+        return ()
+    return (
+        note(
+            f"{len(fit.aliased)} of {len(fit.coefficients)} fixed coefficients are linear "
+            "combinations of others in these cells and were dropped: "
+            f"{', '.join(fit.aliased)}. Contrasts that need them are NaN."
+        ),
     )

@@ -70,6 +70,8 @@ class Status(StrEnum):
     NOT_IDENTIFIABLE = "not_identifiable"
     UNBOUNDED = "unbounded"
     ZERO_VARIANCE = "zero_variance"
+    TOO_FEW_SUBJECTS = "too_few_subjects"
+    TOO_FEW_RELABELLINGS = "too_few_relabellings"
 
     @property
     def sentence(self) -> str:
@@ -95,6 +97,10 @@ _SENTENCES = {
     "has one), or no value at the heritability 1 that was asked for.",
     Status.ZERO_VARIANCE: "The model gives the contrast no variance, so that it has no test "
     "(heritability 1 along a direction in which the kinship is singular).",
+    Status.TOO_FEW_SUBJECTS: "Without one of its subjects the contrast cannot be estimated, or too "
+    "few subjects are left for its degrees of freedom, so that the jackknife has no variance.",
+    Status.TOO_FEW_RELABELLINGS: "The labels can be given to the subjects in fewer than 20 ways, "
+    "so that no permutation p-value can reach 0.05.",
 }
 
 

@@ -21,7 +21,7 @@ BLOCKS = {
 @pytest.mark.parametrize("document", BLOCKS)
 def test_code_runs(document, tmp_path, monkeypatch, capsys):
     """The blocks of a document run one after another, as its reader would run them."""
-    spec = fm.SimulationSpec(n_genes=20, n_cells=400, n_subjects=6, n_cell_types=2)
+    spec = fm.SimulationSpec(n_genes=20, n_cells=400, n_subjects=10, n_cell_types=2)
     fm.simulate_counts(spec, seed=1, path=tmp_path / "cells.h5ad").adata.file.close()
     monkeypatch.chdir(tmp_path)
     names: dict = {}

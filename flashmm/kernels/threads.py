@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from functools import cache
 from typing import Any, TypeVar
 
 import numba
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -21,6 +24,17 @@ Result = TypeVar("Result")
 def thread_count() -> int:
     """Threads to work in: numba's, so that one setting holds for compiled and other code."""
     return int(numba.get_num_threads())
+
+
+def single_blas_thread() -> AbstractContextManager[Any]:
+    """Keep BLAS in one thread meanwhile; libraries are looked up once, which takes milliseconds."""
+    limiter: AbstractContextManager[Any] = _libraries().limit(limits=1, user_api="blas")
+    return limiter
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
