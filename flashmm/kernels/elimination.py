@@ -863,13 +863,24 @@ class EliminationEngine:
         definite[doubtful] = by_parts(part, self._part(), len(doubtful))
         return definite
 
+    def coefficients(self, gamma: Array, genes: Grouped) -> Array:
+        """Generalised least squares in the orthonormal basis of X, (genes, p)."""
+
+        def part(rows: slice) -> Array:
+            return self._solve(self._system(gamma[rows]), take(genes, rows)).v
+
+        return self._orthonormal(by_parts(part, self._part(), len(gamma)), genes)
+
+    def _orthonormal(self, v: Array, genes: Grouped) -> Array:
+        """Coefficients of y from v, those of its residuals for columns of length one."""
+        return genes.xy + each(v[:, : len(self.basis)], self.basis.T)
+
     def estimates(self, gamma: Array, genes: Grouped) -> Estimates:
         """σ², coefficients and expected information at one γ per gene."""
         moments, v = self._moments_and_v(gamma, genes)
         variance = moments.Q / self.dof
-        coefficients = genes.xy + each(v[:, : len(self.basis)], self.basis.T)
         information, _ = theta_information(moments, gamma, variance, self.dof)
-        return Estimates(variance, coefficients, information)
+        return Estimates(variance, self._orthonormal(v, genes), information)
 
     def covariance(self, gamma: Array, basis: Array) -> Array:
         """Covariance of the contrasts `basis` (p, C) for σ² = 1, (genes, C, C)."""

@@ -94,6 +94,9 @@ class Engine(Protocol[Genes]):
     def is_positive_definite(self, gamma: Array) -> Array:
         """Whether V = I + Σ γ_k Z_kZ_k' is positive definite, (genes,) bool."""
 
+    def coefficients(self, gamma: Array, genes: Genes) -> Array:
+        """Generalised least squares in the orthonormal basis of X, (genes, p)."""
+
     def estimates(self, gamma: Array, genes: Genes) -> Estimates:
         """σ², coefficients and expected information at one γ per gene."""
 
