@@ -195,8 +195,9 @@ def influence(
             f"An influence table is of single contrasts, and {joint[0]!r} is joint: it has no "
             "estimate that could change. Give its rows one by one."
         )
+    chosen = None if genes is None else _numbers(fit.genes, genes)
     tests = contrast_tests(fit, contrasts, ddf)
-    index = _chosen(tests, genes)
+    index = _leading(tests) if chosen is None else chosen
     rows = np.vstack([contrast.matrix for contrast in resolved])
     some = _some_genes(fit, index)
     parts = [
@@ -222,14 +223,17 @@ def influence(
     )
 
 
-def _chosen(tests: TestTable, genes: Sequence[str] | None) -> np.ndarray:
-    """Numbers of the genes that were asked for, or of those with the smallest p-values."""
-    if genes is None:
-        smallest = np.where(np.isfinite(tests.p_value), tests.p_value, 2.0).min(1)
-        order = np.argsort(smallest, kind="stable")[:TOP_GENES]
-        return order[smallest[order] <= 1.0]
+def _leading(tests: TestTable) -> np.ndarray:
+    """Numbers of the genes with the smallest p-value of any contrast."""
+    smallest = np.where(np.isfinite(tests.p_value), tests.p_value, 2.0).min(1)
+    order = np.argsort(smallest, kind="stable")[:TOP_GENES]
+    return order[smallest[order] <= 1.0]
+
+
+def _numbers(known: pd.Index, genes: Sequence[str]) -> np.ndarray:
+    """Numbers of the genes that were asked for."""
     names = [genes] if isinstance(genes, str) else list(genes)
-    index = np.asarray(tests.genes.get_indexer(pd.Index(names)))
+    index = np.asarray(known.get_indexer(pd.Index(names)))
     if not len(index) or (index < 0).any():
         unknown = [name for name, at in zip(names, index, strict=True) if at < 0]
         raise InputError(

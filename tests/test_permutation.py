@@ -21,8 +21,6 @@ from flashmm.permutation import _arrangements, _plan
 FIXED = "~ 0 + x + kind + kind:condition"
 EFFECT = "kind[K1]:condition[T.stim]"
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*take cells as replicates")
-
 
 def statistics(cells, fixed=FIXED, random=("subject",)):
     return fm.summary_statistics(cells.groups, fixed, list(random))
@@ -52,7 +50,8 @@ def test_enumeration_is_brute_force(random):
     cells = regrouped.simulate(1, subjects=6, kinds=2, genes=4)
     with pytest.warns(fm.FlashmmWarning, match="in 20 distinct ways: no permutation p-value"):
         table = fm.permutation_tests(statistics(cells, random=random), EFFECT)
-    observed, every = brute_force(cells, FIXED, random, 6, 3)
+    with regrouped.advised(random):
+        observed, every = brute_force(cells, FIXED, random, 6, 3)
     assert table.enumerated and table.n_distinct == comb(6, 3)
     assert list(table.n_permutations) == [19]
     np.testing.assert_allclose(np.abs(table.statistic[:, 0]), observed, rtol=1e-6)
@@ -68,7 +67,8 @@ def test_fdr_is_its_definition():
     cells = regrouped.Cells(cells.obs, cells.Y, regrouped.group(cells.obs, cells.Y))
     with pytest.warns(fm.FlashmmWarning, match="35 distinct ways"):
         table = fm.permutation_tests(statistics(cells), EFFECT)
-    observed, every = brute_force(cells, FIXED, ["subject"], 7, 3)
+    with regrouped.advised(["subject"]):
+        observed, every = brute_force(cells, FIXED, ["subject"], 7, 3)
     rates = {}
     for t in observed:
         expected = (every >= t * (1 - 1e-6)).sum() / len(every)
@@ -224,9 +224,9 @@ def test_number_of_a_factor():
     # doses 0 1 2 3 0
     assert table.n_distinct == 60 and table.contrast_names == ("dose",)
     fit = fm.fit_lmm(stats)
-    np.testing.assert_allclose(
-        table.statistic[:, 0], fm.contrast_tests(fit, "dose").statistic[:, 0], rtol=1e-9
-    )
+    with pytest.warns(fm.FlashmmWarning, match=r"'dose' rests on few subjects \(3 degrees"):
+        t = fm.contrast_tests(fit, "dose").statistic
+    np.testing.assert_allclose(table.statistic, t, rtol=1e-9)
 
 
 def test_few_relabellings_have_words_and_a_status():
