@@ -15,11 +15,14 @@ import pandas as pd
 
 from flashmm.contrasts import resolve_contrasts
 from flashmm.crossproducts import leave_groups, take_genes
-from flashmm.inference import DDF, JACKKNIFE, TestTable, contrast_tests, row_tests
+from flashmm.inference import DDF, JACKKNIFE, contrast_tests
 from flashmm.kernels.ddf import t_tail
+from flashmm.leaveout import stays_estimable
 from flashmm.lmm import LMMFit, hold, refit
 from flashmm.options import DesignError, InputError, Status
-from flashmm.subjects import Subjects, independent_subjects, stays_estimable
+from flashmm.subjects import Subjects, independent_subjects
+from flashmm.testtable import TestTable
+from flashmm.waldtests import row_tests
 
 # Genes of an influence table that nobody has chosen.
 TOP_GENES = 20
@@ -45,9 +48,10 @@ def jackknife(
     Returns
     -------
     TestTable
-        As of ``contrast_tests(fit, contrasts, ddf="jackknife")``; df is the number of subjects
-        minus the rank of the fixed effects that are constant within subjects. Joint tests are
-        Hotelling's.
+        As of ``contrast_tests(fit, contrasts, ddf="jackknife")``; df are those between
+        subjects of the contrast (`between_df`); where it varies within subjects, the number of
+        subjects minus the rank of the fixed effects that are constant within them. Joint tests are
+        Hotelling's, with the fewest df of their rows.
 
     Raises
     ------

@@ -29,10 +29,12 @@ from flashmm.contrasts import Contrast, resolve_contrasts
 from flashmm.crossproducts import SummaryStatistics, replace_fixed, subtract_means
 from flashmm.design import group_design
 from flashmm.groups import GroupStatistics
-from flashmm.inference import ALTERNATIVES, adjust_p_values, row_tests
+from flashmm.inference import ALTERNATIVES
 from flashmm.lmm import FITTED, LMMFit, fit_lmm, hold, refit
 from flashmm.options import DesignError, FlashmmWarning, InputError, Status, note
-from flashmm.subjects import Subjects, is_nested, require_groups
+from flashmm.subjects import Subjects, require_groups, subject_column
+from flashmm.testtable import adjust_p_values
+from flashmm.waldtests import row_tests
 
 # Relabellings, the observed one among them, below which no p-value can reach 0.05.
 FEWEST = 20
@@ -174,7 +176,7 @@ def permutation_tests(
         default. "factor", labels have no effect at all; one fit of a relabelling serves all
         contrasts, but where another of them is not zero the p-values say nothing about this one.
     subject : str, optional
-        The column that names the subjects; by default the first one of the random terms.
+        The column that names the subjects; by default that of the first random term with one.
     progress : bool, optional
         Whether to show a bar; by default in a terminal only.
 
@@ -373,7 +375,7 @@ def _plan(
             "These statistics have lost their formula (a term was dropped), so the design cannot "
             "be made for other labels: make them anew with summary_statistics."
         )
-    column = subject or design.random[0].columns[0]
+    column = subject or subject_column(design)
     _require_column(groups, column, "subject")
     subjects = Subjects.of(groups, column)
     labels, levels = _values_of_subjects(groups, subjects, factor, "factor")
@@ -433,7 +435,7 @@ def _check_factor(
         raise InputError(f"the fixed formula does not hold factor={factor!r}: nothing to test.")
     for component in require_groups(stats, "A permutation")[1].random:
         # levels such as subject:condition stay the same sets of cells, whatever their names
-        if factor in component.columns and not is_nested(component, subjects.codes):
+        if factor in component.columns and not subjects.hold(component):
             raise InputError(
                 f"the random term {component.name!r} holds factor={factor!r} and crosses the "
                 f"{subjects.column}s, so it would change with the labels. Take it out."

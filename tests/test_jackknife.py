@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from scipy import stats as distributions
 
 import flashmm as fm
+from flashmm.between import SubjectDesign
 from flashmm.design import cell_design
-from flashmm.subjects import between_df, independent_subjects
+from flashmm.subjects import independent_subjects, subjects_of
 
 FIXED = "~ 0 + x + kind + kind:condition"
 RANDOM = {
@@ -97,8 +98,7 @@ def test_engines_agree():
 )
 def test_df_count_subjects(fixed, df):
     fit = fit_of(regrouped.simulate(), ["subject"], fixed)
-    subjects = independent_subjects(fit.stats)
-    assert between_df(fit.stats, fit.model.kept, subjects) == df
+    assert SubjectDesign.of(fit).total_df == df
 
 
 def test_joint_test_depends_on_the_span_of_its_rows_only():
@@ -245,10 +245,45 @@ def test_outermost_grouping_is_left_out():
     assert independent_subjects(fit.stats).column == "subject"
 
 
-def gaussian_groups(seed, subjects, kinds, genes, s1, s2):
-    """Sums of groups drawn without their cells."""
+def test_subjects_are_the_column_that_is_a_random_term():
+    fit = fit_of(regrouped.simulate(), ["kind:subject", "subject"])
+    assert subjects_of(fit.stats).column == "subject"
+    # the advice, the floor and the jackknife count the same
+    tables = [
+        fm.contrast_tests(fit, EFFECT, ddf=ddf) for ddf in ("jackknife", "kenward-roger-floor")
+    ]
+    assert [table.between_df.tolist() for table in tables] == [[6.0], [6.0]]
+
+
+KINDS_OF = {1: [0, 1, 4, 5, 6], 2: [0, 5]}
+
+
+def test_df_are_those_of_the_contrast():
+    """Kind K1 is in five of ten subjects, K2 in two."""
+    fit = fit_of(regrouped.simulate(5, subjects=10, kinds_of=KINDS_OF), ["subject"])
+    names = {i: f"kind[K{i}]:condition[T.stim]" for i in range(3)}
+    contrasts = {
+        "all": names[0],
+        "five": names[1],
+        "within": f"{names[1]} - {names[0]}",
+        "joint": [names[0], names[1]],
+        "turned": [f"{names[0]} + {names[1]}", f"{names[0]} - 3*{names[1]}"],
+    }
+    with pytest.warns(fm.FlashmmWarning, match="'five' and 'joint'|rests on few subjects"):
+        table = fm.contrast_tests(fit, contrasts, ddf="jackknife")
+    assert (table.df == [8, 3, 8, 2, 2]).all()
+    np.testing.assert_allclose(table.statistic[:, 3], table.statistic[:, 4], rtol=1e-8)
+    # two subjects, two means
+    with pytest.warns(fm.FlashmmWarning, match=r"behind 'kind\[K2\].*': no jackknife"):
+        table = fm.contrast_tests(fit, names[2], ddf="jackknife")
+    assert (table.status == "too_few_subjects").all() and np.isnan(table.p_value).all()
+
+
+def gaussian_groups(seed, subjects, kinds, genes, s1, s2, missing=()):
+    """Sums of groups drawn without their cells; `missing` are pairs of a subject and a kind."""
     rng = np.random.default_rng(seed)
-    s, t = np.repeat(np.arange(subjects), kinds), np.tile(np.arange(kinds), subjects)
+    pairs = [(i, j) for i in range(subjects) for j in range(kinds) if (i, j) not in missing]
+    s, t = np.array(pairs).T
     n = rng.integers(20, 200, len(s))
     effect = (rng.normal(size=(subjects, genes)) * np.sqrt(s1))[s]
     effect += rng.normal(size=(len(s), genes)) * np.sqrt(s2)
@@ -291,3 +326,17 @@ def test_holds_its_level_where_the_model_lacks_a_component(subjects, kinds, s2):
         assert share.mean() > level / 2
     assert (jackknife < 0.001).mean() < 0.0015
     assert (default < 0.05).mean() > 0.056
+
+
+@pytest.mark.parametrize("s2", [0.0, 0.1])
+def test_holds_its_level_in_a_kind_that_few_subjects_have(s2):
+    """Six of twelve subjects have the last kind."""
+    missing = {(i, 2) for i in range(6)}
+    groups = gaussian_groups(12, 12, 3, 6000, 0.1, s2, missing)
+    fit = fm.fit_lmm(fm.summary_statistics(groups, "~ 0 + kind + kind:condition", ["subject"]))
+    table = fm.contrast_tests(fit, "kind[K02]:condition[T.stim]", ddf="jackknife")
+    assert (table.df == 4).all()
+    for level in (0.05, 0.01, 0.001):
+        error = np.sqrt(level * (1 - level) / 6000)
+        assert (table.p_value < level).mean() < level + 3 * error
+    assert (table.p_value < 0.05).mean() > 0.01

@@ -17,8 +17,8 @@ from scipy.optimize import minimize_scalar
 
 import flashmm as fm
 from flashmm.crossproducts import subtract_means
-from flashmm.inference import adjust_p_values
 from flashmm.permutation import _arrangements, _plan
+from flashmm.testtable import adjust_p_values
 
 FIXED = "~ 0 + x + kind + kind:condition"
 EFFECT = "kind[K1]:condition[T.stim]"
