@@ -10,7 +10,7 @@ from flashmm.crossproducts import (
 from flashmm.de import de
 from flashmm.evaluate import Evaluation, compare_fits, evaluate
 from flashmm.groups import GroupStatistics, merge
-from flashmm.inference import TestTable, contrast_tests
+from flashmm.inference import contrast_tests
 from flashmm.io import (
     join_fits,
     merge_files,
@@ -41,6 +41,7 @@ from flashmm.options import (
 from flashmm.permutation import PermutationTable, permutation_tests
 from flashmm.simulate import Simulation, SimulationSpec, simulate_counts
 from flashmm.summary import summarise
+from flashmm.testtable import TestTable
 from flashmm.traitscan import TraitScan
 from flashmm.variance import (
     VarianceExplained,

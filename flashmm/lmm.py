@@ -225,7 +225,7 @@ class LMMFit:
 
 @dataclass(frozen=True, eq=False)
 class FittedGenes:
-    """Some genes of a fit with what their tests need (`flashmm.inference.FittedBlock`)."""
+    """Some genes of a fit with what their tests need (`flashmm.fits.FittedBlock`)."""
 
     fit: LMMFit
     index: np.ndarray
