@@ -10,7 +10,7 @@ from flashmm.crossproducts import (
 from flashmm.de import de
 from flashmm.evaluate import Evaluation, compare_fits, evaluate
 from flashmm.groups import GroupStatistics, merge
-from flashmm.inference import TestTable, contrast_tests
+from flashmm.inference import contrast_tests
 from flashmm.io import (
     join_fits,
     merge_files,
@@ -44,6 +44,7 @@ from flashmm.simulate import Simulation, SimulationSpec, simulate_counts
 from flashmm.subject_models import kinship_by_trait, multitrait_by_gene
 from flashmm.subject_rows import SubjectMeans, subject_means
 from flashmm.summary import summarise
+from flashmm.testtable import TestTable
 from flashmm.traitscan import TraitScan
 from flashmm.variance import (
     VarianceExplained,

@@ -34,6 +34,24 @@ class Contrast:
     name: str
     matrix: np.ndarray
 
+    @property
+    def basis(self) -> np.ndarray:
+        """Independent rows with the same hypothesis: orthonormal, or the longest one of rank one.
+
+        A test depends on the span of its rows only, an estimate on the row.
+        """
+        _, values, vectors = np.linalg.svd(self.matrix, full_matrices=False)
+        rank = int((values > values[0] * 1e-10).sum())
+        if rank > 1:
+            return vectors[:rank]
+        return self.matrix[[np.abs(self.matrix).sum(1).argmax()]]
+
+
+def some_names(names: Sequence[str], most: int = 3) -> str:
+    """The first names in quotes, and how many more there are."""
+    shown = ", ".join(map(repr, names[:most]))
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
 
 # --------------------------------------------------------------------------------------------
 # Expressions

@@ -10,7 +10,7 @@ from scipy import stats as distributions
 from statsmodels.stats.multitest import multipletests
 
 import flashmm as fm
-from flashmm.inference import adjust_p_values
+from flashmm.testtable import adjust_p_values
 
 NAMES = [
     "Intercept",
