@@ -4,7 +4,7 @@ On the groups whose kind of cells bears the contrast, with S the indicators of s
 
     df = rank [X S] - rank X = subjects + rank (I - S S⁺) X - rank X,
 
-the dimensions that subjects add to the fixed effects (`docs/methods.md`, between subjects).
+the dimensions that subjects add to the fixed effects (`docs/inference.md`, between subjects).
 """
 
 from __future__ import annotations
