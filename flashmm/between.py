@@ -88,6 +88,13 @@ class SubjectDesign:
             return np.nan
         return self._count(np.isin(self.kind, self._kinds(matrix)))
 
+    def needs(self, matrix: np.ndarray, groups: np.ndarray) -> bool:
+        """Whether a contrast has no estimate without some groups, (groups,) bool."""
+        rows = _row_space(self.X[~groups] / self._length)
+        weights = matrix / self._length
+        gap = weights - weights @ rows.T @ rows
+        return bool((np.abs(gap) > 1e-7 * np.abs(weights).max()).any())
+
     def jackknife_df(self, matrix: np.ndarray) -> float:
         """Degrees of freedom of variances from leaving out subjects.
 

@@ -18,6 +18,9 @@ _NUMBER = re.compile(r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 _OPERATOR = re.compile(r"\s[-+*/]\s")
 _WORD_CHARACTER = re.compile(r"[\w.]")
 
+# Weight, relative to the largest of the contrast, that is rounding.
+SPAN_TOLERANCE = 1e-7
+
 
 @dataclass(frozen=True, eq=False)
 class Contrast:
@@ -45,6 +48,35 @@ class Contrast:
         if rank > 1:
             return vectors[:rank]
         return self.matrix[[np.abs(self.matrix).sum(1).argmax()]]
+
+
+def without_columns(
+    XtX: np.ndarray, kept: np.ndarray, dropped: np.ndarray, rows: np.ndarray
+) -> np.ndarray:
+    """Weights that contrasts miss in dropped columns of X.
+
+    Parameters
+    ----------
+    XtX : (p, p) array
+        Cross-product of the design.
+    kept, dropped : (p,) bool arrays
+        Independent columns, and some that are linear combinations of them, X_d = X_k B.
+    rows : (C, p) array
+        Contrasts of both.
+
+    Returns
+    -------
+    (C, dropped) array
+        c_d - B'c_k for columns of length one, relative to the contrast; zero where it can be
+        estimated from the kept columns.
+    """
+    length = np.sqrt(np.diag(XtX))
+    length = np.where(length > 0, length, 1.0)
+    cross, rows = XtX / length / length[:, None], rows / length
+    B = np.linalg.solve(cross[np.ix_(kept, kept)], cross[np.ix_(kept, dropped)])
+    gap = rows[:, dropped] - rows[:, kept] @ B
+    gap /= np.abs(rows).max(1, keepdims=True)
+    return np.asarray(np.where(np.abs(gap) > SPAN_TOLERANCE, gap, 0.0))
 
 
 def some_names(names: Sequence[str], most: int = 3) -> str:

@@ -10,13 +10,13 @@ import pandas as pd
 
 from flashmm.advice import advise_contrasts, advise_fit, note_cell_df
 from flashmm.between import SubjectDesign, columns_of
-from flashmm.contrasts import Contrast, resolve_contrasts, some_names
+from flashmm.contrasts import Contrast, resolve_contrasts, some_names, without_columns
 from flashmm.fits import ModelFit
 from flashmm.kernels import ddf as kernels
 from flashmm.kernels import moderation, student
 from flashmm.leaveout import fill_jackknife
 from flashmm.lmm import LMMFit
-from flashmm.options import DesignError, InputError, Status, note
+from flashmm.options import InputError, Status, is_number, note
 from flashmm.subjects import independent_subjects, require_groups, subjects_of
 from flashmm.testtable import TestTable, adjust_p_values
 from flashmm.waldtests import BY_SUBJECTS, KENWARD_ROGER, fill_wald
@@ -78,8 +78,6 @@ def contrast_tests(
         fit without groups, or a joint test that is one-sided, moderated or of a minimum effect.
     FormulaError
         A contrast that cannot be read.
-    DesignError
-        A contrast over a column with a level that only one subject has.
 
     Notes
     -----
@@ -87,26 +85,21 @@ def contrast_tests(
     keeps components at zero in the information, so that a singular fit does not return to
     cell-level df. Minimum effects as McCarthy & Smyth 2009, moderation after Smyth 2004.
     """
-    plan = _Plan(_checked_ddf(fit, ddf), alternative, float(level), float(lfc), moderate)
+    plan = _Plan(_checked_ddf(fit, ddf), alternative, level, lfc, moderate)
     resolved = resolve_contrasts(contrasts, fit.coefficients, fit.coefficient_columns)
     plan.check_joint(resolved)
-    everything = contrasts is None
-    unreplicated = _unreplicated_columns(fit)
-    _check_replication(fit, resolved, unreplicated, refuse=not everything)
-    estimable = np.array(
-        [_is_estimable(fit, c, unreplicated if everything else {}) for c in resolved]
-    )
-
     table = _empty_table(fit, resolved)
     design = _subject_design(fit, plan.ddf)
+    verdicts, notes = _verdicts(fit, resolved, design)
+    estimable = np.array([verdict is None for verdict in verdicts])
     if design is not None:
         fine = zip(resolved, estimable, strict=True)
         table["between_df"][:] = [design.between_df(c.matrix) if f else np.nan for c, f in fine]
     if plan.ddf == "between-within":
-        estimable &= ~(table["between_df"] < 1)
-    status = np.where(estimable, fit.status[:, None], str(Status.NOT_ESTIMABLE))
-    table["status"] = status.astype(f"<U{max(map(len, Status))}")
-    notes = fit.notes
+        for j in np.flatnonzero(table["between_df"] < 1):
+            verdicts[j], estimable[j] = Status.TOO_FEW_SUBJECTS, False
+    _fill_verdicts(table, fit, resolved, verdicts)
+    notes = fit.notes + notes
     if plan.ddf in JACKKNIFE and isinstance(fit, LMMFit) and design is not None:
         refits = plan.ddf == "jackknife-refit"
         notes += fill_jackknife(table, fit, resolved, estimable, design, refits)
@@ -118,7 +111,7 @@ def contrast_tests(
     _fill_intervals(table, plan)
     _fill_p_values(table, plan)
     notes += advise_fit(fit)
-    if not everything:
+    if contrasts is not None:
         notes += advise_contrasts(fit, resolved, table["between_df"], plan.ddf in JACKKNIFE)
     return TestTable(
         **table,
@@ -127,8 +120,8 @@ def contrast_tests(
         ddf=plan.ddf,
         alternative=alternative,
         notes=notes,
-        level=plan.level,
-        lfc=plan.lfc,
+        level=float(plan.level),
+        lfc=float(plan.lfc),
     )
 
 
@@ -147,10 +140,14 @@ class _Plan:
             raise InputError(
                 f"alternative must be one of {', '.join(ALTERNATIVES)}; found {self.alternative!r}."
             )
-        if not 0 < self.level < 1:
-            raise InputError(f"level is a coverage between 0 and 1; found {self.level}.")
-        if not (self.lfc >= 0 and np.isfinite(self.lfc)):
-            raise InputError(f"lfc is a minimum effect, zero or above; found {self.lfc}.")
+        if not (is_number(self.level) and 0 < self.level < 1):
+            raise InputError(
+                f"level is a coverage between 0 and 1, such as 0.95; found {self.level!r}."
+            )
+        if not (is_number(self.lfc) and 0 <= self.lfc < np.inf):
+            raise InputError(f"lfc is a minimum effect, zero or above; found {self.lfc!r}.")
+        if not isinstance(self.moderate, bool):
+            raise InputError(f"moderate is True or False; found {self.moderate!r}.")
 
     def check_joint(self, contrasts: tuple[Contrast, ...]) -> None:
         """Joint F tests have no direction, no minimum and no single variance."""
@@ -197,49 +194,95 @@ def _subject_design(fit: ModelFit, ddf: str) -> SubjectDesign | None:
     return None if subjects is None else SubjectDesign.of(fit, subjects)
 
 
-def _unreplicated_columns(fit: ModelFit) -> dict[str, str]:
-    """Columns between subjects with a level that one subject has -> that, in words."""
-    subjects = subjects_of(fit.stats)
-    if subjects is None:
-        return {}
-    groups, subject = require_groups(fit.stats, "Counting subjects")[0], subjects.column
-    found = {}
+def _verdicts(
+    fit: ModelFit, contrasts: tuple[Contrast, ...], design: SubjectDesign | None
+) -> tuple[list[Status | None], tuple[str, ...]]:
+    """Why each contrast cannot be tested for any gene, None where it can; and that in words."""
+    rows = [contrast.matrix for contrast in contrasts]
+    aliased = [bool((matrix[:, ~fit.estimable] != 0).any()) for matrix in rows]
+    beside = [[] if no else _confounded_with(fit, m) for no, m in zip(aliased, rows, strict=True)]
+    alone = {} if design is None else _resting_on_one_subject(fit, contrasts, design)
+    verdicts: list[Status | None] = [None] * len(contrasts)
+    for j, contrast in enumerate(contrasts):
+        if aliased[j] or beside[j]:
+            verdicts[j] = Status.NOT_ESTIMABLE
+        elif contrast.name in alone:
+            verdicts[j] = Status.TOO_FEW_SUBJECTS
+    found = {c.name: other for c, other in zip(contrasts, beside, strict=True) if other}
+    return verdicts, _note_confounded(found) + _note_alone(alone)
+
+
+def _confounded_with(fit: ModelFit, matrix: np.ndarray) -> list[str]:
+    """Dropped coefficients whose effect is part of what a contrast of the kept ones estimates."""
+    dropped = ~fit.estimable
+    if fit.stats is None or not dropped.any():
+        return []
+    part = without_columns(fit.stats.XtX, fit.estimable, dropped, matrix).any(0)
+    return [fit.coefficients[j] for j in np.flatnonzero(dropped)[part]]
+
+
+def _note_confounded(found: dict[str, list[str]]) -> tuple[str, ...]:
+    if not found:
+        return ()
+    others = list(dict.fromkeys(name for names in found.values() for name in names))
+    return (
+        note(
+            f"{some_names(list(found))} cannot be told from {some_names(others)}, because they "
+            "always go together in these cells, and is not tested. Take one of them out of the "
+            "formula; what is then tested is the effect of both."
+        ),
+    )
+
+
+def _resting_on_one_subject(
+    fit: ModelFit, contrasts: tuple[Contrast, ...], design: SubjectDesign
+) -> dict[str, str]:
+    """Contrasts that need a level, of a column between subjects, that one subject has -> which."""
+    groups, subjects = require_groups(fit.stats, "Counting subjects")[0], design.subjects
+    found: dict[str, str] = {}
     for column in sorted(set().union(*fit.coefficient_columns) & set(groups.obs.columns)):
         values = groups.obs[column]
-        if column == subject or pd.api.types.is_numeric_dtype(values):
+        factor = not pd.api.types.is_numeric_dtype(values) and column != subjects.column
+        if not factor or subjects.vary(values):
             continue
-        pairs = groups.obs[[subject, column]].astype(str).drop_duplicates()
-        if pairs[subject].duplicated().any():
-            continue  # varies within subjects
-        counts = pairs[column].value_counts(sort=False)
-        if (counts == 1).any():
-            levels = ", ".join(repr(level) for level in counts.index[counts == 1])
-            found[column] = f"level {levels} of {column!r} has one {subject}"
+        touched = [c for c in contrasts if column in columns_of(fit, c)]
+        for level in values.unique():
+            own = (values == level).to_numpy()
+            if len(np.unique(subjects.codes[own])) == 1:
+                said = f"level {str(level)!r} of {column!r} has one {subjects.column}"
+                found |= {c.name: said for c in touched if design.needs(c.matrix, own)}
     return found
 
 
-def _check_replication(
-    fit: ModelFit, contrasts: tuple[Contrast, ...], unreplicated: dict[str, str], refuse: bool
-) -> None:
-    """Refuse (or, when every coefficient is tested, note) contrasts without replicate subjects."""
-    for column, said in unreplicated.items():
-        touched = [c.name for c in contrasts if column in columns_of(fit, c)]
-        if not touched:
-            continue
-        text = (
+def _note_alone(alone: dict[str, str]) -> tuple[str, ...]:
+    """Say each level that one subject has once."""
+    named = {said: [n for n, other in alone.items() if other == said] for said in alone.values()}
+    return tuple(
+        note(
             f"{said}, and an effect between subjects needs at least two per level: "
-            f"{', '.join(map(repr, touched[:3]))} cannot be tested. Leave that level's cells out, "
-            "or test something else."
+            f"{some_names(names)} cannot be tested. Leave that level's cells out, or test "
+            "something else."
         )
-        if refuse:
-            raise DesignError(text)
-        note(text)
+        for said, names in named.items()
+    )
 
 
-def _is_estimable(fit: ModelFit, contrast: Contrast, unreplicated: dict[str, str]) -> bool:
-    """Whether a contrast avoids aliased coefficients and unreplicated columns."""
-    aliased = bool((contrast.matrix[:, ~fit.estimable] != 0).any())
-    return not aliased and not (columns_of(fit, contrast) & set(unreplicated))
+def _fill_verdicts(
+    table: dict[str, Any],
+    fit: ModelFit,
+    contrasts: tuple[Contrast, ...],
+    verdicts: list[Status | None],
+) -> None:
+    """Fill the status, and estimates that have no test."""
+    status = np.array([[str(v or "") for v in verdicts]])
+    status = np.where(status == "", fit.status[:, None], status)
+    table["status"] = status.astype(f"<U{max(map(len, Status))}")
+    for j, (contrast, verdict) in enumerate(zip(contrasts, verdicts, strict=True)):
+        if verdict == Status.TOO_FEW_SUBJECTS:
+            table["status"][~fit.fitted, j] = fit.status[~fit.fitted]
+            if len(contrast.basis) == 1:
+                kept = fit.estimable
+                table["estimate"][:, j] = fit.coef[:, kept] @ contrast.basis[0, kept]
 
 
 def _empty_table(fit: ModelFit, contrasts: tuple[Contrast, ...]) -> dict[str, Any]:

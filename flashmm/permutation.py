@@ -19,19 +19,20 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import combinations, product
 from math import factorial, prod
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from flashmm.contrasts import Contrast, resolve_contrasts
+from flashmm.contrasts import Contrast, resolve_contrasts, without_columns
 from flashmm.crossproducts import SummaryStatistics, replace_fixed, subtract_means
 from flashmm.design import group_design
 from flashmm.groups import GroupStatistics
 from flashmm.inference import ALTERNATIVES
 from flashmm.lmm import FITTED, LMMFit, fit_lmm, hold, refit
-from flashmm.options import DesignError, FlashmmWarning, InputError, Status, note
+from flashmm.options import DesignError, FlashmmWarning, InputError, Status, is_number, note
 from flashmm.subjects import Subjects, require_groups, subject_column
 from flashmm.testtable import adjust_p_values
 from flashmm.waldtests import row_tests
@@ -204,7 +205,8 @@ def permutation_tests(
     estimate a contrast are left out for it.
     """
     plan = _plan(model, contrasts, factor, strata, subject)
-    _check_options(plan, n_permutations, statistic, alternative, null)
+    _check_options(plan, statistic, alternative, null)
+    _check_numbers(n_permutations, seed)
     method = statistic or STATISTICS[0 if plan.fit.options.method == "REML" else 1]
     draw = partial(plan.relabellings, n_permutations, seed)
     rounds = 1 if null == "factor" else len(plan.rows)
@@ -237,9 +239,7 @@ def _joined(results: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {name: np.concatenate([r[name] for r in results], axis=-1) for name in results[0]}
 
 
-def _check_options(
-    plan: _Plan, n_permutations: int, statistic: str | None, alternative: str, null: str
-) -> None:
+def _check_options(plan: _Plan, statistic: str | None, alternative: str, null: str) -> None:
     if null not in NULLS:
         raise InputError(f"null must be one of {', '.join(NULLS)}; found {null!r}.")
     if alternative not in ALTERNATIVES:
@@ -252,11 +252,17 @@ def _check_options(
         raise InputError(
             "statistic='kenward-roger' is defined for REML fits and this one is ML: use 'wald'."
         )
-    if int(n_permutations) != n_permutations or n_permutations < FEWEST - 1:
+
+
+def _check_numbers(n_permutations: int, seed: int) -> None:
+    whole = is_number(n_permutations) and n_permutations == int(n_permutations)
+    if not whole or n_permutations < FEWEST - 1:
         raise InputError(
             f"n_permutations must be a whole number from {FEWEST - 1} on, or no p-value could "
-            f"reach 0.05; found {n_permutations}."
+            f"reach 0.05; found {n_permutations!r}."
         )
+    if not (isinstance(seed, Integral) and seed >= 0):
+        raise InputError(f"seed must be a whole number from 0 on; found {seed!r}.")
 
 
 # --------------------------------------------------------------------------------------------
@@ -513,11 +519,12 @@ def _note_few(plan: _Plan, alternative: str) -> tuple[str, ...]:
     """Say the number of distinct relabellings where it bounds the p-values."""
     n, who = plan.n_distinct, f"{len(plan.subjects)} {plan.subjects.column}s"
     if n < FEWEST:
+        stratified = ", or fewer strata" if len(plan.members) > 1 else ""
         return (
             note(
-                f"The labels of {plan.factor!r} can be given to the {who} in {n} distinct ways, "
-                f"fewer than {FEWEST}, so that no permutation p-value could reach 0.05; p-values "
-                "are NaN. Use contrast_tests, or fewer strata."
+                f"The labels of {plan.factor!r} can be given to the {who} in {n} distinct "
+                f"way{'s' if n > 1 else ''}, fewer than {FEWEST}, so that no permutation p-value "
+                f"could reach 0.05; p-values are NaN. Use contrast_tests{stratified}."
             ),
         )
     smallest = (2 if alternative == "two-sided" and _is_mirrored(plan) else 1) / n
@@ -714,5 +721,7 @@ def _extreme(statistic: np.ndarray, alternative: str) -> np.ndarray:
 
 
 def _estimable(fit: LMMFit, rows: np.ndarray) -> np.ndarray:
-    """Contrasts that avoid aliased coefficients, (C,) bool."""
-    return (rows[:, ~fit.model.kept] == 0).all(1)
+    """Contrasts that avoid aliased coefficients and can be told from them, (C,) bool."""
+    kept = fit.model.kept
+    apart = ~without_columns(fit.stats.XtX, kept, ~kept, rows).any(1)
+    return apart & (rows[:, ~kept] == 0).all(1)

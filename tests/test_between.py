@@ -97,7 +97,7 @@ def test_no_subjects_left():
     assert between(fit, "condition") == [0]
     with pytest.warns(fm.FlashmmWarning, match="confounded"):
         table = fm.contrast_tests(fit, "condition", ddf="between-within")
-    assert np.isnan(table.p_value).all() and (table.status == "not_estimable").all()
+    assert np.isnan(table.p_value).all() and (table.status == "too_few_subjects").all()
 
 
 def test_a_cell_level_covariate_is_neither_counted_nor_between():

@@ -213,6 +213,15 @@ class TestInfluence:
         with pytest.raises(fm.InputError, match=message):
             fm.influence(fit, **({"contrasts": EFFECT} | options))
 
+    def test_of_a_condition_with_one_subject(self):
+        fit = fit_of(regrouped.simulate(13, treated=1), ["subject", "subject:kind"])
+        with pytest.warns(fm.FlashmmWarning, match="'stim' of 'condition' has one subject"):
+            assert len(fm.influence(fit, EFFECT).to_frame()) == 0
+        with pytest.warns(fm.FlashmmWarning, match="has one subject"):
+            table = fm.influence(fit, EFFECT, genes=["g2"])
+        assert (table.status == "too_few_subjects").all() and np.isnan(table.p_value).all()
+        assert np.isfinite(table.estimate).all()
+
 
 class TestRefuses:
     def test_matrices(self):
