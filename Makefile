@@ -1,6 +1,7 @@
 # make report                       set-up and the default run; ends in results/report.html
 # make report COUNTS=my.h5ad        the analysis of config/analysis.yaml on your own counts
-# make report CONFIG=my.yaml        any other configuration
+# make report CONFIG=my.yaml        any other configuration; config/heritability.yaml estimates
+#                                   known heritabilities
 # make test | lint                  tests, style and workflow checks
 # make bench                        speed and memory, with docs/performance.md written anew; 15 minutes
 # make bench QUICK=1                small sizes, 2 minutes; SECTIONS="summarise peers" for some only

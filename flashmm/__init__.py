@@ -12,12 +12,13 @@ from flashmm.crossproducts import (
 from flashmm.de import de
 from flashmm.evaluate import Evaluation, compare_fits, evaluate, power_gains
 from flashmm.groups import GroupStatistics, merge
-from flashmm.inference import TestTable, contrast_tests
+from flashmm.inference import contrast_tests
 from flashmm.io import (
     join_fits,
     merge_files,
     read_fit,
     read_groups,
+    read_kinship_file,
     read_provenance,
     read_table,
     write_fit,
@@ -26,7 +27,7 @@ from flashmm.io import (
 )
 from flashmm.jackknife import InfluenceTable, influence, jackknife
 from flashmm.kinship import KinshipFit, fit_kinship_lmm
-from flashmm.kinship_data import KinshipFactor, kinship_factor
+from flashmm.kinship_data import KinshipFactor, kinship_factor, kinship_root
 from flashmm.kinship_rotation import KinshipRotation, rotate_by_kinship
 from flashmm.kinship_simulation import KinshipSimulation, simulate_kinship_traits
 from flashmm.lmm import LMMFit, fit_lmm
@@ -48,7 +49,10 @@ from flashmm.simulate import (
     simulate_counts,
     simulate_gaussian_groups,
 )
+from flashmm.subject_models import kinship_by_trait, multitrait_by_gene
+from flashmm.subject_rows import SubjectMeans, subject_means
 from flashmm.summary import summarise
+from flashmm.testtable import TestTable
 from flashmm.traitscan import TraitScan
 from flashmm.variance import (
     VarianceExplained,
@@ -81,6 +85,7 @@ __all__ = [
     "Simulation",
     "SimulationSpec",
     "Status",
+    "SubjectMeans",
     "SummaryStatistics",
     "TestTable",
     "TraitScan",
@@ -99,21 +104,26 @@ __all__ = [
     "influence",
     "jackknife",
     "join_fits",
+    "kinship_by_trait",
     "kinship_factor",
+    "kinship_root",
     "merge",
     "merge_files",
+    "multitrait_by_gene",
     "permutation_tests",
     "pooled_tests",
     "power_gains",
     "pseudobulk_tests",
     "read_fit",
     "read_groups",
+    "read_kinship_file",
     "read_provenance",
     "read_table",
     "rotate_by_kinship",
     "simulate_counts",
     "simulate_gaussian_groups",
     "simulate_kinship_traits",
+    "subject_means",
     "summarise",
     "summary_statistics",
     "summary_statistics_from_matrices",

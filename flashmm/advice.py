@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from flashmm.between import SubjectDesign, columns_of, varies_within
-from flashmm.contrasts import Contrast, resolve_contrasts
+from flashmm.between import SubjectDesign, columns_of
+from flashmm.contrasts import Contrast, resolve_contrasts, some_names
+from flashmm.fits import ModelFit
 from flashmm.options import note
-
-if TYPE_CHECKING:
-    from flashmm.inference import ModelFit
+from flashmm.subjects import require_groups, subjects_of
 
 # Degrees of freedom between subjects below which a contrast has too few subjects: at three and
 # three subjects there are four.
@@ -70,7 +69,7 @@ def advise_contrasts(
     `robust` tests, as the jackknife's, do not need random terms for what varies within subjects.
     """
     missing = () if robust else _missing_random_terms(fit, contrasts)
-    return missing + _few_subjects(fit, contrasts, between_df)
+    return missing + _few_subjects(fit, contrasts, between_df, robust)
 
 
 def _components_at_zero(fit: ModelFit) -> tuple[str, ...]:
@@ -131,16 +130,15 @@ def _r_squared(
 
 def _missing_random_terms(fit: ModelFit, contrasts: tuple[Contrast, ...]) -> tuple[str, ...]:
     """Tested columns that vary within subjects and that no random term holds."""
-    stats = fit.stats
-    if stats is None or stats.design is None or stats.groups is None:
+    subjects = subjects_of(fit.stats)
+    if subjects is None:
         return ()
-    design, obs = stats.design, stats.groups.obs
-    subject = design.random[0].columns[0]
-    codes = pd.factorize(obs[subject])[0]
+    groups, design = require_groups(fit.stats, "Advice")
+    obs, subject = groups.obs, subjects.column
     held = frozenset().union(*(component.columns for component in design.random))
     tested = frozenset().union(*(columns_of(fit, contrast) for contrast in contrasts))
     factors = [c for c in sorted(tested & set(obs)) if not pd.api.types.is_numeric_dtype(obs[c])]
-    varying = {c for c in factors if varies_within(codes, obs[c])} - held
+    varying = {c for c in factors if subjects.vary(obs[c])} - held
     notes = []
     for column in sorted(varying):
         beside = _between_beside(fit, contrasts, column, set(factors) - varying - held)
@@ -177,38 +175,35 @@ def _asked_within(column: str, beside: list[str], subject: str) -> str:
 
 
 def _few_subjects(
-    fit: ModelFit, contrasts: tuple[Contrast, ...], between_df: np.ndarray
+    fit: ModelFit, contrasts: tuple[Contrast, ...], between_df: np.ndarray, robust: bool
 ) -> tuple[str, ...]:
-    """Contrasts with few degrees of freedom between subjects, or none."""
-    if fit.stats is None or fit.stats.design is None:
+    """Contrasts with few degrees of freedom between subjects, or none (`robust` tests say so)."""
+    subjects = subjects_of(fit.stats)
+    if subjects is None:
         return ()
-    subject = fit.stats.design.random[0].columns[0]
+    subject = subjects.column
     none = [c.name for c, df in zip(contrasts, between_df, strict=True) if df < 1]
     few = {c.name: int(df) for c, df in zip(contrasts, between_df, strict=True) if 1 <= df < FEW_DF}
     notes = []
-    if none:
+    if none and not robust:
         notes.append(
             note(
                 f"The fixed effects hold as many columns that are constant within {subject}s as "
-                f"there are {subject}s behind {_some(none)}: {subject}s and effect are confounded, "
-                "and the test rests on the model alone. Take columns out, or do not test it."
+                f"there are {subject}s behind {some_names(none)}: {subject}s and effect are "
+                "confounded, and the test rests on the model alone. Take columns out, or do not "
+                "test it."
             )
         )
     if few:
         fewest = min(few.values())
         notes.append(
             note(
-                f"{_some(list(few))} rests on few {subject}s ({fewest} degree"
+                f"{some_names(list(few))} rests on few {subject}s ({fewest} degree"
                 f"{'s' if fewest > 1 else ''} of freedom between {subject}s): only large effects "
                 f"can be found, and more {subject}s help where more cells do not."
             )
         )
     return tuple(notes)
-
-
-def _some(names: list[str], most: int = 3) -> str:
-    shown = ", ".join(map(repr, names[:most]))
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
 def note_cell_df(fit: ModelFit, df: np.ndarray, ddf: str) -> tuple[str, ...]:

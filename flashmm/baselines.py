@@ -15,10 +15,10 @@ import pandas as pd
 from flashmm.contrasts import resolve_contrasts
 from flashmm.crossproducts import SummaryStatistics
 from flashmm.groups import N_CELLS, GroupStatistics, listed
-from flashmm.inference import adjust_p_values
 from flashmm.kernels import ddf as kernels
 from flashmm.kernels import moderation, student
 from flashmm.options import DesignError, InputError, Status
+from flashmm.testtable import adjust_p_values
 
 VALUES = ("mean", "log2_cpm")
 # Counts that are added before the logarithm of counts per million, as in limma-voom.

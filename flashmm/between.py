@@ -4,22 +4,20 @@ On the groups whose kind of cells bears the contrast, with S the indicators of s
 
     df = rank [X S] - rank X = subjects + rank (I - S S⁺) X - rank X,
 
-the dimensions that subjects add to the fixed effects (`docs/methods.md`, between subjects).
+the dimensions that subjects add to the fixed effects (`docs/inference.md`, between subjects).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from flashmm.contrasts import Contrast
-
-if TYPE_CHECKING:
-    from flashmm.inference import ModelFit
+from flashmm.fits import ModelFit
+from flashmm.groups import GroupStatistics
+from flashmm.subjects import Subjects, require_groups, subjects_of
 
 # Singular values below this part of the largest, and weights below this part of theirs, are zero.
 NOTHING = 1e-9
@@ -35,36 +33,42 @@ class SubjectDesign:
         Columns that are constant within groups; zero for aliased and for cell-level columns.
     usable : (p,) bool array
         Columns that are neither.
-    subject : (groups,) int array
-        Codes of the subjects.
+    subjects : Subjects
+        Who they are.
     kind : (groups,) int array
         Codes of the values of the fixed columns that vary within subjects.
-    name : str
-        The column of the subjects.
     """
 
     X: np.ndarray
     usable: np.ndarray
-    subject: np.ndarray
+    subjects: Subjects
     kind: np.ndarray
-    name: str
 
     @classmethod
-    def of(cls, fit: ModelFit) -> SubjectDesign | None:
+    def of(cls, fit: ModelFit, subjects: Subjects | None = None) -> SubjectDesign | None:
         """Make it from the groups of a fit; None where it has none (matrices, kinship)."""
-        stats = fit.stats
-        if stats is None or stats.design is None or stats.groups is None:
+        subjects = subjects or subjects_of(fit.stats)
+        if subjects is None:
             return None
-        design, obs = stats.design, stats.groups.obs
-        name = design.random[0].columns[0]
-        subject = pd.factorize(obs[name])[0]
-        usable = fit.estimable & ~design.fixed[1:].any((0, 1))
-        held = frozenset().union(*design.coefficient_columns) & set(obs.columns)
-        varying = [c for c in sorted(held - {name}) if varies_within(subject, obs[c])]
-        kind = np.zeros(len(obs), dtype=int)
+        groups, design = require_groups(fit.stats, "Counting subjects")
+        X, constant = _constant_columns(groups, design.fixed)
+        usable = fit.estimable & constant
+        held = frozenset().union(*design.coefficient_columns) & set(groups.obs.columns)
+        varying = [c for c in sorted(held - {subjects.column}) if subjects.vary(groups.obs[c])]
+        kind = np.zeros(groups.n_groups, dtype=int)
         if varying:
-            kind = obs.groupby(varying, observed=True, sort=False).ngroup().to_numpy()
-        return cls(np.where(usable, design.fixed[0], 0.0), usable, subject, kind, name)
+            kind = groups.obs.groupby(varying, observed=True, sort=False).ngroup().to_numpy()
+        return cls(np.where(usable, X, 0.0), usable, subjects, kind)
+
+    @cached_property
+    def total_df(self) -> float:
+        """Subjects minus the independent fixed directions that are constant within subjects."""
+        return self._count(np.ones(len(self.X), dtype=bool))
+
+    def _count(self, rows: np.ndarray) -> float:
+        """Rank [X S] - rank X over some of the groups."""
+        subject, X = self.subjects.codes[rows], self.X[rows]
+        return float(len(np.unique(subject)) + _rank(_centred(X, subject), X) - _rank(X))
 
     def between_df(self, matrix: np.ndarray) -> float:
         """Degrees of freedom between subjects of a contrast.
@@ -82,9 +86,24 @@ class SubjectDesign:
         """
         if matrix[:, ~self.usable].any() or self._varies_within(matrix):
             return np.nan
-        rows = np.isin(self.kind, self._kinds(matrix))
-        subject, X = self.subject[rows], self.X[rows]
-        return float(len(np.unique(subject)) + _rank(_centred(X, subject), X) - _rank(X))
+        return self._count(np.isin(self.kind, self._kinds(matrix)))
+
+    def needs(self, matrix: np.ndarray, groups: np.ndarray) -> bool:
+        """Whether a contrast has no estimate without some groups, (groups,) bool."""
+        rows = _row_space(self.X[~groups] / self._length)
+        weights = matrix / self._length
+        gap = weights - weights @ rows.T @ rows
+        return bool((np.abs(gap) > 1e-7 * np.abs(weights).max()).any())
+
+    def jackknife_df(self, matrix: np.ndarray) -> float:
+        """Degrees of freedom of variances from leaving out subjects.
+
+        Those between subjects of the contrast, and of all of the design where it varies within
+        them; for joint contrasts the fewest of any row. Rows are reduced to echelon form, which
+        depends on their span only: effects in several kinds of cells become one per row.
+        """
+        own = np.array([self.between_df(row[None]) for row in _echelon(matrix)])
+        return float(np.where(np.isnan(own), self.total_df, own).min())
 
     @cached_property
     def _length(self) -> np.ndarray:
@@ -95,7 +114,7 @@ class SubjectDesign:
     @cached_property
     def _within(self) -> np.ndarray:
         """Orthonormal rows that span those of (I - SS⁺)X, columns at length one."""
-        return _row_space(_centred(self.X, self.subject) / self._length)
+        return _row_space(_centred(self.X, self.subjects.codes) / self._length)
 
     @cached_property
     def _inverse(self) -> np.ndarray:
@@ -134,9 +153,31 @@ def columns_of(fit: ModelFit, contrast: Contrast) -> frozenset[str]:
     return frozenset().union(*(columns[j] for j in used))
 
 
-def varies_within(subject: np.ndarray, values: pd.Series) -> bool:
-    """Whether a column of the groups has several values in one subject."""
-    return bool((values.astype(object).groupby(subject).nunique() > 1).any())
+def _constant_columns(groups: GroupStatistics, fixed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Columns of X at the means of the groups, (groups, p), and which are constant in them."""
+    X, constant = fixed[0].copy(), np.ones(fixed.shape[2], dtype=bool)
+    n = groups.moment(0, 0)
+    for k in range(1, len(fixed)):
+        mean, square = groups.moment(k, 0) / n, groups.moment(k, k) / n
+        X += fixed[k] * mean[:, None]
+        varies = square - mean**2 > NOTHING * square
+        constant &= ~(fixed[k] != 0)[varies].any(0)
+    return X, constant
+
+
+def _echelon(rows: np.ndarray) -> np.ndarray:
+    """Reduced row echelon form, without rows of zeros."""
+    rows, scale, rank = rows.astype(float), np.abs(rows).max(), 0
+    for j in range(rows.shape[1]):
+        pivot = rank + int(np.abs(rows[rank:, j]).argmax()) if rank < len(rows) else -1
+        if pivot < 0 or abs(rows[pivot, j]) <= NOTHING * scale:
+            continue
+        rows[[rank, pivot]] = rows[[pivot, rank]]
+        rows[rank] /= rows[rank, j]
+        others = np.arange(len(rows)) != rank
+        rows[others] -= rows[others, j, None] * rows[rank]
+        rank += 1
+    return rows[:rank]
 
 
 def _centred(X: np.ndarray, subject: np.ndarray) -> np.ndarray:

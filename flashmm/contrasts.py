@@ -18,6 +18,9 @@ _NUMBER = re.compile(r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 _OPERATOR = re.compile(r"\s[-+*/]\s")
 _WORD_CHARACTER = re.compile(r"[\w.]")
 
+# Weight, relative to the largest of the contrast, that is rounding.
+SPAN_TOLERANCE = 1e-7
+
 
 @dataclass(frozen=True, eq=False)
 class Contrast:
@@ -33,6 +36,53 @@ class Contrast:
 
     name: str
     matrix: np.ndarray
+
+    @property
+    def basis(self) -> np.ndarray:
+        """Independent rows with the same hypothesis: orthonormal, or the longest one of rank one.
+
+        A test depends on the span of its rows only, an estimate on the row.
+        """
+        _, values, vectors = np.linalg.svd(self.matrix, full_matrices=False)
+        rank = int((values > values[0] * 1e-10).sum())
+        if rank > 1:
+            return vectors[:rank]
+        return self.matrix[[np.abs(self.matrix).sum(1).argmax()]]
+
+
+def without_columns(
+    XtX: np.ndarray, kept: np.ndarray, dropped: np.ndarray, rows: np.ndarray
+) -> np.ndarray:
+    """Weights that contrasts miss in dropped columns of X.
+
+    Parameters
+    ----------
+    XtX : (p, p) array
+        Cross-product of the design.
+    kept, dropped : (p,) bool arrays
+        Independent columns, and some that are linear combinations of them, X_d = X_k B.
+    rows : (C, p) array
+        Contrasts of both.
+
+    Returns
+    -------
+    (C, dropped) array
+        c_d - B'c_k for columns of length one, relative to the contrast; zero where it can be
+        estimated from the kept columns.
+    """
+    length = np.sqrt(np.diag(XtX))
+    length = np.where(length > 0, length, 1.0)
+    cross, rows = XtX / length / length[:, None], rows / length
+    B = np.linalg.solve(cross[np.ix_(kept, kept)], cross[np.ix_(kept, dropped)])
+    gap = rows[:, dropped] - rows[:, kept] @ B
+    gap /= np.abs(rows).max(1, keepdims=True)
+    return np.asarray(np.where(np.abs(gap) > SPAN_TOLERANCE, gap, 0.0))
+
+
+def some_names(names: Sequence[str], most: int = 3) -> str:
+    """The first names in quotes, and how many more there are."""
+    shown = ", ".join(map(repr, names[:most]))
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
 # --------------------------------------------------------------------------------------------
@@ -184,7 +234,8 @@ class _Reader:
         # the whole run of text between operators, of which a part may have been read as a name
         starts = (m.end() for m in _OPERATOR.finditer(self.text, 0, self.at))
         word = _OPERATOR.split(self.text[max(starts, default=0) :])[0].strip(" (")
-        near = difflib.get_close_matches(word, (*self.columns, *self.names), n=3, cutoff=0.4)
+        names = dict.fromkeys((*self.columns, *self.names))
+        near = difflib.get_close_matches(word, names, n=3, cutoff=0.4)
         known = "near names are" if near else "the coefficients are"
         self.fail(f"no coefficient is called {word!r} ({known} {_listed(near or self.names)})")
 

@@ -278,6 +278,35 @@ def replace_fixed(stats: SummaryStatistics, fixed: np.ndarray) -> SummaryStatist
     )
 
 
+def subtract_means(stats: SummaryStatistics, means: np.ndarray) -> SummaryStatistics:
+    """Statistics of y - μ, where μ = Σ_k means[k] x_k in the cells of a group.
+
+    Parameters
+    ----------
+    stats : SummaryStatistics
+        Statistics made from groups.
+    means : (1 + m, groups, genes) array
+        Coefficients of the stored covariates, the first of x_0 = 1.
+
+    Returns
+    -------
+    SummaryStatistics
+        Of the same model; the sums of the groups are new ones.
+    """
+    groups, design = cast(Any, stats.groups), cast(Any, stats.design)
+    K = range(len(means))
+    old = [groups.cross_sum(k) for k in K]
+    # Σ x_k (y - μ) = S_k - Σ_l m_kl μ_l  and  Σ (y - μ)² = Σ y² - Σ_k μ_k (S_k + Σ x_k (y - μ))
+    new = [old[k] - sum(groups.moment(k, j)[:, None] * means[j] for j in K) for k in K]
+    sumsq = groups.sumsq - sum(means[k] * (old[k] + new[k]) for k in K)
+    sums = groups.gene_sums() | {"sum": new[0], "sumsq": np.maximum(sumsq, 0.0)}
+    sums |= {f"sum:{name}": new[k] for k, name in enumerate(groups.covariates, start=1)}
+    groups = groups.with_sums(stats.genes, sums)
+    yty = groups.sumsq.sum(axis=0, dtype=np.float64)
+    YtX = _cross(groups, design.fixed)
+    return replace(stats, groups=groups, YtX=YtX, yty=yty, products_YtZ=None)
+
+
 def leave_groups(stats: SummaryStatistics, left: np.ndarray) -> SummaryStatistics:
     """Statistics without the cells of some groups, in the same coefficients.
 

@@ -11,9 +11,10 @@ import pandas as pd
 
 from flashmm.crossproducts import summary_statistics
 from flashmm.formulas import Factor, Term, call_name, read_model
-from flashmm.inference import TestTable, contrast_tests
+from flashmm.inference import contrast_tests
 from flashmm.lmm import fit_lmm
 from flashmm.summary import summarise
+from flashmm.testtable import TestTable
 
 # Functions whose result, on a cell-level column, follows from the stored sums of their argument.
 STANDARDISING = ("scale", "center")

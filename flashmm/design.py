@@ -37,6 +37,7 @@ from flashmm.formulas import (
     plain_name,
     quoted_name,
     read_covariate,
+    read_fixed,
     read_model,
 )
 from flashmm.options import DesignError, FormulaError, InputError, note
@@ -48,11 +49,14 @@ __all__ = [
     "ALLOWED",
     "CONTRASTS",
     "CellDesign",
+    "FixedDesign",
     "GroupDesign",
     "RandomComponent",
     "cell_design",
     "covariate_columns",
     "evaluate_covariate",
+    "fixed_design",
+    "formula_columns",
     "group_design",
 ]
 
@@ -301,7 +305,7 @@ class _Rows:
 
     def _absent(self, name: str) -> str:
         near = _close(name, map(str, self.table.columns))
-        if self.kind == "cells":
+        if self.kind != "groups":
             return f"there is no column {name!r}{near} The columns are {list(self.table.columns)}."
         return (
             f"{name!r} is not among the columns of the groups{near} Add it to by=[...] if it is "
@@ -686,3 +690,55 @@ def cell_design(
         tuple(rows.notes),
         columns.terms,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class FixedDesign:
+    """Fixed effects of a model with one row per subject.
+
+    Attributes
+    ----------
+    X : pandas.DataFrame
+        (rows, coefficients), named as `cell_design` names them.
+    coefficient_columns : tuple of frozenset of str
+        (coefficients,) The data columns that each holds.
+    notes : tuple of str
+        What was decided for the user.
+    """
+
+    X: pd.DataFrame
+    coefficient_columns: tuple[frozenset[str], ...]
+    notes: tuple[str, ...]
+
+
+def fixed_design(table: pd.DataFrame, formula: str, kind: str) -> FixedDesign:
+    """Make the fixed effects of a model with one row per subject.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        (rows, columns).
+    formula : str
+        One-sided formula without random terms.
+    kind : str
+        What a row is, for messages.
+
+    Returns
+    -------
+    FixedDesign
+        Rows as in the table.
+
+    Raises
+    ------
+    FormulaError, InputError, DesignError
+        As `group_design`.
+    """
+    rows = _Rows(table, np.ones(len(table), dtype=np.int64), kind)
+    columns = _columns(rows, read_fixed(formula))
+    X = pd.DataFrame(columns.values[0], index=table.index, columns=list(columns.names))
+    return FixedDesign(X, columns.columns, tuple(rows.notes))
+
+
+def formula_columns(formula: str) -> frozenset[str]:
+    """Columns of the data that a formula of fixed effects names."""
+    return frozenset().union(*(factor.columns for term in read_fixed(formula) for factor in term))

@@ -21,8 +21,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from flashmm.inference import adjust_p_values
 from flashmm.options import InputError, Status, note
+from flashmm.testtable import adjust_p_values
 
 __all__ = [
     "Evaluation",

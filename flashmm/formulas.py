@@ -478,6 +478,14 @@ def read_model(
     return [t for t in terms if not any(f.name in bars for f in t)], groupings
 
 
+def read_fixed(formula: str) -> list[Term]:
+    """Read a formula that holds fixed effects only."""
+    words, bars = _split_bars(_one_sided(Words.of(formula)))
+    if bars:
+        raise FormulaError(f"formula {formula!r}: random terms have no place here.")
+    return _terms(words)
+
+
 def _random_item(text: str) -> list[RandomTerm]:
     """Read an entry of `random`: "a", "a:b", "a/b", "x || a", "(1 | a)" or "~ 0 + a"."""
     whole = Words.of(text)

@@ -1,8 +1,8 @@
 """Statistics of groups of cells: the record that every design is fitted from, and its merge.
 
 A group is the finest cell of all group-level columns in use (subject x cell type x condition ...).
-Sums over its cells are all that is kept of them (`docs/methods.md`, additive blocks), so the groups
-of different files, shards or sites are merged by addition.
+Sums over its cells are all that is kept of them (`docs/model.md`, from cells to a fit), so the
+groups of different files, shards or sites are merged by addition.
 """
 
 from __future__ import annotations

@@ -15,11 +15,14 @@ import pandas as pd
 
 from flashmm.contrasts import resolve_contrasts
 from flashmm.crossproducts import leave_groups, take_genes
-from flashmm.inference import DDF, JACKKNIFE, TestTable, contrast_tests, row_tests
+from flashmm.inference import DDF, JACKKNIFE, contrast_tests
 from flashmm.kernels.ddf import t_tail
+from flashmm.leaveout import stays_estimable
 from flashmm.lmm import LMMFit, hold, refit
 from flashmm.options import DesignError, InputError, Status
-from flashmm.subjects import Subjects, independent_subjects, stays_estimable
+from flashmm.subjects import Subjects, independent_subjects
+from flashmm.testtable import TestTable
+from flashmm.waldtests import row_tests
 
 # Genes of an influence table that nobody has chosen.
 TOP_GENES = 20
@@ -45,9 +48,10 @@ def jackknife(
     Returns
     -------
     TestTable
-        As of ``contrast_tests(fit, contrasts, ddf="jackknife")``; df is the number of subjects
-        minus the rank of the fixed effects that are constant within subjects. Joint tests are
-        Hotelling's.
+        As of ``contrast_tests(fit, contrasts, ddf="jackknife")``; df are those between
+        subjects of the contrast (`between_df`); where it varies within subjects, the number of
+        subjects minus the rank of the fixed effects that are constant within them. Joint tests are
+        Hotelling's, with the fewest df of their rows.
 
     Raises
     ------
@@ -195,8 +199,9 @@ def influence(
             f"An influence table is of single contrasts, and {joint[0]!r} is joint: it has no "
             "estimate that could change. Give its rows one by one."
         )
+    chosen = None if genes is None else _numbers(fit.genes, genes)
     tests = contrast_tests(fit, contrasts, ddf)
-    index = _chosen(tests, genes)
+    index = _leading(tests) if chosen is None else chosen
     rows = np.vstack([contrast.matrix for contrast in resolved])
     some = _some_genes(fit, index)
     parts = [
@@ -222,14 +227,17 @@ def influence(
     )
 
 
-def _chosen(tests: TestTable, genes: Sequence[str] | None) -> np.ndarray:
-    """Numbers of the genes that were asked for, or of those with the smallest p-values."""
-    if genes is None:
-        smallest = np.where(np.isfinite(tests.p_value), tests.p_value, 2.0).min(1)
-        order = np.argsort(smallest, kind="stable")[:TOP_GENES]
-        return order[smallest[order] <= 1.0]
+def _leading(tests: TestTable) -> np.ndarray:
+    """Numbers of the genes with the smallest p-value of any contrast."""
+    smallest = np.where(np.isfinite(tests.p_value), tests.p_value, 2.0).min(1)
+    order = np.argsort(smallest, kind="stable")[:TOP_GENES]
+    return order[smallest[order] <= 1.0]
+
+
+def _numbers(known: pd.Index, genes: Sequence[str]) -> np.ndarray:
+    """Numbers of the genes that were asked for."""
     names = [genes] if isinstance(genes, str) else list(genes)
-    index = np.asarray(tests.genes.get_indexer(pd.Index(names)))
+    index = np.asarray(known.get_indexer(pd.Index(names)))
     if not len(index) or (index < 0).any():
         unknown = [name for name, at in zip(names, index, strict=True) if at < 0]
         raise InputError(

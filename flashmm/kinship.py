@@ -310,7 +310,7 @@ class KinshipFit:
 
 @dataclass(frozen=True, eq=False)
 class FittedTraits:
-    """Some traits of one block with what their tests need (`flashmm.inference.FittedBlock`)."""
+    """Some traits of one block with what their tests need (`flashmm.fits.FittedBlock`)."""
 
     fit: KinshipFit
     block: KinshipBlock

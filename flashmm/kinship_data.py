@@ -90,6 +90,33 @@ def kinship_factor(genotypes: Any) -> KinshipFactor:
     return KinshipFactor(G, table.index, tuple(notes))
 
 
+def kinship_root(K: Any) -> KinshipFactor:
+    """Root G of a kinship matrix, K = GG', for models that take a factor.
+
+    Parameters
+    ----------
+    K : (individuals, individuals) array, DataFrame or KinshipFactor
+        The kinship; a factor is given back as it is.
+
+    Returns
+    -------
+    KinshipFactor
+        Eigenvectors times the roots of their eigenvalues, those at zero left out.
+
+    Raises
+    ------
+    InputError
+        K is not a covariance matrix.
+    """
+    if isinstance(K, KinshipFactor):
+        return K
+    table, _ = read_kinship(K, None)
+    matrix, notes = nonnegative_kinship(table.values)
+    values, vectors = np.linalg.eigh(matrix)
+    kept = values > EIGEN_ROUNDING * values[-1]
+    return KinshipFactor(vectors[:, kept] * np.sqrt(values[kept]), table.index, notes)
+
+
 # --------------------------------------------------------------------------------------------
 # Tables
 # --------------------------------------------------------------------------------------------

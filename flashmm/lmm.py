@@ -225,7 +225,7 @@ class LMMFit:
 
 @dataclass(frozen=True, eq=False)
 class FittedGenes:
-    """Some genes of a fit with what their tests need (`flashmm.inference.FittedBlock`)."""
+    """Some genes of a fit with what their tests need (`flashmm.fits.FittedBlock`)."""
 
     fit: LMMFit
     index: np.ndarray
@@ -599,10 +599,9 @@ def _fit_block(
         first = None if options.start is None else np.array(options.start)
         optimum = engine.optimise(genes, first, options.max_iter, options.tol)
         gamma = optimum.gamma
-        variance = engine.residual_variance(gamma, genes)
-        coef[live] = original_basis(model.projection, engine.coefficients(gamma, genes))
+        variance, coefficients, information[live] = engine.estimates(gamma, genes)
+        coef[live] = original_basis(model.projection, coefficients)
         theta[live] = np.column_stack([gamma * variance[:, None], variance])
-        information[live] = engine.information(gamma, variance, genes)[0]
         loglik[live] = log_likelihood(optimum.objective, model.projection, options.method)
         n_iter[live], decrement[live] = optimum.n_iter, optimum.decrement
         status[live] = _converged_status(

@@ -6,7 +6,9 @@ import sys
 import warnings
 from dataclasses import dataclass
 from enum import StrEnum
+from numbers import Real
 from types import FrameType
+from typing import TypeGuard
 
 
 class FlashmmError(Exception):
@@ -88,7 +90,8 @@ _SENTENCES = {
     Status.NO_WITHIN_VARIANCE: "Cells of a level do not differ, so no residual variance is left.",
     Status.NOT_POSITIVE_DEFINITE: "A negative component makes the covariance of the cells "
     "indefinite; estimates are kept, their standard errors are not defined.",
-    Status.NOT_ESTIMABLE: "The contrast needs a coefficient that the design cannot estimate.",
+    Status.NOT_ESTIMABLE: "The contrast needs a coefficient that the design cannot estimate, or "
+    "cannot tell from another one.",
     Status.TOO_FEW_VALUES: "Too few individuals have a value for the coefficients and two "
     "variances.",
     Status.NOT_IDENTIFIABLE: "Individuals with a value are equally related, so that genetic and "
@@ -97,8 +100,8 @@ _SENTENCES = {
     "has one), or no value at the heritability 1 that was asked for.",
     Status.ZERO_VARIANCE: "The model gives the contrast no variance, so that it has no test "
     "(heritability 1 along a direction in which the kinship is singular).",
-    Status.TOO_FEW_SUBJECTS: "Without one of its subjects the contrast cannot be estimated, or too "
-    "few subjects are left for its degrees of freedom, so that the jackknife has no variance.",
+    Status.TOO_FEW_SUBJECTS: "Without one of its subjects the contrast cannot be estimated, or no "
+    "degrees of freedom between subjects are left: there is an estimate and no test of it.",
     Status.TOO_FEW_RELABELLINGS: "The labels can be given to the subjects in fewer than 20 ways, "
     "so that no permutation p-value can reach 0.05.",
 }
@@ -143,6 +146,11 @@ class FitOptions:
                 f"max_iter must be at least 1 and tol positive; found max_iter={self.max_iter}, "
                 f"tol={self.tol}."
             )
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether an option is a real number; True and False are not."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _one_of(argument: str, value: str, allowed: tuple[str, ...]) -> None:

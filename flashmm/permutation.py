@@ -4,6 +4,11 @@ A label that every subject has once (a condition, a genotype) is given to the su
 design follows from the groups, and the model of every gene is fitted again. With B relabellings of
 which b have a statistic at least as extreme as the observed one, p = (b + 1)/(B + 1); where all
 distinct relabellings are fewer, each is used once, which is the same formula.
+
+Two hypotheses. That labels have no effect at all: y and X(π), the design of other labels. That one
+contrast is zero, c'β = 0, and other effects of the labels (in other cell types) are what they are:
+these are taken out first, y - Xβ̃ with the fit β̃ under c'β = 0, and the rest meets X(π) (Freedman
+& Lane 1983). Where the factor has one effect in all, the two are the same.
 """
 
 from __future__ import annotations
@@ -11,29 +16,33 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import combinations, product
 from math import factorial, prod
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from flashmm.contrasts import Contrast, resolve_contrasts
-from flashmm.crossproducts import SummaryStatistics, replace_fixed
+from flashmm.contrasts import Contrast, resolve_contrasts, without_columns
+from flashmm.crossproducts import SummaryStatistics, replace_fixed, subtract_means
 from flashmm.design import group_design
 from flashmm.groups import GroupStatistics
-from flashmm.inference import ALTERNATIVES, adjust_p_values, row_tests
-from flashmm.lmm import LMMFit, fit_lmm, hold, refit
-from flashmm.options import DesignError, FlashmmWarning, InputError, Status, note
-from flashmm.subjects import Subjects, is_nested, require_groups
+from flashmm.inference import ALTERNATIVES
+from flashmm.lmm import FITTED, LMMFit, fit_lmm, hold, refit
+from flashmm.options import DesignError, FlashmmWarning, InputError, Status, is_number, note
+from flashmm.subjects import Subjects, require_groups, subject_column
+from flashmm.testtable import adjust_p_values
+from flashmm.waldtests import row_tests
 
 # Relabellings, the observed one among them, below which no p-value can reach 0.05.
 FEWEST = 20
 # Difference of statistics, relative to 1 + |t|, that is rounding: they are equal.
 TIE = 1e-7
 STATISTICS = ("kenward-roger", "wald")
+NULLS = ("contrast", "factor")
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +142,7 @@ def permutation_tests(
     statistic: str | None = None,
     alternative: str = "two-sided",
     refit: bool = True,
+    null: str = "contrast",
     subject: str | None = None,
     progress: bool | None = None,
 ) -> PermutationTable:
@@ -160,9 +170,14 @@ def permutation_tests(
         Direction of the alternative.
     refit : bool
         Whether variance components are estimated anew for every relabelling. False holds them at
-        their estimates in the model in which labels have no effect, for all relabellings alike.
+        their estimates under the hypothesis, for all relabellings alike.
+    null : {"contrast", "factor"}
+        The hypothesis. "contrast", the contrast is zero, whatever the labels do elsewhere; each
+        contrast has its own fits. This is what a p-value beside a contrast is read as, and so the
+        default. "factor", labels have no effect at all; one fit of a relabelling serves all
+        contrasts, but where another of them is not zero the p-values say nothing about this one.
     subject : str, optional
-        The column that names the subjects; by default the first one of the random terms.
+        The column that names the subjects; by default that of the first random term with one.
     progress : bool, optional
         Whether to show a bar; by default in a terminal only.
 
@@ -182,28 +197,34 @@ def permutation_tests(
     Notes
     -----
     Exact where labels are exchangeable between the subjects of a stratum, as when they were drawn
-    by lot; numbers of cells, and distributions of the values, may differ. A hypothesis about one
-    cell type is then that labels make no difference at all. p as Phipson & Smyth 2010; the FDR
-    pools the relabellings of all genes (Tusher, Tibshirani & Chu 2001; Storey & Tibshirani 2003)
-    with the proportion of null genes set to one. Relabellings whose design cannot estimate a
-    contrast are left out for it.
+    by lot, and either the factor has one effect in the model or ``null="factor"``; numbers of cells
+    and distributions of the values may differ. With several effects ``null="contrast"`` estimates
+    the others, and is near its level rather than exact (Freedman & Lane 1983). p as Phipson & Smyth
+    2010; the FDR pools the relabellings of all genes (Tusher, Tibshirani & Chu 2001; Storey &
+    Tibshirani 2003) with the proportion of null genes set to one. Relabellings whose design cannot
+    estimate a contrast are left out for it.
     """
     plan = _plan(model, contrasts, factor, strata, subject)
-    _check_options(plan, n_permutations, statistic, alternative)
+    _check_options(plan, statistic, alternative, null)
+    _check_numbers(n_permutations, seed)
     method = statistic or STATISTICS[0 if plan.fit.options.method == "REML" else 1]
-    tally = _Tally.start(plan, method, alternative, refit)
-    enumerated = plan.n_distinct - 1 <= n_permutations
-    if plan.n_distinct >= FEWEST:
-        labels = plan.all_labels() if enumerated else plan.random_labels(n_permutations, seed)
-        total = plan.n_distinct - 1 if enumerated else n_permutations
-        disable = None if progress is None else not progress
-        for codes in tqdm(labels, total=total, desc="permute", disable=disable):
-            tally.add(codes)
+    draw = partial(plan.relabellings, n_permutations, seed)
+    rounds = 1 if null == "factor" else len(plan.rows)
+    total = rounds * min(plan.n_distinct - 1, n_permutations)
+    disable = None if progress is None else not progress
+    results = []
+    with tqdm(total=total, desc="permute", disable=disable) as bar:
+        for family in _families(plan, null, refit):
+            tally = _Tally.start(family, method, alternative)
+            for codes in draw():
+                tally.add(codes)
+                bar.update()
+            results.append(tally.results())
     notes = plan.fit.notes + _note_few(plan, alternative)
     return PermutationTable(
-        **tally.results(),
+        **_joined(results),
         n_distinct=plan.n_distinct,
-        enumerated=enumerated,
+        enumerated=plan.n_distinct - 1 <= n_permutations,
         genes=plan.fit.genes,
         contrasts=plan.contrasts,
         factor=factor,
@@ -213,9 +234,14 @@ def permutation_tests(
     )
 
 
-def _check_options(
-    plan: _Plan, n_permutations: int, statistic: str | None, alternative: str
-) -> None:
+def _joined(results: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Contrasts beside each other."""
+    return {name: np.concatenate([r[name] for r in results], axis=-1) for name in results[0]}
+
+
+def _check_options(plan: _Plan, statistic: str | None, alternative: str, null: str) -> None:
+    if null not in NULLS:
+        raise InputError(f"null must be one of {', '.join(NULLS)}; found {null!r}.")
     if alternative not in ALTERNATIVES:
         raise InputError(
             f"alternative must be one of {', '.join(ALTERNATIVES)}; found {alternative!r}."
@@ -226,11 +252,17 @@ def _check_options(
         raise InputError(
             "statistic='kenward-roger' is defined for REML fits and this one is ML: use 'wald'."
         )
-    if int(n_permutations) != n_permutations or n_permutations < FEWEST - 1:
+
+
+def _check_numbers(n_permutations: int, seed: int) -> None:
+    whole = is_number(n_permutations) and n_permutations == int(n_permutations)
+    if not whole or n_permutations < FEWEST - 1:
         raise InputError(
             f"n_permutations must be a whole number from {FEWEST - 1} on, or no p-value could "
-            f"reach 0.05; found {n_permutations}."
+            f"reach 0.05; found {n_permutations!r}."
         )
+    if not (isinstance(seed, Integral) and seed >= 0):
+        raise InputError(f"seed must be a whole number from 0 on; found {seed!r}.")
 
 
 # --------------------------------------------------------------------------------------------
@@ -285,6 +317,17 @@ class _Plan:
             share[who] = np.bincount(self.labels[who], minlength=L) / len(who)
         return np.einsum("gl,lkgp->kgp", share[self.subjects.codes], self.designs)
 
+    def relabellings(self, number: int, seed: int) -> Iterator[np.ndarray]:
+        """Each distinct relabelling where there are no more than `number`, else random ones.
+
+        None where there are too few for a p-value.
+        """
+        if self.n_distinct < FEWEST:
+            return iter(())
+        if self.n_distinct - 1 <= number:
+            return self.all_labels()
+        return self.random_labels(number, seed)
+
     def all_labels(self) -> Iterator[np.ndarray]:
         """Each distinct relabelling but the observed one."""
         ways = [list(_arrangements(self.labels[who])) for who in self.members]
@@ -338,7 +381,7 @@ def _plan(
             "These statistics have lost their formula (a term was dropped), so the design cannot "
             "be made for other labels: make them anew with summary_statistics."
         )
-    column = subject or design.random[0].columns[0]
+    column = subject or subject_column(design)
     _require_column(groups, column, "subject")
     subjects = Subjects.of(groups, column)
     labels, levels = _values_of_subjects(groups, subjects, factor, "factor")
@@ -398,7 +441,7 @@ def _check_factor(
         raise InputError(f"the fixed formula does not hold factor={factor!r}: nothing to test.")
     for component in require_groups(stats, "A permutation")[1].random:
         # levels such as subject:condition stay the same sets of cells, whatever their names
-        if factor in component.columns and not is_nested(component, subjects.codes):
+        if factor in component.columns and not subjects.hold(component):
             raise InputError(
                 f"the random term {component.name!r} holds factor={factor!r} and crosses the "
                 f"{subjects.column}s, so it would change with the labels. Take it out."
@@ -476,11 +519,12 @@ def _note_few(plan: _Plan, alternative: str) -> tuple[str, ...]:
     """Say the number of distinct relabellings where it bounds the p-values."""
     n, who = plan.n_distinct, f"{len(plan.subjects)} {plan.subjects.column}s"
     if n < FEWEST:
+        stratified = ", or fewer strata" if len(plan.members) > 1 else ""
         return (
             note(
-                f"The labels of {plan.factor!r} can be given to the {who} in {n} distinct ways, "
-                f"fewer than {FEWEST}, so that no permutation p-value could reach 0.05; p-values "
-                "are NaN. Use contrast_tests, or fewer strata."
+                f"The labels of {plan.factor!r} can be given to the {who} in {n} distinct "
+                f"way{'s' if n > 1 else ''}, fewer than {FEWEST}, so that no permutation p-value "
+                f"could reach 0.05; p-values are NaN. Use contrast_tests{stratified}."
             ),
         )
     smallest = (2 if alternative == "two-sided" and _is_mirrored(plan) else 1) / n
@@ -501,6 +545,71 @@ def _is_mirrored(plan: _Plan) -> bool:
 
 
 # --------------------------------------------------------------------------------------------
+# Designs of a hypothesis
+# --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Family:
+    """A hypothesis about the contrasts `rows` (C, p).
+
+    `stats` are of the values that meet other labels, `status` (genes,) says where they are to be
+    had. `held` is the fit whose components all relabellings have, None where they are estimated.
+    """
+
+    plan: _Plan
+    rows: np.ndarray
+    stats: SummaryStatistics
+    status: np.ndarray
+    held: LMMFit | None
+
+    def fit(self, stats: SummaryStatistics, informed: bool) -> LMMFit:
+        """Fit other labels."""
+        if self.held is None:
+            return refit(stats, self.plan.fit.options)
+        return hold(self.held, stats, informed)
+
+
+def _families(plan: _Plan, null: str, refits: bool) -> Iterator[_Family]:
+    """One hypothesis for all contrasts, or one after another for each."""
+    fit = plan.fit
+    if null == "factor":
+        held = None
+        if not refits:
+            held = refit(replace_fixed(fit.stats, plan.null_design()), fit.options)
+        yield _Family(plan, plan.rows, fit.stats, _joint_status(fit, held or fit), held)
+        return
+    for row in plan.rows:
+        yield _family_of_contrast(plan, row, refits)
+
+
+def _family_of_contrast(plan: _Plan, row: np.ndarray, refits: bool) -> _Family:
+    """The hypothesis that one contrast is zero: residuals of the fit under it."""
+    fit = plan.fit
+    if not _estimable(fit, row[None]).all():  # it will not be tested
+        return _Family(plan, row[None], fit.stats, fit.status, None)
+    fixed = _design_without(require_groups(fit.stats, "A permutation")[1].fixed, row)
+    fixed[:, :, ~fit.model.kept] = 0.0
+    if not fixed.any() and refits:  # the contrast is the whole of the fixed effects
+        return _Family(plan, row[None], fit.stats, fit.status, None)
+    null = refit(replace_fixed(fit.stats, fixed), fit.options)
+    means = np.where(np.isfinite(null.coef), null.coef, 0.0) @ fixed.swapaxes(1, 2)
+    stats = subtract_means(fit.stats, np.moveaxis(means, -1, 1))
+    return _Family(plan, row[None], stats, _joint_status(fit, null), None if refits else null)
+
+
+def _joint_status(fit: LMMFit, null: LMMFit) -> np.ndarray:
+    """Status of the fit, or of the one under the hypothesis where only that failed, (genes,)."""
+    return np.where(fit.fitted & ~null.fitted, null.status, fit.status)
+
+
+def _design_without(fixed: np.ndarray, row: np.ndarray) -> np.ndarray:
+    """Columns that span Xβ with c'β = 0: X_k - (c_k/c_j) X_j, c_j being the largest."""
+    pivot = int(np.abs(row).argmax())
+    return fixed - fixed[:, :, [pivot]] * (row / row[pivot])
+
+
+# --------------------------------------------------------------------------------------------
 # Counting
 # --------------------------------------------------------------------------------------------
 
@@ -509,13 +618,11 @@ def _is_mirrored(plan: _Plan) -> bool:
 class _Tally:
     """Counts over relabellings; statistics are (genes, contrasts), more extreme is larger."""
 
-    plan: _Plan
+    family: _Family
     ddf: str
     alternative: str
-    null: LMMFit | None
     observed: dict[str, np.ndarray]
     estimable: np.ndarray
-    fitted: np.ndarray
     extreme: np.ndarray
     used: np.ndarray
     above: np.ndarray
@@ -523,25 +630,25 @@ class _Tally:
     pooled: list[np.ndarray] = field(default_factory=list)
 
     @classmethod
-    def start(cls, plan: _Plan, method: str, alternative: str, refits: bool) -> _Tally:
+    def start(cls, family: _Family, method: str, alternative: str) -> _Tally:
         """Statistics of the labels as they are, and nothing counted."""
-        fit, null = plan.fit, None
-        if not refits:
-            null = refit(replace_fixed(fit.stats, plan.null_design()), fit.options)
-            fit = hold(null, fit.stats, method == STATISTICS[0])
+        fit = family.plan.fit
+        if family.held is not None:
+            fit = family.fit(fit.stats, method == STATISTICS[0])
         # the residual df are not used: its variance is the plain one
         ddf = "kenward-roger" if method == "kenward-roger" else "residual"
-        observed = row_tests(fit, plan.rows, ddf)
+        observed = row_tests(fit, family.rows, ddf)
+        missing = ~np.isin(family.status, FITTED)
+        for values in observed.values():
+            values[missing] = np.nan
         extreme = _extreme(observed["statistic"], alternative)
-        shape, C = extreme.shape, len(plan.rows)
+        shape, C = extreme.shape, len(family.rows)
         return cls(
-            plan,
+            family,
             ddf,
             alternative,
-            null,
             observed,
-            _estimable(fit, plan.rows),
-            fit.status,
+            _estimable(fit, family.rows),
             extreme,
             np.zeros(C, dtype=np.int64),
             np.zeros(shape, dtype=np.int64),
@@ -551,16 +658,15 @@ class _Tally:
 
     def add(self, codes: np.ndarray) -> None:
         """Count one relabelling."""
-        stats = replace_fixed(self.plan.fit.stats, self.plan.design(codes))
+        if not self.estimable.any():
+            return
+        stats = replace_fixed(self.family.stats, self.family.plan.design(codes))
         try:
-            if self.null is None:
-                fit = refit(stats, self.plan.fit.options)
-            else:
-                fit = hold(self.null, stats, self.ddf == STATISTICS[0])
+            fit = self.family.fit(stats, self.ddf == STATISTICS[0])
         except DesignError:  # these labels leave nothing to estimate
             return
-        estimable = _estimable(fit, self.plan.rows)
-        t = _extreme(row_tests(fit, self.plan.rows, self.ddf)["statistic"], self.alternative)
+        estimable = _estimable(fit, self.family.rows)
+        t = _extreme(row_tests(fit, self.family.rows, self.ddf)["statistic"], self.alternative)
         # what could not be fitted counts against the gene
         t = np.where(np.isnan(t), np.inf, t)
         self.used += estimable
@@ -576,7 +682,7 @@ class _Tally:
         G, C = self.extreme.shape
         few = (self.used + 1 < FEWEST) & self.estimable
         valid = np.isfinite(self.extreme) & self.estimable & ~few
-        status = np.repeat(np.asarray(self.fitted, dtype=object)[:, None], C, axis=1)
+        status = np.repeat(np.asarray(self.family.status, dtype=object)[:, None], C, axis=1)
         status[:, ~self.estimable] = str(Status.NOT_ESTIMABLE)
         status[np.isfinite(self.extreme) & few] = str(Status.TOO_FEW_RELABELLINGS)
         p = np.where(valid, (self.above + 1.0) / (self.used + 1.0), np.nan)
@@ -615,5 +721,7 @@ def _extreme(statistic: np.ndarray, alternative: str) -> np.ndarray:
 
 
 def _estimable(fit: LMMFit, rows: np.ndarray) -> np.ndarray:
-    """Contrasts that avoid aliased coefficients, (C,) bool."""
-    return (rows[:, ~fit.model.kept] == 0).all(1)
+    """Contrasts that avoid aliased coefficients and can be told from them, (C,) bool."""
+    kept = fit.model.kept
+    apart = ~without_columns(fit.stats.XtX, kept, ~kept, rows).any(1)
+    return apart & (rows[:, ~kept] == 0).all(1)

@@ -22,6 +22,7 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import (
     FuncFormatter,
     LogLocator,
@@ -37,10 +38,12 @@ from flashmm.options import InputError
 __all__ = [
     "CAPTIONS",
     "agreement_plot",
+    "dense_agreement_plot",
     "fdr_tpr_plot",
     "fpr_plot",
     "gene_moments",
     "heritability_plot",
+    "heritability_strips",
     "method_colours",
     "p_histogram",
     "qq_plot",
@@ -48,6 +51,7 @@ __all__ = [
     "save_figure",
     "simulation_plot",
     "time_memory_plot",
+    "trait_correlation_plot",
     "volcano_plot",
 ]
 
@@ -67,6 +71,13 @@ CAPTIONS: dict[str, str] = {
     "method with the higher one has the better fit of the same model.",
     "heritability_plot": "Good: one clear peak, with a shaded interval that is short next to the "
     "range from 0 to 1; a flat curve says that these individuals cannot tell the heritability.",
+    "heritability_strips": "Good: dots gather around the black triangles of the truth (where it is "
+    "known), and a narrow box (the middle half) says that the estimates are precise.",
+    "dense_agreement_plot": "Good: every mark on the line, and differences of the log-likelihood "
+    "around 1e-10 or less (either sign), which is rounding; far above zero the dense search "
+    "stopped early, far below it ours did.",
+    "trait_correlation_plot": "Good: positive correlations between cell types of one lineage; at "
+    "rank 1 those that go with GG′ are one or minus one by construction.",
     "time_memory_plot": "Good: far to the left; both axes are logarithmic.",
     "volcano_plot": "Good: a broad base of grey genes around zero, with discoveries of both signs "
     "standing out above it; a lopsided cloud asks for a look at the covariates.",
@@ -684,8 +695,9 @@ def heritability_plot(
     rows = estimates.set_index("trait")
     columns = min(len(traits), 3)
     lines = -(-len(traits) // columns)
-    fig = Figure(figsize=(1.0 + 2.9 * columns, 0.7 + 2.5 * lines))
+    fig = Figure(figsize=(1.0 + 2.9 * columns, 0.7 + 2.6 * lines))
     axes = fig.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
+    _more_room(fig)
     cut = -0.5 * float(stats.chi2.ppf(level, 1))
     for ax, trait in zip(axes.flat, traits, strict=False):
         _heritability_panel(ax, profiles[profiles["trait"] == trait], rows.loc[trait], cut)
@@ -717,7 +729,158 @@ def _heritability_panel(ax: Axes, profile: pd.DataFrame, row: pd.Series, cut: fl
     ax.axhline(cut, color=GREY, lw=0.9, ls="--", zorder=2)
     ax.plot(h2[finite], loglik[finite] - top, color=PALETTE[0], zorder=3)
     ax.plot(row["h2"], 0.0, "o", color=PALETTE[1], ms=5, zorder=4, clip_on=False)
-    ax.set_title(f"{row.name}: {row['h2']:.2f} [{low:.2f}, {high:.2f}]")
+    name = fill(str(row.name), 34)
+    # a short name beside its estimate, a long one above it
+    between = "\n" if len(name) > 16 else " "
+    ax.set_title(f"{name}:{between}{row['h2']:.2f} [{low:.2f}, {high:.2f}]")
+
+
+def _more_room(fig: Figure) -> None:
+    """Set panels apart, so that the last tick of one does not run into the first of the next."""
+    engine = fig.get_layout_engine()
+    if isinstance(engine, ConstrainedLayoutEngine):
+        engine.set(w_pad=0.1, h_pad=0.08)
+
+
+@_styled
+def dense_agreement_plot(dense: pd.DataFrame) -> Figure:
+    """Heritabilities of a dense optimiser against ours, and what is left between them.
+
+    Parameters
+    ----------
+    dense : DataFrame
+        trait, true_h2, h2, dense_h2, loglik, dense_loglik, as in `flashmm.heritability.Recovery`.
+
+    Returns
+    -------
+    Figure
+    """
+    _check(dense, ["true_h2", "h2", "dense_h2", "loglik", "dense_loglik"], "dense")
+    fig = Figure(figsize=(7.8, 3.9))
+    identity, rest = fig.subplots(1, 2)
+    _more_room(fig)
+    identity.plot([0, 1], [0, 1], color=GREY, lw=1, zorder=1)
+    rest.axhline(0.0, color=GREY, lw=1, zorder=1)
+    for i, (true_h2, part) in enumerate(dense.groupby("true_h2")):
+        mark, colour = MARKERS[i % len(MARKERS)], PALETTE[i % len(PALETTE)]
+        look: dict[str, Any] = {"marker": mark, "color": colour, "s": 20, "alpha": 0.75}
+        look |= {"zorder": 3, "clip_on": False}
+        _dots(identity, part["dense_h2"], part["h2"], label=f"true h² = {true_h2:g}", **look)
+        _dots(rest, part["dense_h2"], part["loglik"] - part["dense_loglik"], **look)
+    identity.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), ylabel="flashmm: h²", title="Heritability")
+    rest.set(xlim=(-0.02, 1.02), ylabel="flashmm − dense", title="Log-likelihood reached")
+    rest.yaxis.set_major_locator(MaxNLocator(5))
+    rest.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
+    for ax in (identity, rest):
+        ax.set_box_aspect(1)
+        ax.set_xlabel("Dense optimiser: h²")
+    _legend_below(fig, identity)
+    return fig
+
+
+@_styled
+def heritability_strips(table: pd.DataFrame, group: str, truth: str | None = None) -> Figure:
+    """Estimated heritabilities, a line of dots with a box per group.
+
+    Parameters
+    ----------
+    table : DataFrame
+        With the columns `h2` and `group`; NaN are left out.
+    group : str
+        Column of the groups, such as cell_type or true_h2.
+    truth : str, optional
+        Column of the true heritability, one value per group.
+
+    Returns
+    -------
+    Figure
+    """
+    _check(table, ["h2", group, *([truth] if truth else [])], "table")
+    table = table[table["h2"].notna()]
+    names = list(dict.fromkeys(table[group]))
+    if not names:
+        raise InputError("table: no heritability is there to draw.")
+    fig = Figure(figsize=(7.6, 1.1 + 0.55 * len(names)))
+    ax = fig.subplots()
+    for i, name in enumerate(names):
+        part = table[table[group] == name]
+        x = part["h2"].to_numpy(float)
+        # dots between the lines, in a fixed order that looks like chance
+        shift = 0.26 * (2.0 * np.modf(np.arange(len(x)) * 0.61803398875)[0] - 1.0)
+        _dots(ax, x, i + shift, s=9, color=PALETTE[0], alpha=0.35, zorder=2)
+        ax.boxplot(
+            x,
+            positions=[i],
+            orientation="horizontal",
+            widths=0.36,
+            showfliers=False,
+            zorder=3,
+            boxprops={"color": INK},
+            medianprops={"color": PALETTE[1], "lw": 2.2},
+            whiskerprops={"color": INK},
+            capprops={"color": INK},
+            manage_ticks=False,
+        )
+        if truth:
+            known = float(part[truth].iloc[0])
+            ax.plot(known, i - 0.36, "v", color="black", ms=6, zorder=4, clip_on=False)
+    ax.set_yticks(range(len(names)), [fill(_short_group(name), 32) for name in names])
+    ax.set(xlim=(-0.02, 1.02), ylim=(len(names) - 0.5, -0.55), xlabel="Estimated heritability h²")
+    if truth:
+        ax.set_ylabel("True h²")
+    ax.grid(axis="y", visible=False)
+    return fig
+
+
+def _short_group(name: Any) -> str:
+    return f"{name:g}" if isinstance(name, float) else str(name)
+
+
+@_styled
+def trait_correlation_plot(covariances: pd.DataFrame) -> Figure:
+    """Correlations between cell types, the median over genes.
+
+    Parameters
+    ----------
+    covariances : DataFrame
+        From `flashmm.subject_models`: cell_type, other, correlation0, correlation1.
+
+    Returns
+    -------
+    Figure
+    """
+    columns = ["correlation0", "correlation1"]
+    _check(covariances, ["cell_type", "other", *columns], "covariances")
+    names = list(dict.fromkeys(covariances["cell_type"]))
+    pairs = covariances.groupby(["cell_type", "other"], sort=False, as_index=False)
+    median = pairs[columns].median()
+    i, j = (median[column].map(names.index).to_numpy() for column in ("cell_type", "other"))
+    labels = [fill(str(name), 18) for name in names]
+    side = 1.6 + 0.45 * len(names)
+    fig = Figure(figsize=(min(9.6, 2.0 + 2 * side), side + 0.4))
+    axes = fig.subplots(1, 2, sharey=True)
+    titles = ("With the relatedness (C₀)", "Without (C₁)")
+    for ax, column, title in zip(axes, columns, titles, strict=True):
+        matrix = np.full((len(names), len(names)), np.nan)
+        matrix[i, j] = matrix[j, i] = median[column]
+        image = ax.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1)
+        ax.set_xticks(range(len(names)), labels, rotation=45, ha="right")
+        ax.set_yticks(range(len(names)), labels)
+        ax.set_title(title)
+        ax.set_xlabel("Cell type")
+        ax.grid(visible=False)
+        _write_numbers(ax, matrix)
+    axes[0].set_ylabel("Cell type")
+    fig.colorbar(image, ax=axes, label="Correlation, median over genes", shrink=0.8)
+    return fig
+
+
+def _write_numbers(ax: Axes, matrix: np.ndarray) -> None:
+    """Numbers in the cells of a heatmap of correlations."""
+    for (i, j), value in np.ndenumerate(matrix):
+        if np.isfinite(value):
+            colour = "white" if abs(value) > 0.7 else INK
+            ax.text(j, i, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=8)
 
 
 @_styled

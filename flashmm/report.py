@@ -10,7 +10,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -162,6 +162,9 @@ class Inputs:
         The whole config, defaults filled in.
     figures : Path
         Folder for the figures.
+    related : mapping
+        "kinship", "multitrait" or "heritability" to data set to name to path of the tables of the
+        models between subjects; empty where there are none.
     """
 
     runs: tuple[Run, ...]
@@ -169,6 +172,7 @@ class Inputs:
     scenarios: Mapping[str, Mapping[str, Any]]
     config: Mapping[str, Any]
     figures: Path
+    related: Mapping[str, Mapping[str, Mapping[str, str]]] = field(default_factory=dict)
 
     @property
     def simulations(self) -> tuple[Run, ...]:
@@ -202,6 +206,7 @@ def write_report(
     tables: Mapping[str, str],
     scenarios: Mapping[str, Mapping[str, Any]],
     config: Mapping[str, Any],
+    related: Mapping[str, Mapping[str, Mapping[str, str]]] | None = None,
 ) -> None:
     """Write the report of a run of the workflow.
 
@@ -220,13 +225,16 @@ def write_report(
         Name to fields of the simulations.
     config : mapping
         The whole config.
+    related : mapping, optional
+        Tables of the models between subjects, as in `Inputs`.
 
     Raises
     ------
     InputError
         A file that cannot be read.
     """
-    inputs = Inputs(tuple(Run(**run) for run in runs), tables, scenarios, config, Path(figures))
+    fitted = tuple(Run(**run) for run in runs)
+    inputs = Inputs(fitted, tables, scenarios, config, Path(figures), related or {})
     inputs.figures.mkdir(parents=True, exist_ok=True)
     said = provenance(inputs)
     page = {
@@ -296,6 +304,9 @@ def _sections(inputs: Inputs, said: Mapping[str, Any]) -> Iterator[dict[str, Any
     parts = (
         ("run", "What was run", _what_was_run(inputs)),
         ("results", "Genes found", _results(inputs)),
+        ("kinship", "Heritability and tests with a kinship", _kinship(inputs)),
+        ("multitrait", "Cell types together", _multitrait(inputs)),
+        ("heritability", "Known heritabilities, estimated", _heritability(inputs)),
         ("simulation", "Simulation", _simulation(inputs)),
         ("accuracy", "Accuracy against the truth", _accuracy(inputs)),
         ("agreement", "Agreement with MixedLM", _agreement(inputs)),
@@ -311,6 +322,8 @@ def _sections(inputs: Inputs, said: Mapping[str, Any]) -> Iterator[dict[str, Any
 
 
 def _lead(inputs: Inputs) -> str:
+    if not inputs.runs:
+        return "Kinship mixed models of simulated traits whose heritability is known."
     parts = []
     if inputs.simulations:
         parts.append("simulations with a known truth")
@@ -324,10 +337,20 @@ def _lead(inputs: Inputs) -> str:
 
 
 def _cards(inputs: Inputs) -> list[dict[str, str]]:
+    values = _run_cards(inputs) if inputs.runs else {}
+    for files in inputs.related.get("heritability", {}).values():
+        summary = read_table(files["summary"])
+        values["simulated traits"] = int(summary["traits"].sum())
+        values["true heritabilities"] = len(summary)
+        values["fitted by both optimisers"] = int(summary["compared"].sum())
+    return [{"label": label, "value": _cell(value)} for label, value in values.items()]
+
+
+def _run_cards(inputs: Inputs) -> dict[str, Any]:
     groups = inputs.groups.values()
     status = pd.concat([_status(run) for run in inputs.runs])
     usable = status.isin([Status.OK, Status.BOUNDARY]).mean()
-    values = {
+    return {
         "data sets": len({run.dataset for run in inputs.runs}),
         "cells in the largest": max(int(g.obs["n_cells"].sum()) for g in groups),
         "genes in the largest": max(g.n_vars for g in groups),
@@ -335,7 +358,6 @@ def _cards(inputs: Inputs) -> list[dict[str, str]]:
         "models fitted": len(status),
         "with estimates": f"{np.floor(1000 * usable) / 10:g} %",
     }
-    return [{"label": label, "value": _cell(value)} for label, value in values.items()]
 
 
 # ----------------------------------------------------------------------------------------------
@@ -343,6 +365,8 @@ def _cards(inputs: Inputs) -> list[dict[str, str]]:
 
 
 def _what_was_run(inputs: Inputs) -> Iterator[dict[str, Any]]:
+    if not inputs.runs:
+        return
     yield _table(_datasets(inputs), "Data sets", "What was summarised, once, into groups of cells.")
     yield _table(_methods(inputs), "Methods", "What was fitted and how it was tested.")
 
@@ -367,7 +391,8 @@ def _provenance(said: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         for records in said["inputs"].values()
         for record in records
     )
-    yield _details("Digests of the counts (SHA-256)", dict.fromkeys(digests))
+    if said["inputs"]:
+        yield _details("Digests of the counts (SHA-256)", dict.fromkeys(digests))
     config = json.dumps(said["config"], indent=2, ensure_ascii=False)
     yield _details("The config, defaults filled in", [config])
 
@@ -420,12 +445,22 @@ def _status(run: Run) -> pd.Series:
 
 def _fits(inputs: Inputs) -> Iterator[dict[str, Any]]:
     counts = {(run.dataset, run.method): _status(run).value_counts() for run in inputs.runs}
+    counts |= dict(_related_statuses(inputs))
     table = pd.DataFrame(counts).T.fillna(0).astype(int)
     order = [str(status) for status in Status if str(status) in table]
     table = table[order].rename_axis(["Data set", "Method"]).reset_index()
     yield _table(table, "Genes by status", "How the fit of every gene ended.")
     meanings = {"Status": order, "Meaning": [Status(name).sentence for name in order]}
     yield _table(pd.DataFrame(meanings), "Statuses", "What the words say.")
+
+
+def _related_statuses(inputs: Inputs) -> Iterator[tuple[tuple[str, str], pd.Series]]:
+    """Numbers of fits by status of the models between subjects."""
+    tables = {"kinship": "heritability", "multitrait": "fits", "heritability": "estimates"}
+    for section, results in inputs.related.items():
+        for dataset, files in results.items():
+            status = read_table(files[tables[section]])["status"].astype(str)
+            yield (dataset, section), status.value_counts()
 
 
 # ----------------------------------------------------------------------------------------------
@@ -789,10 +824,301 @@ def _plain(value: Any) -> Any:
 
 
 # ----------------------------------------------------------------------------------------------
+# Models between subjects
+
+
+def _kinship(inputs: Inputs) -> Iterator[dict[str, Any]]:
+    for dataset, files in inputs.related.get("kinship", {}).items():
+        given = inputs.config["kinship"]
+        yield _heading(f"{dataset}: covariates {given['covariates']}, {given['method']}")
+        heritability = read_table(files["heritability"])
+        yield _text(
+            "Every gene has one value per subject and cell type, the mean of the subject's cells. "
+            "Its variance is split into a part that relatives share, as far as they are related, "
+            "and the rest; the heritability h² is the share of the first part."
+        )
+        yield _table(
+            _by_cell_type(heritability, inputs.config["report"]["fdr"]),
+            f"Heritability of expression, {dataset}",
+            "Genes with heritability have an adjusted p-value of h² = 0 (likelihood ratio) up to "
+            f"{inputs.config['report']['fdr']:g} within the cell type.",
+        )
+        if heritability["h2"].notna().any():
+            yield _figure(
+                inputs,
+                plots.heritability_strips(heritability, "cell_type"),
+                f"kinship-{_slug(dataset)}",
+                f"Estimated heritabilities, {dataset}",
+                "One dot per gene; the box holds the middle half, the thick line is the median.",
+                "Good: most dots inside the range. Where they pile up at 0 and at 1 alike, there "
+                "are too few subjects, or too few related ones, to tell; the intervals below say "
+                "how much is known.",
+            )
+            yield _profile_figure(inputs, files, heritability, dataset)
+            yield _table(
+                _top_heritabilities(heritability),
+                f"Smallest p-values of h² = 0, {dataset}",
+                f"The interval is the 95 % profile-likelihood interval. All in {_as_tsv(files)}.",
+            )
+        tests = read_table(files["tests"])
+        if len(tests):
+            yield _table(
+                _kinship_tests(tests, inputs.config["report"]["fdr"]),
+                f"Tests of the covariates, {dataset}",
+                "Kenward-Roger (REML) or Satterthwaite (ML) degrees of freedom, adjusted within "
+                f"cell type and contrast. All in {_as_tsv(files, 'tests')}.",
+            )
+
+
+def _as_tsv(files: Mapping[str, str], name: str = "heritability") -> str:
+    return files[name].replace(".parquet", ".tsv")
+
+
+def _by_cell_type(table: pd.DataFrame, fdr: float) -> pd.DataFrame:
+    rows = []
+    for cell_type, part in table.groupby("cell_type", sort=False):
+        fitted = part[part["h2"].notna()]
+        rows.append(
+            {
+                "Cell type": cell_type,
+                "Subjects": int(part["n_individuals"].max()),
+                "Genes": len(part),
+                "Fitted": len(fitted),
+                "Median h²": fitted["h2"].median(),
+                "At 0": int((fitted["h2"] == 0).sum()),
+                "At 1": int((fitted["h2"] == 1).sum()),
+                "Median width of interval": (fitted["h2_upper"] - fitted["h2_lower"]).median(),
+                "With heritability": int((fitted["adj_p_value"] <= fdr).sum()),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _top_heritabilities(table: pd.DataFrame, most: int = 15) -> pd.DataFrame:
+    top = table[table["p_value"].notna()].sort_values(["p_value", "gene"], kind="stable")[:most]
+    return pd.DataFrame(
+        {
+            "Gene": top["gene"],
+            "Cell type": top["cell_type"],
+            "h²": top["h2"],
+            "Std. error": top["h2_std_error"],
+            "Interval": list(map(_interval, top["h2_lower"], top["h2_upper"])),
+            "p-value": top["p_value"],
+            "Adjusted p": top["adj_p_value"],
+            "Status": top["status"],
+        }
+    )
+
+
+def _interval(low: float, high: float) -> str:
+    return f"{low:.2f} to {high:.2f}"
+
+
+def _profile_figure(
+    inputs: Inputs, files: Mapping[str, str], table: pd.DataFrame, dataset: str
+) -> dict[str, Any]:
+    profiles = read_table(files["profiles"])
+    if "gene" in table:
+        table = table.assign(trait=table["gene"] + " in " + table["cell_type"])
+    if "true_h2" in table:
+        known = {row.trait: f"{row.trait}, true {row.true_h2:g}" for row in table.itertuples()}
+        table, profiles = (t.assign(trait=t["trait"].map(known)) for t in (table, profiles))
+    return _figure(
+        inputs,
+        plots.heritability_plot(profiles, table),
+        f"profiles-{_slug(dataset)}",
+        f"Log-likelihood over the heritability, {dataset}",
+        "A few of them, with the maximum and its 95 % interval.",
+        plots.CAPTIONS["heritability_plot"],
+    )
+
+
+def _kinship_tests(tests: pd.DataFrame, fdr: float) -> pd.DataFrame:
+    rows = []
+    for (cell_type, contrast), part in tests.groupby(["cell_type", "contrast"], sort=False):
+        best = part[part["p_value"].notna()].nsmallest(1, "log10_p")
+        rows.append(
+            {
+                "Cell type": cell_type,
+                "Contrast": contrast,
+                "Genes tested": int(part["p_value"].notna().sum()),
+                "Found": int((part["adj_p_value"] <= fdr).sum()),
+                "Median df": part["df"].median(),
+                "Smallest p": best["p_value"].min(),
+                "of gene": ", ".join(best["gene"]) or "–",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _multitrait(inputs: Inputs) -> Iterator[dict[str, Any]]:
+    for dataset, files in inputs.related.get("multitrait", {}).items():
+        given = inputs.config["multitrait"]
+        fits, covariances = read_table(files["fits"]), read_table(files["covariances"])
+        alike = f"column {given['column']}" if "column" in given else given["file"]
+        yield _heading(f"{dataset}: covariates {given['covariates']}, {given['method']}")
+        yield _text(
+            "One model per gene for all its cell types at once: how much of what two cell types "
+            "share goes with what makes subjects alike, and how much with everything else. "
+            f"{len(fits)} genes, {fits['n_traits'].iloc[0]} cell types, and the "
+            f"{fits['n_subjects'].iloc[0]} subjects that have cells of all of them. What makes "
+            f"subjects alike comes from {alike}; its covariance between cell types, C₀, has rank "
+            f"{given['rank']} at most."
+        )
+        yield _figure(
+            inputs,
+            plots.trait_correlation_plot(covariances),
+            f"multitrait-{_slug(dataset)}",
+            f"Correlations between cell types, {dataset}",
+            "Median over the genes, of what goes with the relatedness of the subjects and of "
+            "everything else.",
+            plots.CAPTIONS["trait_correlation_plot"],
+        )
+        yield _table(
+            _joint_fits(fits, covariances),
+            f"Joint fits, {dataset}",
+            "Per cell type, the share of the variance that goes with the relatedness. "
+            f"Covariances are in {_as_tsv(files, 'covariances')}.",
+        )
+        effects = read_table(files["effects"])
+        if (effects["coefficient"] != "Intercept").any():
+            yield _table(
+                _joint_effects(effects),
+                f"Effects per cell type, {dataset}",
+                "Estimate ± standard error, given the estimated covariances.",
+            )
+        refused = fits[fits["reason"] != ""]
+        if len(refused):
+            lines = (f"{row.gene}: {row.reason}" for row in refused.itertuples())
+            yield _details(f"Genes without a fit ({len(refused)})", lines)
+
+
+def _joint_fits(fits: pd.DataFrame, covariances: pd.DataFrame) -> pd.DataFrame:
+    share = covariances[covariances["heritability"].notna()].pivot_table(
+        index="gene", columns="cell_type", values="heritability", sort=False
+    )
+    wide = fits.merge(share, left_on="gene", right_index=True, how="left")
+    names = {"gene": "Gene", "status": "Status", "loglik": "Log-likelihood"}
+    return wide[[*names, *share.columns]].rename(columns=names)
+
+
+def _joint_effects(effects: pd.DataFrame) -> pd.DataFrame:
+    shown = effects[effects["coefficient"] != "Intercept"].copy()
+    shown["text"] = list(map(_with_error, shown["estimate"], shown["std_error"]))
+    wide = shown.pivot_table(
+        index=["gene", "coefficient"],
+        columns="cell_type",
+        values="text",
+        aggfunc="first",
+        sort=False,
+    )
+    names = {"gene": "Gene", "coefficient": "Coefficient"}
+    return wide.rename_axis(columns=None).reset_index().rename(columns=names)
+
+
+def _heritability(inputs: Inputs) -> Iterator[dict[str, Any]]:
+    for name, files in inputs.related.get("heritability", {}).items():
+        given = inputs.config["heritability"]
+        summary, estimates = read_table(files["summary"]), read_table(files["estimates"])
+        yield _text(
+            f"{given['individuals']} individuals in families of {given['family_size']}, their "
+            f"kinship from {given['markers']:,} simulated markers; {given['traits']} traits per "
+            "heritability, with an effect of sex, fitted by REML."
+        )
+        yield _figure(
+            inputs,
+            plots.heritability_strips(estimates, "true_h2", "true_h2"),
+            "heritability",
+            "Estimated and true heritability",
+            "One dot per trait; the box holds the middle half of the estimates, the thick line is "
+            "their median, the triangle above it the truth.",
+            plots.CAPTIONS["heritability_strips"],
+        )
+        yield _table(
+            _recovery_table(summary),
+            "Estimates",
+            "Bias with its Monte Carlo standard error, standard deviation of the estimates, and "
+            "the mean of the standard errors reported with them. Estimates cannot leave 0 to 1, "
+            "so where the truth is at an end their mean lies inside. All traits are in "
+            f"{_as_tsv(files, 'estimates')}.",
+        )
+        yield _table(
+            _coverage_table(summary),
+            "Intervals and tests",
+            "Share of the 95 % profile-likelihood intervals that hold the truth, and of the "
+            "likelihood ratio tests that reject h² = 0 at level 0.05, ± Monte Carlo standard "
+            "error. Good: 0.95, and for a true h² of zero at most 0.05 rejected; at the ends 0 "
+            "and 1 an interval has one side only and covers more often.",
+        )
+        yield _table(
+            _dense_table(summary),
+            "Agreement with a dense optimiser",
+            "The same restricted likelihood from dense matrices, maximised by scipy (bounded "
+            "search, and both ends); largest differences over the traits that both fitted. A "
+            "gain is our log-likelihood minus that of the dense optimiser.",
+        )
+        yield _figure(
+            inputs,
+            plots.dense_agreement_plot(read_table(files["dense"])),
+            "heritability-dense",
+            "Two optimisers of one likelihood",
+            "One mark per trait that both fitted.",
+            plots.CAPTIONS["dense_agreement_plot"],
+        )
+        yield _profile_figure(inputs, files, estimates, name)
+
+
+def _recovery_table(summary: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "True h²": _truth(summary),
+            "Traits": summary["traits"],
+            "Fitted": summary["fitted"],
+            "Mean": summary["mean"],
+            "Bias": list(map(_with_error, summary["bias"], summary["bias_error"])),
+            "SD": summary["sd"],
+            "Mean std. error": summary["mean_std_error"],
+            "Share at 0": summary["at_zero"],
+            "Share at 1": summary["at_one"],
+        }
+    )
+
+
+def _truth(summary: pd.DataFrame) -> list[str]:
+    return [f"{h2:g}" for h2 in summary["true_h2"]]
+
+
+def _coverage_table(summary: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "True h²": _truth(summary),
+            "Coverage": list(map(_with_error, summary["coverage"], summary["coverage_error"])),
+            "h² = 0 rejected": list(
+                map(_with_error, summary["rejected"], summary["rejected_error"])
+            ),
+        }
+    )
+
+
+def _dense_table(summary: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "True h²": _truth(summary),
+            "Traits compared": summary["compared"],
+            "Largest difference in h²": summary["h2_difference"],
+            "Smallest gain": summary["gain_min"],
+            "Largest gain": summary["gain_max"],
+        }
+    )
+
+
+# ----------------------------------------------------------------------------------------------
 # Time and memory
 
 
 def _performance(inputs: Inputs) -> Iterator[dict[str, Any]]:
+    if not inputs.runs:
+        return
     records = pd.DataFrame(list(_measured(inputs)))
     yield _figure(
         inputs,
@@ -842,6 +1168,12 @@ def _notes(inputs: Inputs) -> Iterator[dict[str, Any]]:
             [*_simulation_notes(run), *_said(inputs.groups[run.groups], "notes"), *lines]
         ):
             where.setdefault(line, []).append(f"{run.dataset}/{run.method}")
+    for section, results in inputs.related.items():
+        for dataset, files in results.items():
+            with reading(files["notes"]):
+                lines = Path(files["notes"]).read_text("utf-8").splitlines()
+            for line in lines:
+                where.setdefault(line, []).append(f"{dataset}/{section}")
     if where:
         yield _text("What was decided on the way, and what to keep in mind.")
         entries = [{"where": _listed(runs), "text": text} for text, runs in where.items()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from numbers import Integral, Real
+from numbers import Integral
 from os import PathLike
 from string import ascii_uppercase
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from flashmm.groups import listed
-from flashmm.options import InputError
+from flashmm.options import InputError, is_number
 
 GROUPINGS = ("subject", "cell_type", "condition")
 DIRECTIONS = ("both", "up", "down")
@@ -305,8 +305,7 @@ def check_whole(name: str, value: Any, minimum: int) -> None:
 
 
 def _check_not_negative(name: str, value: Any) -> None:
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    if not is_number or not 0 <= value < np.inf:
+    if not is_number(value) or not 0 <= value < np.inf:
         raise InputError(f"{name}: a finite number of at least 0 expected, found {value!r}")
 
 

@@ -12,7 +12,6 @@ from scipy import special
 from threadpoolctl import threadpool_limits
 
 from flashmm.crossproducts import SummaryStatistics, drop_component
-from flashmm.inference import adjust_p_values
 from flashmm.kernels import variance_tests as kernels
 from flashmm.kernels.engine import take
 from flashmm.kernels.profile import profile_interval, ratio_interval
@@ -20,6 +19,7 @@ from flashmm.kernels.rotation import rotate_projection
 from flashmm.kernels.spectral import SpectralEngine
 from flashmm.lmm import MAX_DENSE_COLUMNS, LMMFit, Model, log_likelihood, prepare
 from flashmm.options import InputError, Status, note
+from flashmm.testtable import adjust_p_values
 
 TESTS = ("lrt", "rlrt", "f", "z")
 INTERVALS = ("wald", "profile", "exact")

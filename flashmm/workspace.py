@@ -40,7 +40,10 @@ def zeros(shape: tuple[int, ...], what: str) -> np.ndarray:
     size = 8 * math.prod(shape)
     limit = memory_limit()
     if size <= limit:
-        return np.zeros(shape)
+        # np.zeros leaves the pages to be taken one by one; those of np.empty are huge ones
+        array = np.empty(shape)
+        array.fill(0.0)
+        return array
     folder = tempfile.gettempdir()
     free = shutil.disk_usage(folder).free
     if size > free:

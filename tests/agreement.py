@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 
 import flashmm as fm
+from flashmm import lmm
 from flashmm.kernels.dense import DenseEngine
 from flashmm.kernels.elimination import EliminationEngine
 
@@ -25,6 +26,10 @@ def assert_close(ours, theirs, name=""):
     np.testing.assert_allclose(ours / scale, theirs / scale, rtol=1e-8, atol=1e-8, err_msg=name)
 
 
+def held_coefficients(fit):
+    return lmm.held_coefficients(fit, fit.stats, fit.model)
+
+
 def assert_same_fit(eliminated, dense):
     assert isinstance(eliminated.model.engine, EliminationEngine)
     assert isinstance(dense.model.engine, DenseEngine)
@@ -32,6 +37,8 @@ def assert_same_fit(eliminated, dense):
     for name in FIELDS:
         assert_close(getattr(eliminated, name), getattr(dense, name), name)
     assert_close(eliminated.blup(), dense.blup(), "blup")
+    fitted = eliminated.fitted
+    assert_close(held_coefficients(eliminated)[fitted], dense.coef[fitted], "coefficients alone")
     assert np.abs(eliminated.score() - dense.score())[eliminated.fitted].max() < 1e-7
 
 

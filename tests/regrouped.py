@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import pytest
 
+import flashmm as fm
 from flashmm.groups import GroupStatistics
 
 BY = ["subject", "batch", "kind", "condition", "dose"]
@@ -71,3 +75,10 @@ def group(obs: pd.DataFrame, Y: np.ndarray) -> GroupStatistics:
         transform="identity",
         provenance={},
     )
+
+
+def advised(random: Sequence[str]) -> AbstractContextManager[Any]:
+    """Expects the advice on an effect asked within kinds, where no random term holds the kind."""
+    if "subject:kind" in random:
+        return nullcontext()
+    return pytest.warns(fm.FlashmmWarning, match="asked within levels of 'kind'")

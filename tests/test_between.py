@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import flashmm as fm
-from flashmm.between import SubjectDesign
+from flashmm.between import SubjectDesign, _echelon
 from flashmm.contrasts import resolve_contrasts
 
 NESTED = ("subject", "subject:cell_type")
@@ -95,7 +97,7 @@ def test_no_subjects_left():
     assert between(fit, "condition") == [0]
     with pytest.warns(fm.FlashmmWarning, match="confounded"):
         table = fm.contrast_tests(fit, "condition", ddf="between-within")
-    assert np.isnan(table.p_value).all() and (table.status == "not_estimable").all()
+    assert np.isnan(table.p_value).all() and (table.status == "too_few_subjects").all()
 
 
 def test_a_cell_level_covariate_is_neither_counted_nor_between():
@@ -108,6 +110,48 @@ def test_a_cell_level_covariate_is_neither_counted_nor_between():
     fit = fit_groups(groups, fixed, NESTED)
     assert between(fit, "condition") == [5, 5]
     assert np.isnan(between(fit, "scale(log(libsize))")).all()
+
+
+def test_a_covariate_that_is_constant_in_groups_counts():
+    """A dose of subjects that was summed over cells is no cell-level covariate."""
+    obs = crossed(9)
+    groups = groups_of(obs)
+    n, dose = groups.obs["n_cells"].to_numpy(), np.arange(9) ** 2 / 7.0
+    moments = {"sum:dose": n * dose, "sum:dose*dose": n * dose**2}
+    groups = replace(
+        groups,
+        obs=groups.obs.assign(**moments),
+        covariates=("dose",),
+        covariate_sums={"dose": dose[:, None] * groups.sum},
+    )
+    fit = fit_groups(groups, "~ condition + dose")
+    assert between(fit, ["condition", "dose"]) == [9 - 3, 9 - 3]
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10**6), m=st.integers(4, 9), types=st.integers(2, 3))
+def test_total_df_are_ranks_over_groups(seed, m, types):
+    rng = np.random.default_rng(seed)
+    obs = crossed(m, types).assign(age=lambda d: d["subject"].str[1:].astype(int) % 3 + 0.5)
+    obs["z"] = rng.normal(size=len(obs))
+    designs = ("~ condition + age", "~ 0 + condition + z", "~ subject", "~ z:condition + age")
+    fit = fit_groups(groups_of(obs), designs[seed % 4], ["subject:cell_type"])
+    X = fit.stats.design.fixed[0]
+    S = pd.get_dummies(obs["subject"]).to_numpy(float)
+    rank = np.linalg.matrix_rank
+    assert SubjectDesign.of(fit).total_df == rank(np.hstack([X, S])) - rank(X)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 4))
+def test_echelon_form_depends_on_the_span(seed, r):
+    rng = np.random.default_rng(seed)
+    rows = rng.integers(-2, 3, size=(r, 6)).astype(float)
+    turn = rng.normal(size=(r + 1, r))
+    if not rows.any():
+        return
+    one, other = _echelon(rows), _echelon(turn @ rows)
+    np.testing.assert_allclose(one, other, atol=1e-6)
+    assert len(one) == np.linalg.matrix_rank(rows)
 
 
 @settings(max_examples=25, deadline=None)

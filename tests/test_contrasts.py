@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flashmm.contrasts import Contrast, parse_expression, resolve_contrasts
+from flashmm.contrasts import Contrast, parse_expression, resolve_contrasts, without_columns
+from flashmm.kernels.rotation import independent_columns
 from flashmm.options import FormulaError
 
 B = "cell_type[B cells]:condition[T.stim]"
@@ -311,3 +312,34 @@ def test_order_of_coefficients_does_not_matter(order, expression):
 def test_a_misspelt_column_is_suggested():
     with pytest.raises(FormulaError, match="near names are 'condition'"):
         resolve_contrasts("conditon", ["a", "b"], [frozenset({"condition"}), frozenset()])
+
+
+@given(st.integers(0, 10**6), st.floats(-5, 5))
+def test_estimable_is_in_the_row_space(seed, power):
+    """Whatever the scale of a column, and whichever of the dependent columns come first."""
+    rng = np.random.default_rng(seed)
+    X = rng.integers(-1, 2, size=(30, 3)).astype(float)
+    X = np.column_stack([X, X @ rng.integers(-1, 2, size=(3, 2)), rng.normal(size=30)])
+    X = X[:, rng.permutation(6)] * 10.0 ** np.r_[power, np.zeros(5)]
+    kept = independent_columns(X.T @ X)
+    rows = np.vstack([rng.integers(-1, 2, size=(8, 6)), X[:3], np.eye(6)]).astype(float)
+    rows = rows[rows.any(1)]
+    length = np.sqrt((X**2).sum(0))
+    length[length == 0] = 1.0
+    unit = rows / length
+    gap = unit - unit @ np.linalg.pinv(X / length) @ (X / length)
+    expected = np.abs(gap).max(1) < 1e-8 * np.abs(unit).max(1)
+    found = ~without_columns(X.T @ X, kept, ~kept, rows).any(1)
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    "matrix, basis",
+    [([[0, 2.0]], [[0, 2.0]]), ([[1.0, 1], [-3, -3]], [[-3, -3]]), ([[1, 0], [1, 1.0]], None)],
+)
+def test_basis_has_the_span(matrix, basis):
+    found = Contrast("c", np.array(matrix, dtype=float)).basis
+    if basis is None:
+        np.testing.assert_allclose(found @ found.T, np.eye(2), atol=1e-12)
+    else:
+        np.testing.assert_array_equal(found, basis)

@@ -10,7 +10,7 @@ from scipy import stats as distributions
 from statsmodels.stats.multitest import multipletests
 
 import flashmm as fm
-from flashmm.inference import adjust_p_values
+from flashmm.testtable import adjust_p_values
 
 NAMES = [
     "Intercept",
@@ -212,10 +212,25 @@ class TestReplication:
         counts = rng.poisson(1.0, size=(len(subject), 5)).astype(float)
         return anndata.AnnData(counts, obs=obs)
 
-    def test_one_subject_is_refused(self):
+    @pytest.mark.filterwarnings("ignore:.*(take cells as replicates|that count cells)")
+    @pytest.mark.parametrize("ddf", ["kenward-roger", "satterthwaite", "jackknife"])
+    def test_one_subject_has_words_and_a_status(self, ddf):
         fit = self.fit([4, 1])
-        with pytest.raises(fm.DesignError, match=r"'c1' of 'condition' has one subject"):
-            fm.contrast_tests(fit, "condition")
+        with pytest.warns(fm.FlashmmWarning, match=r"'c1' of 'condition' has one subject"):
+            table = fm.contrast_tests(fit, ["condition", "batch"], ddf=ddf)
+        assert table.status[:, 0].tolist() == ["too_few_subjects"] * 5
+        np.testing.assert_array_equal(table.estimate[:, 0], fit.coef[:, 1])
+        for name in ("std_error", "df", "p_value", "conf_low"):
+            assert np.isnan(getattr(table, name)[:, 0]).all()
+        assert np.isfinite(table.p_value[:, 1]).all()
+
+    def test_contrasts_of_other_levels_are_tested(self):
+        fit = self.fit([3, 3, 1])
+        with pytest.warns(fm.FlashmmWarning, match=r"'c2' of 'condition' has one subject.*c1\]' c"):
+            table = fm.contrast_tests(
+                fit, ["condition", "condition[T.c2] - condition[T.c1]", "Intercept"]
+            )
+        assert np.isfinite(table.p_value).all(0).tolist() == [True, False, False, True]
 
     def test_one_subject_is_not_estimable_among_all_coefficients(self):
         fit = self.fit([4, 1])

@@ -125,7 +125,7 @@ class TestIntervals:
         table = fm.contrast_tests(fit_groups(groups, "~ condition"))
         assert np.isnan(table.conf_low[1]).all() and np.isnan(table.conf_high[1]).all()
 
-    @pytest.mark.parametrize("level", [0, 1, 95, np.nan])
+    @pytest.mark.parametrize("level", [0, 1, 95, np.nan, "95%", None, True])
     def test_levels(self, nested, level):
         with pytest.raises(fm.InputError, match="level"):
             fm.contrast_tests(nested, level=level)
@@ -157,9 +157,11 @@ class TestMinimumEffect:
         np.testing.assert_allclose(greater.p_value, distributions.t.sf((b - minimum) / s, d))
 
     def test_refused(self, nested):
-        for lfc in (-1, np.nan, np.inf):
+        for lfc in (-1, np.nan, np.inf, "0.1", None):
             with pytest.raises(fm.InputError, match="lfc"):
                 fm.contrast_tests(nested, lfc=lfc)
+        with pytest.raises(fm.InputError, match="moderate is True or False; found 'yes'"):
+            fm.contrast_tests(nested, moderate="yes")
         for option in ({"lfc": 1.0}, {"moderate": True}, {"alternative": "less"}):
             with pytest.raises(fm.InputError, match="Joint F tests"):
                 fm.contrast_tests(nested, {"all": "condition"}, **option)

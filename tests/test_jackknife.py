@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import oracle
 import pandas as pd
@@ -14,8 +12,9 @@ from hypothesis import strategies as st
 from scipy import stats as distributions
 
 import flashmm as fm
+from flashmm.between import SubjectDesign
 from flashmm.design import cell_design
-from flashmm.subjects import between_df, independent_subjects
+from flashmm.subjects import independent_subjects, subjects_of
 
 FIXED = "~ 0 + x + kind + kind:condition"
 RANDOM = {
@@ -24,9 +23,6 @@ RANDOM = {
     "slope": ["x || subject"],
 }
 EFFECT = "kind[K1]:condition[T.stim]"
-
-# the models lack a component on purpose
-pytestmark = pytest.mark.filterwarnings("ignore:.*take cells as replicates")
 
 
 def fit_of(cells, random, fixed=FIXED, **options):
@@ -61,7 +57,8 @@ def test_one_step_is_least_squares_of_the_other_cells(random):
     assert (table.df == 6).all()
     p = 2 * distributions.t.sf(np.abs(full) / np.sqrt(variance), 6)
     np.testing.assert_allclose(table.p_value[:, 0], p, rtol=1e-7)
-    changes = fm.influence(fit, EFFECT, genes=fit.genes)
+    with regrouped.advised(random):
+        changes = fm.influence(fit, EFFECT, genes=fit.genes)
     np.testing.assert_allclose(changes.estimate_without[:, :, 0], without, rtol=1e-8)
 
 
@@ -70,14 +67,14 @@ def test_refits_are_fits_of_the_other_groups(random):
     cells = regrouped.simulate(2)
     fit = fit_of(cells, random)
     table = fm.jackknife(fit, EFFECT, refit=True)
-    changes = fm.influence(fit, EFFECT, genes=fit.genes, refit=True)
+    with regrouped.advised(random):
+        changes = fm.influence(fit, EFFECT, genes=fit.genes, refit=True)
     estimates, p_values = [], []
     for subject in cells.obs["subject"].cat.categories:
         groups = cells.groups.subset((cells.groups.obs["subject"] != subject).to_numpy())
         other = fm.fit_lmm(fm.summary_statistics(groups, FIXED, random))
         estimates.append(other.coef[:, other.coefficients.index(EFFECT)])
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", fm.FlashmmWarning)
+        with regrouped.advised(random):
             p_values.append(fm.contrast_tests(other, EFFECT).p_value[:, 0])
     np.testing.assert_allclose(changes.estimate_without[:, :, 0], estimates, rtol=1e-6, atol=1e-8)
     np.testing.assert_allclose(changes.p_without[:, :, 0], p_values, rtol=1e-5, atol=1e-8)
@@ -101,8 +98,7 @@ def test_engines_agree():
 )
 def test_df_count_subjects(fixed, df):
     fit = fit_of(regrouped.simulate(), ["subject"], fixed)
-    subjects = independent_subjects(fit.stats)
-    assert between_df(fit.stats, fit.model.kept, subjects) == df
+    assert SubjectDesign.of(fit).total_df == df
 
 
 def test_joint_test_depends_on_the_span_of_its_rows_only():
@@ -138,12 +134,16 @@ def test_order_of_subjects_and_scale_do_not_matter(order, power):
 def test_contrast_of_one_subject_has_words_and_a_status():
     cells = regrouped.simulate(6, kinds_of={2: [0, 1, 5]})
     fit = fit_of(cells, ["subject"])
-    with pytest.warns(fm.FlashmmWarning, match="'kind.K2.:condition.T.stim.' not without 'S05'"):
+    with (
+        pytest.warns(fm.FlashmmWarning, match="'kind.K2.:condition.T.stim.' not without 'S05'"),
+        pytest.warns(fm.FlashmmWarning, match=r"'kind\[K2\].*rests on few subjects \(1 degree of"),
+    ):
         table = fm.contrast_tests(fit, [EFFECT, "kind[K2]:condition[T.stim]"], ddf="jackknife")
     assert list(table.status[:, 1]) == ["too_few_subjects"] * 5
     assert np.isnan(table.p_value[:, 1]).all() and np.isfinite(table.p_value[:, 0]).all()
     assert np.isfinite(table.estimate).all() and np.isnan(table.std_error[:, 1]).all()
-    changes = fm.influence(fit, "kind[K2]:condition[T.stim]", genes=["g1"])
+    with regrouped.advised(["subject"]), pytest.warns(fm.FlashmmWarning, match="few subjects"):
+        changes = fm.influence(fit, "kind[K2]:condition[T.stim]", genes=["g1"])
     lost = changes.to_frame().set_index("subject")["status"] == "too_few_subjects"
     assert list(lost.index[lost]) == ["S05"]
 
@@ -156,9 +156,10 @@ def test_bad_genes_keep_their_status():
     table = fm.contrast_tests(fit, EFFECT, ddf="jackknife")
     assert table.status[0, 0] == "all_zero" and np.isnan(table.p_value[0, 0])
     assert np.isfinite(table.p_value[1:]).all()
-    assert list(fm.influence(fit, EFFECT).genes) == [
-        f"g{i}" for i in 1 + np.argsort(fm.contrast_tests(fit, EFFECT).p_value[1:, 0])
-    ]
+    with regrouped.advised(["subject"]):
+        chosen = fm.influence(fit, EFFECT).genes
+        p_values = fm.contrast_tests(fit, EFFECT).p_value[:, 0]
+    assert list(chosen) == [f"g{i}" for i in 1 + np.argsort(p_values[1:])]
 
 
 def test_as_many_effects_between_subjects_as_subjects():
@@ -183,7 +184,8 @@ class TestInfluence:
 
     def test_carrier_has_the_largest_p_value_without(self):
         fit = fit_of(regrouped.simulate(10), ["subject"])
-        table = fm.influence(fit, [EFFECT, "kind[K0]:condition[T.stim]"])
+        with regrouped.advised(["subject"]):
+            table = fm.influence(fit, [EFFECT, "kind[K0]:condition[T.stim]"])
         frame, carriers = table.to_frame(), table.carriers()
         assert len(frame) == 2 * 5 * 8 and len(carriers) == 2 * 5
         largest = frame.groupby(["contrast", "gene"])["p_without"].max()
@@ -210,6 +212,15 @@ class TestInfluence:
         fit = fit_of(regrouped.simulate(), ["subject"])
         with pytest.raises(fm.InputError, match=message):
             fm.influence(fit, **({"contrasts": EFFECT} | options))
+
+    def test_of_a_condition_with_one_subject(self):
+        fit = fit_of(regrouped.simulate(13, treated=1), ["subject", "subject:kind"])
+        with pytest.warns(fm.FlashmmWarning, match="'stim' of 'condition' has one subject"):
+            assert len(fm.influence(fit, EFFECT).to_frame()) == 0
+        with pytest.warns(fm.FlashmmWarning, match="has one subject"):
+            table = fm.influence(fit, EFFECT, genes=["g2"])
+        assert (table.status == "too_few_subjects").all() and np.isnan(table.p_value).all()
+        assert np.isfinite(table.estimate).all()
 
 
 class TestRefuses:
@@ -243,10 +254,45 @@ def test_outermost_grouping_is_left_out():
     assert independent_subjects(fit.stats).column == "subject"
 
 
-def gaussian_groups(seed, subjects, kinds, genes, s1, s2):
-    """Sums of groups drawn without their cells."""
+def test_subjects_are_the_column_that_is_a_random_term():
+    fit = fit_of(regrouped.simulate(), ["kind:subject", "subject"])
+    assert subjects_of(fit.stats).column == "subject"
+    # the advice, the floor and the jackknife count the same
+    tables = [
+        fm.contrast_tests(fit, EFFECT, ddf=ddf) for ddf in ("jackknife", "kenward-roger-floor")
+    ]
+    assert [table.between_df.tolist() for table in tables] == [[6.0], [6.0]]
+
+
+KINDS_OF = {1: [0, 1, 4, 5, 6], 2: [0, 5]}
+
+
+def test_df_are_those_of_the_contrast():
+    """Kind K1 is in five of ten subjects, K2 in two."""
+    fit = fit_of(regrouped.simulate(5, subjects=10, kinds_of=KINDS_OF), ["subject"])
+    names = {i: f"kind[K{i}]:condition[T.stim]" for i in range(3)}
+    contrasts = {
+        "all": names[0],
+        "five": names[1],
+        "within": f"{names[1]} - {names[0]}",
+        "joint": [names[0], names[1]],
+        "turned": [f"{names[0]} + {names[1]}", f"{names[0]} - 3*{names[1]}"],
+    }
+    with pytest.warns(fm.FlashmmWarning, match="'five' and 'joint'|rests on few subjects"):
+        table = fm.contrast_tests(fit, contrasts, ddf="jackknife")
+    assert (table.df == [8, 3, 8, 2, 2]).all()
+    np.testing.assert_allclose(table.statistic[:, 3], table.statistic[:, 4], rtol=1e-8)
+    # two subjects, two means
+    with pytest.warns(fm.FlashmmWarning, match=r"behind 'kind\[K2\].*': no jackknife"):
+        table = fm.contrast_tests(fit, names[2], ddf="jackknife")
+    assert (table.status == "too_few_subjects").all() and np.isnan(table.p_value).all()
+
+
+def gaussian_groups(seed, subjects, kinds, genes, s1, s2, missing=()):
+    """Sums of groups drawn without their cells; `missing` are pairs of a subject and a kind."""
     rng = np.random.default_rng(seed)
-    s, t = np.repeat(np.arange(subjects), kinds), np.tile(np.arange(kinds), subjects)
+    pairs = [(i, j) for i in range(subjects) for j in range(kinds) if (i, j) not in missing]
+    s, t = np.array(pairs).T
     n = rng.integers(20, 200, len(s))
     effect = (rng.normal(size=(subjects, genes)) * np.sqrt(s1))[s]
     effect += rng.normal(size=(len(s), genes)) * np.sqrt(s2)
@@ -280,7 +326,7 @@ def test_holds_its_level_where_the_model_lacks_a_component(subjects, kinds, s2):
     groups = gaussian_groups(11, subjects, kinds, 1500, 0.1, s2)
     fit = fm.fit_lmm(fm.summary_statistics(groups, "~ 0 + kind + kind:condition", ["subject"]))
     jackknife = fm.contrast_tests(fit, "condition", ddf="jackknife").p_value
-    with pytest.warns(fm.FlashmmWarning, match="take cells as replicates"):
+    with regrouped.advised(["subject"]):
         default = fm.contrast_tests(fit, "condition").p_value
     # the mean over the contrasts of a gene is one independent draw
     for level in (0.05, 0.01):
@@ -289,3 +335,17 @@ def test_holds_its_level_where_the_model_lacks_a_component(subjects, kinds, s2):
         assert share.mean() > level / 2
     assert (jackknife < 0.001).mean() < 0.0015
     assert (default < 0.05).mean() > 0.056
+
+
+@pytest.mark.parametrize("s2", [0.0, 0.1])
+def test_holds_its_level_in_a_kind_that_few_subjects_have(s2):
+    """Six of twelve subjects have the last kind."""
+    missing = {(i, 2) for i in range(6)}
+    groups = gaussian_groups(12, 12, 3, 6000, 0.1, s2, missing)
+    fit = fm.fit_lmm(fm.summary_statistics(groups, "~ 0 + kind + kind:condition", ["subject"]))
+    table = fm.contrast_tests(fit, "kind[K02]:condition[T.stim]", ddf="jackknife")
+    assert (table.df == 4).all()
+    for level in (0.05, 0.01, 0.001):
+        error = np.sqrt(level * (1 - level) / 6000)
+        assert (table.p_value < level).mean() < level + 3 * error
+    assert (table.p_value < 0.05).mean() > 0.01

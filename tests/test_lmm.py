@@ -196,11 +196,22 @@ class TestAliasedColumns:
     def test_contrasts_that_need_them_are_not_estimable(self, fits):
         _, aliased = fits
         table = fm.contrast_tests(
-            aliased, {"fine": "a - b", "not": "a - empty", "joint": ["b", "sum"]}
+            aliased, {"fine": "a - d", "not": "a - empty", "joint": ["b", "sum"]}
         )
         assert np.isfinite(table.p_value[:, 0]).all()
         assert np.isnan(table.p_value[:, 1:]).all()
         assert (table.status[:, 1:] == "not_estimable").all()
+
+    def test_contrasts_that_cannot_be_told_from_them_are_not_estimable(self, fits):
+        """As sum = b - c, b is estimated as b + sum and c as c - sum; b + c is itself."""
+        full, aliased = fits
+        contrasts = ["b", "c", "b + c", "d"]
+        with pytest.warns(fm.FlashmmWarning, match="'b' and 'c' cannot be told|'b', 'c' cannot"):
+            table = fm.contrast_tests(aliased, contrasts)
+        assert (table.status[:, :2] == "not_estimable").all()
+        assert np.isnan(table.estimate[:, :2]).all() and np.isnan(table.p_value[:, :2]).all()
+        expected = fm.contrast_tests(full, contrasts).p_value[:, 2:]
+        np.testing.assert_allclose(table.p_value[:, 2:], expected, rtol=1e-5)
 
 
 class TestBadInput:

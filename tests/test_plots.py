@@ -121,6 +121,9 @@ def draw_all(evaluations) -> dict[str, Figure]:
         "agreement_plot": plots.agreement_plot(agreement_pairs()),
         "time_memory_plot": plots.time_memory_plot(cost_records()),
         "heritability_plot": plots.heritability_plot(*heritabilities()),
+        "dense_agreement_plot": plots.dense_agreement_plot(both_optimisers()),
+        "heritability_strips": plots.heritability_strips(strips(), "true_h2", "true_h2"),
+        "trait_correlation_plot": plots.trait_correlation_plot(trait_pairs()),
         "volcano_plot": plots.volcano_plot(simulated_tests(1.0), CONTRASTS[0]),
         "simulation_plot": plots.simulation_plot(*cells()),
     }
@@ -156,7 +159,8 @@ def test_axes_are_labelled(figures):
         heatmap = name == "simulation_plot"
         axes = figure.axes[1:] if heatmap else figure.axes
         for ax in axes:
-            assert shared or ax.get_xlabel(), name
+            bar = ax.get_label() == "<colorbar>"
+            assert shared or (ax.get_ylabel() if bar else ax.get_xlabel()), name
         assert shared or axes[0].get_ylabel() or name == "time_memory_plot", name
 
 
@@ -436,3 +440,88 @@ def test_heritability_needs_traits_that_were_fitted():
         plots.heritability_plot(profiles.iloc[:0], estimates)
     with pytest.raises(InputError, match="columns \\['loglik'\\] are missing"):
         plots.heritability_plot(profiles.drop(columns="loglik"), estimates)
+
+
+def strips() -> pd.DataFrame:
+    """Estimates around two known heritabilities, one of them missing."""
+    rng = np.random.default_rng(4)
+    truth = np.repeat([0.0, 0.7], 30)
+    h2 = np.clip(truth + rng.normal(0, 0.1, 60), 0, 1)
+    h2[0] = np.nan
+    return pd.DataFrame({"true_h2": truth, "h2": h2})
+
+
+def test_strips_show_every_estimate_its_median_and_the_truth():
+    table = strips()
+    (ax,) = plots.heritability_strips(table, "true_h2", "true_h2").axes
+    dots = [collection.get_offsets() for collection in ax.collections]
+    assert [len(points) for points in dots] == [29, 30]
+    np.testing.assert_allclose(dots[1][:, 0], table["h2"][30:])
+    triangles = [line for line in ax.lines if line.get_marker() == "v"]
+    assert [float(line.get_xdata()[0]) for line in triangles] == [0.0, 0.7]
+    medians = [line for line in ax.lines if line.get_color() == plots.PALETTE[1]]
+    np.testing.assert_allclose(
+        [line.get_xdata()[0] for line in medians], table.groupby("true_h2")["h2"].median()
+    )
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["0", "0.7"]
+    with pytest.raises(InputError, match="no heritability"):
+        plots.heritability_strips(table.assign(h2=np.nan), "true_h2")
+
+
+def both_optimisers() -> pd.DataFrame:
+    """Two true heritabilities, two traits each, fitted twice."""
+    return pd.DataFrame(
+        {
+            "trait": list("abcd"),
+            "true_h2": [0.0, 0.7, 0.0, 0.7],
+            "h2": [0.0, 0.6, 0.1, 0.8],
+            "dense_h2": [0.0, 0.6, 0.1, 0.5],
+            "loglik": [-100.0, -90.0, -80.0, -70.0],
+            "dense_loglik": [-100.0, -90.0, -80.0, -71.0],
+        }
+    )
+
+
+def test_what_two_optimisers_found_and_what_one_missed():
+    identity, rest = plots.dense_agreement_plot(both_optimisers()).axes
+    marks = np.vstack([c.get_offsets() for c in identity.collections])
+    np.testing.assert_allclose(marks, [[0, 0], [0.1, 0.1], [0.6, 0.6], [0.5, 0.8]])
+    gains = np.vstack([c.get_offsets() for c in rest.collections])[:, 1]
+    np.testing.assert_allclose(gains, [0, 0, 0, 1])
+    assert [c.get_label() for c in identity.collections] == ["true h² = 0", "true h² = 0.7"]
+
+
+def test_a_long_name_stands_above_its_interval():
+    profiles, estimates = heritabilities()
+    names = {name: f"gene {name} in an uncommon cell type" for name in estimates["trait"]}
+    for table in (profiles, estimates):
+        table["trait"] = table["trait"].map(names)
+    figure = plots.heritability_plot(profiles, estimates)
+    assert all("cell" in ax.get_title("left") for ax in figure.axes if ax.lines)
+    assert all(
+        len(line) < 36
+        for ax in figure.axes
+        if ax.lines
+        for line in ax.get_title("left").splitlines()
+    )
+
+
+def trait_pairs() -> pd.DataFrame:
+    """Two genes, three cell types, one correlation that is not defined."""
+    one = pd.DataFrame(
+        {
+            "cell_type": list("aaabbc"),
+            "other": list("abcbcc"),
+            "correlation0": [1, -1, np.nan, 1, np.nan, np.nan],
+            "correlation1": [1, 0.4, 0.2, 1, 0.6, 1],
+        }
+    )
+    return pd.concat([one, one.assign(correlation1=one["correlation1"] - 0.2)])
+
+
+def test_correlations_are_medians_in_both_triangles():
+    figure = plots.trait_correlation_plot(trait_pairs())
+    with_relatedness, without = (ax.images[0].get_array() for ax in figure.axes[:2])
+    np.testing.assert_allclose(without, [[0.9, 0.3, 0.1], [0.3, 0.9, 0.5], [0.1, 0.5, 0.9]])
+    assert with_relatedness[0, 1] == with_relatedness[1, 0] == -1
+    assert with_relatedness.mask[2].all() and with_relatedness.mask[0, 2]

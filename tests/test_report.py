@@ -14,11 +14,14 @@ from scipy import sparse
 
 from flashmm import report
 from flashmm.crossproducts import summary_statistics
+from flashmm.heritability import recover_heritability
 from flashmm.inference import contrast_tests
 from flashmm.io import write_fit, write_groups, write_table
 from flashmm.lmm import fit_lmm
 from flashmm.options import InputError
 from flashmm.provenance import source_digest
+from flashmm.subject_models import indicators, kinship_by_trait, multitrait_by_gene
+from flashmm.subject_rows import subject_means
 from flashmm.summary import summarise
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
@@ -182,3 +185,76 @@ def test_cells_of_tables(value, text):
 )
 def test_numbers_with_errors(value, error, text):
     assert report._with_error(value, error) == text
+
+
+# --- models between subjects -------------------------------------------------------------------
+
+
+def stored(folder, result, names) -> dict[str, str]:
+    """Tables of a result as files, as the rules write them."""
+    folder.mkdir()
+    for name in names:
+        write_table(getattr(result, name), folder / f"{name}.parquet")
+    (folder / "notes.txt").write_text("".join(f"{text}\n" for text in result.notes))
+    found = {name: str(folder / f"{name}.parquet") for name in names}
+    return found | {"notes": str(folder / "notes.txt")}
+
+
+@pytest.fixture(scope="module")
+def related(tmp_path_factory) -> str:
+    """A page of nothing but models between subjects."""
+    folder = tmp_path_factory.mktemp("related")
+    means = subject_means(summarise(counts(), ["subject", "cell_type", "condition"]))
+    family = pd.Series(list("aabbcc"), index=means.subjects, name="family")
+    kinship = kinship_by_trait(means, indicators(family), "~ condition")
+    genes = ["gene5", "zero", HOSTILE]
+    joint = multitrait_by_gene(means, indicators(family), genes, "~ condition")
+    recovered = recover_heritability(60, 3, (0.0, 1.0), n_markers=80, n_dense=1)
+    names = ("heritability", "tests", "profiles")
+    files = {
+        "kinship": {"mine": stored(folder / "k", kinship, names)},
+        "multitrait": {"mine": stored(folder / "m", joint, ("fits", "effects", "covariances"))},
+        "heritability": {
+            "simulated": stored(
+                folder / "h", recovered, ("estimates", "summary", "dense", "profiles")
+            )
+        },
+    }
+    model = {"covariates": "~ condition", "method": "REML"}
+    config = {
+        "seed": 1,
+        "report": {"title": "Related", "fdr": 0.05},
+        "kinship": model,
+        "multitrait": model | {"column": "family", "rank": 1},
+        "heritability": {"individuals": 60, "markers": 80, "family_size": 5, "traits": 3},
+    }
+    path = folder / "report.html"
+    report.write_report(
+        path, folder / "figures", runs=[], tables={}, scenarios={}, config=config, related=files
+    )
+    return path.read_text()
+
+
+def test_sections_of_models_between_subjects(related):
+    assert re.findall(r'<section id="(\w+)"', related) == [
+        "kinship",
+        "multitrait",
+        "heritability",
+        "fits",
+        "notes",
+        "provenance",
+    ]
+    assert related.count("<figure>") == 6
+    assert HOSTILE not in related
+    assert "simulated/heritability" in related
+
+
+def test_what_a_joint_model_leaves_out_is_said(related):
+    assert "Genes without a fit (1)" in related
+    assert "zero: Trait" in related and "column family" in related
+
+
+def test_recovered_heritabilities_are_shown(related):
+    for title in ("Estimates", "Intervals and tests", "Agreement with a dense optimiser"):
+        assert f"<strong>{title}.</strong>" in related
+    assert "<dd>6</dd>" in related  # simulated traits

@@ -18,7 +18,7 @@ from itertools import product
 import numpy as np
 from scipy.linalg import eigh, solve_triangular
 
-from flashmm.kernels.engine import Optimum, VarianceForms, by_homogeneity, take
+from flashmm.kernels.engine import Estimates, Optimum, VarianceForms, by_homogeneity, each, take
 from flashmm.kernels.rotation import EIGEN_TOLERANCE, Rotated, Rotation
 from flashmm.kernels.search import (
     Derivatives,
@@ -29,6 +29,7 @@ from flashmm.kernels.search import (
     log_det,
     minimise,
     profile_derivatives,
+    solve,
     theta_information,
     theta_score,
 )
@@ -120,9 +121,9 @@ class DenseEngine:
     def responses(self, YtX: Array, YtZ: Array, yty: Array) -> Rotated:
         """Rotate the cross-products, gene by gene: the others of a block do not touch a byte."""
         rotation = self.rotation
-        xy = _each(YtX, solve_triangular(rotation.R, np.eye(len(rotation.R))))
-        zr = YtZ - _each(xy, rotation.A)
-        t = _each(zr, rotation.U[:, : rotation.rank] / np.sqrt(rotation.eigenvalues))
+        xy = each(YtX, solve_triangular(rotation.R, np.eye(len(rotation.R))))
+        zr = YtZ - each(xy, rotation.A)
+        t = each(zr, rotation.U[:, : rotation.rank] / np.sqrt(rotation.eigenvalues))
         rss = np.maximum(yty - (xy * xy).sum(1), 0.0)
         return Rotated(xy, t, np.maximum(rss - (t * t).sum(1), 0.0), rss)
 
@@ -159,7 +160,7 @@ class DenseEngine:
 
     def _random(self, t: Array) -> Array:
         """Z'r = Ft of each gene, (genes, q)."""
-        return _each(t, self.rotation.F.T)
+        return each(t, self.rotation.F.T)
 
     def _moments(self, gamma: Array, genes: Rotated) -> Moments:
         """What the derivatives are made of, for a part of the genes."""
@@ -175,10 +176,10 @@ class DenseEngine:
             M, _, log_dets = _sweep(self.S_log_det, np.empty((len(gamma), len(self.S), 0)), rows)
         return Moments(
             Q=genes.e + np.maximum(tWt, 0.0),
-            q=_each(u**2, E),
+            q=each(u**2, E),
             qq=qq.reshape(-1, K, K),
             log_det=log_dets,
-            a=_each(np.einsum("gqq->gq", M), E),
+            a=each(np.einsum("gqq->gq", M), E),
             aa=E.T @ (M**2 @ E),
         )
 
@@ -240,7 +241,7 @@ class DenseEngine:
 
     def _solve(self, gamma: Array, right: Array) -> Array:
         """(I + SΓ)⁻¹ applied to (q, C) or (genes, q, C)."""
-        return np.linalg.solve(self.S * self._rows(gamma)[:, None] + np.eye(len(self.S)), right)
+        return solve(self.S * self._rows(gamma)[:, None] + np.eye(len(self.S)), right)
 
     def blup(self, gamma: Array, genes: Rotated) -> Array:
         """Predicted random effects Γu = ΓZ'W⁻¹(y - Xβ̂), (genes, q)."""
@@ -255,7 +256,13 @@ class DenseEngine:
     def coefficients(self, gamma: Array, genes: Rotated) -> Array:
         """Generalised least squares in the orthonormal basis of X, (genes, p)."""
         # β̃ = X̃'y - AΓu
-        return genes.xy - _each(self.blup(gamma, genes), self.rotation.A.T)
+        return genes.xy - each(self.blup(gamma, genes), self.rotation.A.T)
+
+    def estimates(self, gamma: Array, genes: Rotated) -> Estimates:
+        """σ², coefficients and expected information at one γ per gene."""
+        variance = self.residual_variance(gamma, genes)
+        information, _ = self.information(gamma, variance, genes)
+        return Estimates(variance, self.coefficients(gamma, genes), information)
 
     def covariance(self, gamma: Array, basis: Array) -> Array:
         """Covariance of the contrasts `basis` (p, C) for σ² = 1, (genes, C, C)."""
@@ -323,11 +330,6 @@ def _weighted_sum(gamma: Array, B: Array, border: int = 0) -> Array:
         inner += gamma[:, k, None, None] * Bk
     np.einsum("grr->gr", inner)[...] += 1.0
     return W
-
-
-def _each(rows: Array, matrix: Array) -> Array:
-    """Rows times a matrix, gene by gene: a gene's result does not depend on its neighbours."""
-    return (rows[:, None] @ matrix)[:, 0]
 
 
 def _sweep(S: Array, right: Array, gamma: Array) -> tuple[Array, Array, Array]:

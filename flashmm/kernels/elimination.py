@@ -23,6 +23,13 @@ the whole model, W = W_1 + Z_r diag(γ_r) Z_r' (Henderson's equations, not divid
 Nothing is as long as the eliminated components but sums over groups. G_k = U_k'U_k and, for traces,
 H_kl = U_k'D_kl U_l are (p + q_r)² matrices. A group's row of X̃ has few non-zeros: sums of squares
 Σ_g w_g x_g x_g' are one sparse product for many genes.
+
+**Knots.** The weights in these sums are powers of d = 1/(1/n + γ_2), for γ_2 ≥ 0 smooth in log n:
+their poles are ±iπ away. With polynomials l_j that are one at knot n_j and zero at the others,
+d^r(n) = Σ_j l_j(n) d^r(n_j) to the last digits whatever γ_2, by 20 knots for sizes n up to four
+times as large as others, and as many again for larger ones:
+
+    Σ_g d_g^r x_g x_g' = Σ_j d^r(n_j) B_j,   B_j = Σ_g l_j(n_g) x_g x_g'.
 """
 
 from __future__ import annotations
@@ -33,14 +40,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import sparse
-from scipy.linalg import eigh
+from scipy.linalg import eigh, solve_triangular
 
-from flashmm.kernels.engine import Optimum, VarianceForms, by_homogeneity, take
+from flashmm.kernels.engine import Estimates, Optimum, VarianceForms, by_homogeneity, each, take
+from flashmm.kernels.interpolation import cardinal, chebyshev_axes, chebyshev_points, lowest_point
 from flashmm.kernels.rotation import EIGEN_TOLERANCE, Projection
 from flashmm.kernels.search import (
     Derivatives,
     Moments,
-    grid_axes,
     invert,
     minimise,
     profile_derivatives,
@@ -55,11 +62,22 @@ Array = np.ndarray
 CONSTANT_WITHIN = 1e-12
 # Share of non-zeros in the rows of the groups above which products of dense matrices are faster.
 DENSE = 0.5
+# Knots are used where they are this many times fewer than groups, and their matrices as sparse ones
+# below this share of non-zeros.
+FEWER = 3
+THIN = 0.2
+# Ratio of the sizes in a panel, error of the weights that its knots give, and half range of log n
+# below which sizes are equal.
+PANEL = 4.0
+KNOT_PRECISION = 1e-17
+EQUAL = 1e-6
 # Numbers that vectors of a block of genes may hold, and an array of a part that a thread works on
 # (it stays in the cache).
-BLOCK_ELEMENTS = 2**22
+BLOCK_ELEMENTS = 2**23
 PART_ELEMENTS = 2**17
 PART_LIMITS = (4, 64)
+# Genes in one product with a matrix that all genes share.
+PANEL_GENES = 64
 
 
 class Elimination(NamedTuple):
@@ -186,12 +204,14 @@ class Groups:
         n_g.
     joins : (outer levels, groups) sparse array
         M'; no rows where there is no outer component.
+    knots : (knots,) array
+        Sizes whose weights give the sums of squares; those of all groups where that is as fast.
     rows : (groups, c) array or sparse array
         x_g, the group means of X̃; dense where few are zero.
     outer_rows : (outer levels · c, groups) sparse array
         x_g in the rows of its outer level.
-    pairs : (c(c + 1)/2, groups) sparse array
-        Lower triangles of x_g x_g'; empty where `rows` is dense.
+    pairs : (c(c + 1)/2, knots) array or sparse array
+        Lower triangles of B_j, or of x_g x_g'; no columns where `rows` is used instead.
     triangle : (c · c,) int array
         Row of `pairs` of each element of a c × c matrix.
     within : (c, c) array
@@ -199,15 +219,18 @@ class Groups:
     """
 
     sizes: Array
+    knots: Array
     joins: sparse.csr_array
     rows: Any
     outer_rows: sparse.csr_array
-    pairs: sparse.csr_array
+    pairs: Any
     triangle: Array
     within: Array
 
     @classmethod
-    def build(cls, parent: Array, n_outer: int, sizes: Array, ZtX: Array, XtX: Array) -> Groups:
+    def build(
+        cls, parent: Array, n_outer: int, sizes: Array, ZtX: Array, XtX: Array, nonnegative: bool
+    ) -> Groups:
         """Split the products of X̃ into those between groups, from Z_2'X̃, and those within."""
         G, c = ZtX.shape
         # rounding in the place of a zero would make rows dense
@@ -229,22 +252,43 @@ class Groups:
         high, low = np.maximum(i, j).ravel(), np.minimum(i, j).ravel()
         triangle = high * (high + 1) // 2 + low
         within = (within + within.T) / 2
-        if rows.nnz > DENSE * G * c:
-            return cls(sizes, joins, means, outer_rows, _pairs(rows[:0]), triangle, within)
-        return cls(sizes, joins, rows, outer_rows, _pairs(rows), triangle, within)
+        dense = rows.nnz > DENSE * G * c
+        kept = means if dense else rows
+        knots, shares = _knots(sizes)
+        if nonnegative and FEWER * len(knots) < G:
+            pairs = _weighted_pairs(kept, shares)
+        else:
+            knots, pairs = sizes, _pairs(rows[:0] if dense else rows)
+        return cls(sizes, knots, joins, kept, outer_rows, pairs, triangle, within)
 
     def by_outer(self, weights: Array) -> Array:
         """Σ_{g∈i} w_g x_g of weights (groups, genes), as (genes, outer levels, c)."""
         n, c = weights.shape[1], self.rows.shape[1]
-        return (self.outer_rows @ weights).T.reshape(n, self.joins.shape[0], c)
+        sums = np.ascontiguousarray((self.outer_rows @ weights).T)
+        return sums.reshape(n, self.joins.shape[0], c)
+
+    def sums(self, weights: Array) -> Array:
+        """Σ_g w_g x_g of weights (groups, genes), as (genes, c)."""
+        if isinstance(self.rows, np.ndarray):
+            return each(np.ascontiguousarray(weights.T), self.rows)
+        return np.ascontiguousarray((self.rows.T @ weights).T)
+
+    def fitted(self, v: Array) -> Array:
+        """x_g'v of v (genes, c), as (groups, genes)."""
+        if isinstance(self.rows, np.ndarray):
+            return np.ascontiguousarray(each(v, self.rows.T).T)
+        return self.rows @ np.ascontiguousarray(v.T)
 
     def squares(self, weights: Array) -> Array:
-        """Σ_g w_g x_g x_g' of weights (groups, genes), as (genes, c, c)."""
+        """Σ_g w_g x_g x_g' of weights (knots, genes), as (genes, c, c)."""
         rows, c = self.rows, self.rows.shape[1]
-        if isinstance(rows, np.ndarray):
+        if not self.pairs.shape[1]:
             return rows.T @ (weights.T[:, :, None] * rows)
-        sums = np.ascontiguousarray((self.pairs @ weights).T)
-        return sums[:, self.triangle].reshape(-1, c, c)
+        if isinstance(self.pairs, np.ndarray):
+            sums = each(np.ascontiguousarray(weights.T), self.pairs.T)
+        else:
+            sums = np.ascontiguousarray((self.pairs @ weights).T)
+        return np.take(sums, self.triangle, axis=1).reshape(-1, c, c)
 
 
 def _pairs(rows: sparse.csr_array) -> sparse.csr_array:
@@ -265,12 +309,50 @@ def _pairs(rows: sparse.csr_array) -> sparse.csr_array:
     return sparse.csr_array((np.concatenate(data), index), shape=(c * (c + 1) // 2, G))
 
 
+def _knots(sizes: Array) -> tuple[Array, Array]:
+    """Knots n_j, and l_j(n_g) as (knots, groups).
+
+    Sizes are cut into panels, in which weights are of one order: they have the same digits
+    everywhere.
+    """
+    logs = np.log(sizes)
+    low, whole = logs.min(), np.ptp(logs)
+    panels = max(int(np.ceil(whole / np.log(PANEL))), 1)
+    half = max(whole / panels / 2.0, EQUAL)
+    # Errors of polynomials of degree J fall as ρ^-J, of the ellipse with foci ±1 through i π/half.
+    rho = np.pi / half + np.hypot(np.pi / half, 1.0)
+    points = int(np.ceil(-np.log(KNOT_PRECISION) / np.log(rho))) + 2
+    panel = np.minimum(((logs - low) / (2.0 * half)).astype(int), panels - 1)
+    centre = low + half * (2.0 * np.arange(panels) + 1.0)
+    shares = np.zeros((panels, points, len(sizes)))
+    values = cardinal((logs - centre[panel]) / half, points)[:, :, 0]
+    shares[panel, :, np.arange(len(sizes))] = values
+    knots = np.exp(centre[:, None] + half * chebyshev_points(points))
+    return knots.ravel(), shares.reshape(-1, len(sizes))
+
+
+def _weighted_pairs(rows: Any, shares: Array) -> Any:
+    """Lower triangles of Σ_g w_g x_g x_g' of each line of `shares` (knots, groups)."""
+    low = np.tril_indices(rows.shape[1])
+    table = np.empty((len(low[0]), len(shares)))
+    for j, weights in enumerate(shares):
+        if isinstance(rows, np.ndarray):
+            square = rows.T @ (weights[:, None] * rows)
+        else:
+            square = (rows.T @ (sparse.diags_array(weights) @ rows)).toarray()
+        table[:, j] = square[low]
+    thin = sparse.csr_array(table)
+    return thin if thin.nnz < THIN * table.size else table
+
+
 class Weights(NamedTuple):
     """W_1 at one γ per gene; genes last.
 
     Attributes
     ----------
     d : (groups, genes) array
+    knots : (knots, genes) array
+        d at the knots.
     tau, psi, phi : (outer levels, genes) arrays
     log_det : (genes,) array
         log |W_1|.
@@ -279,6 +361,7 @@ class Weights(NamedTuple):
     """
 
     d: Array
+    knots: Array
     tau: Array
     psi: Array
     phi: Array
@@ -413,7 +496,7 @@ class EliminationEngine:
         sizes = projection.component_sizes
         n_outer = 0 if found.outer is None else sizes[found.outer]
         ZtX, XtX = _products(projection, found, basis)
-        groups = Groups.build(found.parent, n_outer, found.sizes, ZtX, XtX)
+        groups = Groups.build(found.parent, n_outer, found.sizes, ZtX, XtX, nonnegative)
         order = [*([] if found.outer is None else [found.outer]), found.inner, *found.rest]
         return cls(
             projection,
@@ -445,16 +528,21 @@ class EliminationEngine:
 
     def responses(self, YtX: Array, YtZ: Array, yty: Array) -> Grouped:
         """Group means of the residuals, and their products within groups."""
-        xy, zr, rss = self.projection.residuals(YtX, YtZ, yty)
-        blocks, groups = self.projection.blocks, self.groups
-        sums = zr[:, blocks[self.elimination.inner]]
-        means = sums / groups.sizes
+        projection, groups = self.projection, self.groups
+        blocks, p = projection.blocks, len(self.basis)
+        xy = each(YtX, _inverse_triangle(projection.R))
+        fixed = np.zeros((len(xy), groups.rows.shape[1]))
+        fixed[:, :p] = each(xy, _inverse_triangle(self.basis).T)
+        means = YtZ[:, blocks[self.elimination.inner]] / groups.sizes - groups.fitted(fixed).T
+        sums = means * groups.sizes
         # X'r = 0: within groups it is minus that between groups, and zero for constant columns.
-        xr = -(sums @ groups.rows)
-        xr[:, xy.shape[1] :] += _columns(zr, blocks, self.elimination.rest)
+        xr = -groups.sums(np.ascontiguousarray(sums.T))
+        A = _columns(projection.A, blocks, self.elimination.rest)
+        xr[:, p:] += _columns(YtZ, blocks, self.elimination.rest) - each(xy, A)
         xr *= np.diag(groups.within) > 0
-        rr = np.maximum(rss - np.einsum("gj,gj->g", sums, means), 0.0)
-        explained = ((xr @ self.within_root) ** 2).sum(1)
+        rss = np.maximum(yty - (xy * xy).sum(1), 0.0)
+        rr = np.maximum(rss - (sums * means).sum(1), 0.0)
+        explained = (each(xr, self.within_root) ** 2).sum(1)
         return Grouped(xy, means, xr, rr, np.maximum(rr - explained, 0.0), rss)
 
     # ---- the model at γ ----------------------------------------------------------------------
@@ -467,17 +555,19 @@ class EliminationEngine:
         sizes = self.groups.sizes[:, None]
         a = _one_plus(sizes * inner)
         d = sizes / a
+        knots = self.groups.knots[:, None]
+        at_knots = d if self.groups.knots is self.groups.sizes else knots / (1.0 + knots * inner)
         tau = self.groups.joins @ d
         psi = _one_plus(outer * tau)
-        log_det = np.log(np.abs(a)).sum(0) + np.log(np.abs(psi)).sum(0)
+        log_det = _total(np.log(np.abs(a))) + _total(np.log(np.abs(psi)))
         # A rank-one update moves one eigenvalue through zero where ψ changes sign.
         negative = (a < 0).sum(0) - np.sign(outer) * (psi < 0).sum(0)
-        return Weights(d, tau, psi, outer / psi, log_det, negative)
+        return Weights(d, at_knots, tau, psi, outer / psi, log_det, negative)
 
     def _cross(self, weights: Weights) -> tuple[Array, Array]:
         """S and C = X̃'W_1⁻¹X̃."""
         s = self.groups.by_outer(weights.d)
-        C = self.groups.squares(weights.d) + self.groups.within
+        C = self.groups.squares(weights.knots) + self.groups.within
         C -= s.swapaxes(1, 2) @ (weights.phi.T[:, :, None] * s)
         return s, C
 
@@ -500,8 +590,9 @@ class EliminationEngine:
         if self.reml:
             log_det -= 2.0 * np.log(np.diag(self.basis)).sum()
         doubtful = np.flatnonzero((gamma < 0).any(1))
-        outside = self._negative_eigenvalues(gamma[doubtful], self.reml) != 0
-        log_det[doubtful[outside]] = np.inf
+        if len(doubtful):
+            outside = self._negative_eigenvalues(gamma[doubtful], self.reml) != 0
+            log_det[doubtful[outside]] = np.inf
         return System(weights, s, C, t, invert(swept), log_det)
 
     def _negative_eigenvalues(self, gamma: Array, reml: bool) -> Array:
@@ -532,47 +623,50 @@ class EliminationEngine:
 
     def _solve(self, system: System, genes: Grouped) -> Solution:
         """Generalised least squares at γ."""
-        rows, means, weights = self.groups.rows, genes.means.T, system.weights
-        b = genes.xr + (rows.T @ self._inner_inner(weights, means)).T
+        groups, weights = self.groups, system.weights
+        means = np.ascontiguousarray(genes.means.T)
+        b = genes.xr + groups.sums(self._inner_inner(weights, means))
         f = (b[:, None] @ system.inverse)[:, 0]
         v, of_rest = system.t * f, f[:, len(self.basis) :]
-        zeta = means - rows @ v.T
+        zeta = means - groups.fitted(v)
         inner = self._inner_inner(weights, zeta)
         # (y - X̃v)'W_1⁻¹(y - X̃v), within and between groups, and the penalty Σ v_r²/γ_r
-        Q = genes.rr - 2.0 * (genes.xr * v).sum(1) + ((v @ self.groups.within) * v).sum(1)
-        Q += (zeta * inner).sum(0)
+        Q = genes.rr - 2.0 * (genes.xr * v).sum(1) + (each(v, groups.within) * v).sum(1)
+        Q += _total(zeta * inner)
         Q += (v[:, len(self.basis) :] * of_rest).sum(1)
         return Solution(Q, v, Effects(self._outer_inner(weights, zeta), inner, of_rest))
 
     # ---- objective ---------------------------------------------------------------------------
 
-    def _least_squares(self, gamma: Array, genes: Grouped) -> tuple[Array, Array, Array]:
-        """Log-determinant of the objective, Q, and v, at one γ per gene."""
+    def _least_squares(self, gamma: Array, genes: Grouped) -> tuple[Array, Array]:
+        """Log-determinant of the objective, and Q, at one γ per gene."""
 
-        def part(rows: slice) -> tuple[Array, Array, Array]:
+        def part(rows: slice) -> tuple[Array, Array]:
             system = self._system(gamma[rows])
-            solution = self._solve(system, take(genes, rows))
-            return system.log_det, solution.Q, solution.v
+            return system.log_det, self._solve(system, take(genes, rows)).Q
 
-        result: tuple[Array, Array, Array] = by_parts(part, self._part(), len(gamma))
+        result: tuple[Array, Array] = by_parts(part, self._part(), len(gamma))
         return result
 
     def objective(self, gamma: Array, genes: Grouped) -> Array:
         """f(γ) = m log Q + log |W°| at one γ per gene, (genes,); infinite outside the domain."""
-        log_det, Q, _ = self._least_squares(gamma, genes)
+        log_det, Q = self._least_squares(gamma, genes)
         fine = np.isfinite(log_det) & (Q > 0)
         return np.where(fine, self.dof * np.log(np.where(fine, Q, 1.0)) + log_det, np.inf)
 
     def _moments(self, gamma: Array, genes: Grouped) -> Moments:
         """What the likelihood and its derivatives are made of, at one γ per gene."""
+        return self._moments_and_v(gamma, genes)[0]
+
+    def _moments_and_v(self, gamma: Array, genes: Grouped) -> tuple[Moments, Array]:
         index = np.argsort(self.order)
 
-        def part(rows: slice) -> Moments:
+        def part(rows: slice) -> tuple[Array, ...]:
             system = self._system(gamma[rows])
             solution = self._solve(system, take(genes, rows))
             q, qq = self._quadratics(system, solution.effects)
             a, aa = self._traces(system)
-            return Moments(
+            moments = Moments(
                 Q=solution.Q,
                 q=q[:, index],
                 qq=qq[:, index][:, :, index],
@@ -580,26 +674,27 @@ class EliminationEngine:
                 a=a[:, index],
                 aa=aa[:, index][:, :, index],
             )
+            return *moments, solution.v
 
-        moments: Moments = by_parts(part, self._part(), len(gamma))
-        return moments
+        *moments, v = by_parts(part, self._part(), len(gamma))
+        return Moments(*moments), v
 
     def _quadratics(self, system: System, u: Effects) -> tuple[Array, Array]:
         """u_k'u_k and u_k'Z_k'P_W Z_l u_l, (genes, K) and (genes, K, K)."""
-        weights, rows = system.weights, self.groups.rows
+        weights = system.weights
         inner = self._inner_inner(weights, u.inner)
-        q, D, sides = [(u.inner**2).sum(0)], [[(u.inner * inner).sum(0)]], [inner]
+        q, D, sides = [_total(u.inner**2)], [[_total(u.inner * inner)]], [inner]
         if self.elimination.outer is not None:
-            q.insert(0, (u.outer**2).sum(0))
-            top = (weights.tau / weights.psi * u.outer**2).sum(0)
-            across = (u.outer * self._outer_inner(weights, u.inner)).sum(0)
+            q.insert(0, _total(u.outer**2))
+            top = _total(weights.tau / weights.psi * u.outer**2)
+            across = _total(u.outer * self._outer_inner(weights, u.inner))
             D = [[top, across], [across, *D[0]]]
             sides.insert(0, self._inner_outer(weights, u.outer))
-        images = [(rows.T @ side).T[:, :, None] for side in sides]
+        images = [self.groups.sums(side)[:, :, None] for side in sides]
         side = Side(images, u.rest[:, :, None])
         D = [[form[:, None] for form in line] for line in D]
         second = self._bilinear(system, D, side, side)[:, 0]
-        return np.hstack([np.stack(q, 1), u.rest**2 @ self.members]), second
+        return np.hstack([np.stack(q, 1), each(u.rest**2, self.members)]), second
 
     def _bilinear(self, system: System, D: list[list[Array]], a: Side, b: Side) -> Array:
         """a_k'Z_k'P_W Z_l b_l, (genes, columns, K, K), with a_k'D_kl b_l of what is eliminated."""
@@ -651,14 +746,14 @@ class EliminationEngine:
             a[:, k] = traces[k] - np.einsum("gcc->g", NG[k])
             for m in range(n):
                 cross = 2.0 * H[k][m] * N - NG[k] * NG[m].swapaxes(1, 2)
-                aa[:, k, m] = squares[k][m] - cross.sum((1, 2))
+                aa[:, k, m] = squares[k][m] - np.ascontiguousarray(cross).sum((1, 2))
         # Z_k'P_W Z_r = U_k Ψ and Z_r'P_W Z_r = (CΨ)_rr with Ψ = F'_·r
         psi = inverse[:, :, p:]
         omega = system.C[:, p:] @ psi
-        a[:, n:] = np.einsum("grr->gr", omega) @ E
+        a[:, n:] = each(np.einsum("grr->gr", omega).copy(), E)
         aa[:, n:, n:] = E.T @ (omega * omega.swapaxes(1, 2)) @ E
         for k in range(n):
-            aa[:, k, n:] = aa[:, n:, k] = (psi * (G[k] @ psi)).sum(1) @ E
+            aa[:, k, n:] = aa[:, n:, k] = each((psi * (G[k] @ psi)).sum(1), E)
         return a, aa
 
     def _eliminated_norms(self, weights: Weights) -> tuple[list[Array], list[list[Array]]]:
@@ -666,19 +761,20 @@ class EliminationEngine:
         d2 = weights.d**2
         e2, e3 = self.groups.joins @ d2, self.groups.joins @ (d2 * weights.d)
         phi, ratio = weights.phi, weights.tau / weights.psi
-        inner = weights.d.sum(0) - (phi * e2).sum(0)
-        square = d2.sum(0) + ((phi * e2) ** 2 - 2.0 * phi * e3).sum(0)
+        inner = _total(weights.d) - _total(phi * e2)
+        square = _total(d2) + _total((phi * e2) ** 2 - 2.0 * phi * e3)
         if self.elimination.outer is None:
             return [inner], [[square]]
-        across = (e2 / weights.psi**2).sum(0)
-        return [ratio.sum(0), inner], [[(ratio**2).sum(0), across], [across, square]]
+        across = _total(e2 / weights.psi**2)
+        return [_total(ratio), inner], [[_total(ratio**2), across], [across, square]]
 
     def _curvature(self, system: System) -> Curvature:
         """G_k = U_k'U_k and H_kl = U_k'D_kl U_l of what is eliminated."""
         groups, weights, s = self.groups, system.weights, system.s
         d2 = weights.d**2
         d3 = d2 * weights.d
-        S2, S3 = groups.squares(d2), groups.squares(d3)
+        knots2 = weights.knots**2
+        S2, S3 = groups.squares(knots2), groups.squares(knots2 * weights.knots)
         if self.elimination.outer is None:
             return Curvature([S2], [[S3]])
         r, r3 = groups.by_outer(d2), groups.by_outer(d3)
@@ -701,48 +797,49 @@ class EliminationEngine:
 
     # ---- optimisation ------------------------------------------------------------------------
 
-    def _grid_start(self, genes: Grouped) -> Array:
-        """Best point of a coarse grid that genes share, (genes, K)."""
+    def _start(self, genes: Grouped) -> Array:
+        """Lowest point of a polynomial through a grid that genes share, (genes, K)."""
         blocks, ZtZ = self.projection.blocks, self.projection.ZtZ
-        axes = grid_axes([_largest_eigenvalue(ZtZ[block][:, block]) for block in blocks])
-        inner = self.elimination.inner
+        largest = [_largest_eigenvalue(ZtZ[block][:, block]) for block in blocks]
+        axes, inner = chebyshev_axes(largest), self.elimination.inner
         points = np.array(
             list(product(*(axis if k != inner else [0.0] for k, axis in enumerate(axes))))
         )
 
-        def at(value: float) -> tuple[Array, Array]:
+        def at(value: float) -> Array:
             grid = points.copy()
             grid[:, inner] = value
-            return self._best_of(grid, genes)
+            return self._on_grid(grid, genes)
 
-        f, best = map(np.stack, zip(*in_threads(at, list(axes[inner])), strict=True))
-        return best[f.argmin(0), np.arange(f.shape[1])]
+        f = np.stack(in_threads(at, list(axes[inner])))
+        f = f.reshape(*(len(axes[0]) for _ in axes), -1)
+        return lowest_point(np.moveaxis(np.moveaxis(f, 0, inner), -1, 0), largest)
 
-    def _best_of(self, grid: Array, genes: Grouped) -> tuple[Array, Array]:
-        """Lowest f, (genes,), and its γ, (genes, K), among points that share the inner γ."""
+    def _on_grid(self, grid: Array, genes: Grouped) -> Array:
+        """Objective of every gene at points that share the inner γ, (points, genes)."""
         groups, system = self.groups, self._system(grid)
         # what does not depend on the other components
-        weighted = genes.means * system.weights.d[:, 0]
-        sums = (groups.joins @ weighted.T).T
-        between = np.einsum("gj,gj->g", weighted, genes.means) + genes.rr
-        b_inner = genes.xr + weighted @ groups.rows
-        best, gamma = np.full(len(sums), np.inf), np.zeros((len(sums), grid.shape[1]))
-        for k, point in enumerate(grid):
-            phi, N = system.weights.phi[:, k], system.inverse[k] * system.t[k]
-            b = b_inner - (sums * phi) @ system.s[k]
-            Q = between - sums**2 @ phi - np.einsum("gc,gc->g", b @ N, b)
-            f = self.dof * np.log(np.maximum(Q, 1e-300)) + system.log_det[k]
-            better = (f < best) & (Q > 0)
-            best[better], gamma[better] = f[better], point
-        return best, gamma
+        means = np.ascontiguousarray(genes.means.T)
+        weighted = means * system.weights.d[:, [0]]
+        between = _in_panels(_total(weighted * means) + genes.rr)
+        sums = _in_panels(np.ascontiguousarray((groups.joins @ weighted).T))
+        b_inner, squares = _in_panels(genes.xr + groups.sums(weighted)), sums**2
+        f = np.empty((len(grid), len(genes.e)))
+        for k in range(len(grid)):
+            phi, N = system.weights.phi[:, [k]], system.inverse[k] * system.t[k]
+            b = b_inner - sums @ (phi * system.s[k])
+            Q = between - (squares @ phi)[:, :, 0] - ((b @ N) * b).sum(2)
+            Q = np.maximum(Q.ravel()[: len(genes.e)], genes.e)
+            f[k] = self.dof * np.log(Q) + system.log_det[k]
+        return f
 
     def optimise(self, genes: Grouped, start: Array | None, max_iter: int, tol: float) -> Optimum:
-        """Coarse shared grid, then Newton with an active set, batched over genes."""
+        """Shared grid, then Newton with an active set, batched over genes."""
         return minimise(
             self.objective,
             self._derivatives,
             genes,
-            self._grid_start,
+            self._start,
             start,
             nonnegative=self.nonnegative,
             max_iter=max_iter,
@@ -768,8 +865,22 @@ class EliminationEngine:
 
     def coefficients(self, gamma: Array, genes: Grouped) -> Array:
         """Generalised least squares in the orthonormal basis of X, (genes, p)."""
-        v = self._least_squares(gamma, genes)[2]
-        return genes.xy + v[:, : len(self.basis)] @ self.basis.T
+
+        def part(rows: slice) -> Array:
+            return self._solve(self._system(gamma[rows]), take(genes, rows)).v
+
+        return self._orthonormal(by_parts(part, self._part(), len(gamma)), genes)
+
+    def _orthonormal(self, v: Array, genes: Grouped) -> Array:
+        """Coefficients of y from v, those of its residuals for columns of length one."""
+        return genes.xy + each(v[:, : len(self.basis)], self.basis.T)
+
+    def estimates(self, gamma: Array, genes: Grouped) -> Estimates:
+        """σ², coefficients and expected information at one γ per gene."""
+        moments, v = self._moments_and_v(gamma, genes)
+        variance = moments.Q / self.dof
+        information, _ = theta_information(moments, gamma, variance, self.dof)
+        return Estimates(variance, self._orthonormal(v, genes), information)
 
     def covariance(self, gamma: Array, basis: Array) -> Array:
         """Covariance of the contrasts `basis` (p, C) for σ² = 1, (genes, C, C)."""
@@ -848,6 +959,29 @@ def _one_plus(x: Array) -> Array:
     total = 1.0 + x
     total[total == 0] = np.finfo(float).eps
     return total
+
+
+def _total(x: Array) -> Array:
+    """Sum over the levels of (levels, genes), level by level for one gene as for many."""
+    if x.shape[1] == 1:
+        x = np.repeat(x, 2, axis=1)
+        return np.asarray(x.sum(0)[:1])
+    return np.asarray(np.ascontiguousarray(x).sum(0))
+
+
+def _inverse_triangle(R: Array) -> Array:
+    return solve_triangular(R, np.eye(len(R)))
+
+
+def _in_panels(rows: Array) -> Array:
+    """Genes (genes, ...) as (panels, PANEL_GENES, ...), filled up with zeros.
+
+    Products of matrices of one shape: a gene's does not depend on how many others there are.
+    """
+    panels = -(-len(rows) // PANEL_GENES)
+    full = np.zeros((panels * PANEL_GENES, *rows.shape[1:]))
+    full[: len(rows)] = rows
+    return full.reshape(panels, PANEL_GENES, *rows.shape[1:])
 
 
 def _columns(values: Array, blocks: list[slice], components: list[int]) -> Array:

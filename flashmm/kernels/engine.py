@@ -30,6 +30,24 @@ class Optimum(NamedTuple):
     n_iter: Array
 
 
+class Estimates(NamedTuple):
+    """What is reported at the optimum.
+
+    Attributes
+    ----------
+    variance : (genes,) array
+        Residual variance σ².
+    coefficients : (genes, p) array
+        Generalised least squares in the orthonormal basis of X.
+    information : (genes, K+1, K+1) array
+        Expected information of θ.
+    """
+
+    variance: Array
+    coefficients: Array
+    information: Array
+
+
 class VarianceForms(NamedTuple):
     """Var(c'β̂) and its derivatives in θ = (σ²_1 … σ²_K, σ²).
 
@@ -79,6 +97,9 @@ class Engine(Protocol[Genes]):
     def coefficients(self, gamma: Array, genes: Genes) -> Array:
         """Generalised least squares in the orthonormal basis of X, (genes, p)."""
 
+    def estimates(self, gamma: Array, genes: Genes) -> Estimates:
+        """σ², coefficients and expected information at one γ per gene."""
+
     def covariance(self, gamma: Array, basis: Array) -> Array:
         """Covariance of the contrasts `basis` (p, C) for σ² = 1, (genes, C, C)."""
 
@@ -98,6 +119,11 @@ class Engine(Protocol[Genes]):
 
     def genes_per_block(self) -> int:
         """Genes that fit in a bounded amount of memory."""
+
+
+def each(rows: Array, matrix: Array) -> Array:
+    """Rows times a matrix, gene by gene: a gene's result does not depend on its neighbours."""
+    return (rows[:, None] @ matrix)[:, 0]
 
 
 def take(genes: Any, rows: Array | slice) -> Any:

@@ -113,8 +113,8 @@ def _square_with_residual(total: Array, parts: Array, square: Array, gamma: Arra
     K = square.shape[1]
     full = np.empty((len(square), K + 1, K + 1))
     full[:, :K, :K] = square
-    full[:, :K, K] = full[:, K, :K] = first[:, :K] - np.einsum("gkl,gl->gk", square, gamma)
-    full[:, K, K] = first[:, K] - np.einsum("gk,gk->g", gamma, full[:, :K, K])
+    full[:, :K, K] = full[:, K, :K] = first[:, :K] - (square * gamma[:, None]).sum(2)
+    full[:, K, K] = first[:, K] - (gamma * full[:, :K, K]).sum(1)
     return full
 
 
@@ -249,12 +249,12 @@ def _newton_step(d: Derivatives, held: Array) -> tuple[Array, Array, Array]:
     newton = np.linalg.eigvalsh(observed)[:, 0] > -FLAT
     values, vectors = np.linalg.eigh(np.where(newton[:, None, None], observed, expected * outer))
     gradient = np.where(held, 0.0, d.gradient) * scale
-    along = np.einsum("gkm,gk->gm", vectors, gradient)
+    along = (vectors * gradient[:, :, None]).sum(1)
     with np.errstate(divide="ignore", invalid="ignore"):
         lengths = np.where(values > FLAT, along / values, 0.0)
     # Rounding of the eigenvectors must not move a component off its bound.
-    step = np.where(held, 0.0, -np.einsum("gkm,gm->gk", vectors, lengths))
-    return step * scale, 0.5 * np.abs(np.einsum("gk,gk->g", step, gradient)), newton
+    step = np.where(held, 0.0, -(vectors * lengths[:, None]).sum(2))
+    return step * scale, 0.5 * np.abs((step * gradient).sum(1)), newton
 
 
 def _first_length(gamma: Array, step: Array, nonnegative: bool) -> Array:
@@ -298,6 +298,19 @@ def invert(matrices: Array) -> Array:
             return np.full(matrices.shape, np.nan)
         half = len(matrices) // 2
         return np.concatenate([invert(matrices[:half]), invert(matrices[half:])])
+
+
+def solve(matrices: Array, right: Array) -> Array:
+    """Solution of each system, right sides (rows, C) or (genes, rows, C); NaN where singular."""
+    right = np.broadcast_to(right, (len(matrices), *right.shape[-2:]))
+    try:
+        return np.linalg.solve(matrices, right)
+    except np.linalg.LinAlgError:
+        if len(matrices) == 1:
+            return np.full(right.shape, np.nan)
+        half = len(matrices) // 2
+        parts = ((matrices[:half], right[:half]), (matrices[half:], right[half:]))
+        return np.concatenate([solve(*part) for part in parts])
 
 
 def log_det(matrices: Array) -> Array:

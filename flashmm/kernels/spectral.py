@@ -14,7 +14,7 @@ import numpy as np
 from scipy.linalg import eigvalsh
 
 from flashmm.kernels.bracket import Root, increasing_root
-from flashmm.kernels.engine import Optimum, VarianceForms, by_homogeneity, take
+from flashmm.kernels.engine import Estimates, Optimum, VarianceForms, by_homogeneity, take
 from flashmm.kernels.rotation import Rotated, Rotation, rotate_genes
 from flashmm.kernels.threads import by_parts
 
@@ -216,6 +216,12 @@ class SpectralEngine:
         # β̃ = X̃'y - A Z'… = X̃'y - Σ_i γ ρ_i √λ_i t_i (U'A')_i
         pull = gamma * self._rho(gamma) * np.sqrt(self.rotation.eigenvalues) * genes.t
         return genes.xy - pull @ self._fixed_in_random[: self.rotation.rank]
+
+    def estimates(self, gamma: Array, genes: Rotated) -> Estimates:
+        """σ², coefficients and expected information at one γ per gene."""
+        variance = self.residual_variance(gamma, genes)
+        information, _ = self.information(gamma, variance, genes)
+        return Estimates(variance, self.coefficients(gamma, genes), information)
 
     def covariance(self, gamma: Array, basis: Array) -> Array:
         """Covariance of the contrasts `basis` (p, C) for σ² = 1, (genes, C, C)."""

@@ -10,6 +10,7 @@ from agreement import FIELDS, assert_close, assert_same_fit, assert_same_tests, 
 from scipy import sparse
 
 import flashmm as fm
+from flashmm.kernels import elimination
 from flashmm.kernels.dense import DenseEngine
 from flashmm.kernels.elimination import EliminationEngine, find_elimination
 from flashmm.kernels.rotation import rotate_design
@@ -61,7 +62,7 @@ DESIGNS = {
 }
 
 
-@pytest.fixture(params=[(name, seed) for name in DESIGNS for seed in (0, 1)], ids=str)
+@pytest.fixture(params=[(name, k % 2) for k, name in enumerate(DESIGNS)], ids=str)
 def problem(request):
     name, seed = request.param
     return DESIGNS[name](seed)
@@ -79,6 +80,38 @@ def test_eliminated_equals_dense(problem, method):
     assert_same_tests(eliminated, dense)
 
 
+@pytest.mark.parametrize("name", DESIGNS)
+def test_knots_give_what_all_groups_give(name, monkeypatch):
+    stats, fits = statistics(*DESIGNS[name](2)), []
+    for fewer in (0.0, np.inf):
+        monkeypatch.setattr(elimination, "FEWER", fewer)
+        fits.append(fm.fit_lmm(stats, engine="eliminated"))
+    knots, all_groups = (fit.model.engine.groups for fit in fits)
+    assert knots.knots is not knots.sizes and all_groups.knots is all_groups.sizes
+    for field in FIELDS:
+        assert_close(*(getattr(fit, field) for fit in fits), field)
+    assert_same_tests(*fits)
+
+
+@pytest.mark.parametrize("largest", [3.0, 3.0 + 1e-9, 7.0, 1e2, 1e5])
+def test_weights_at_knots_have_the_same_digits_for_all_sizes(largest):
+    sizes = np.geomspace(3.0, largest, 300)
+    knots, shares = elimination._knots(sizes)
+    assert len(knots) < 30 * (1.0 + np.log2(largest / 3.0) / 2.0)
+    gamma = np.append(0.0, np.logspace(-8, 4, 40))[:, None]
+    for power in (1, 2, 3):
+        at_knots, at_sizes = ((n / (1.0 + gamma * n)) ** power for n in (knots, sizes))
+        np.testing.assert_allclose(at_knots @ shares, at_sizes, rtol=1e-13)
+
+
+def test_few_knots_for_many_groups():
+    stats = statistics(*crossed(0, n=600, subjects=150, batches=7))
+    eliminated = fm.fit_lmm(stats, engine="eliminated")
+    groups = eliminated.model.engine.groups
+    assert elimination.FEWER * len(groups.knots) < len(groups.sizes)
+    assert_same_fit(eliminated, fm.fit_lmm(stats, engine="dense"))
+
+
 def test_the_order_of_the_components_does_not_matter():
     Y, X, Z = oracle.crossed_problem(1)
     first = fm.fit_lmm(statistics(Y, X, Z), engine="eliminated")
@@ -87,6 +120,14 @@ def test_the_order_of_the_components_does_not_matter():
         other = fm.fit_lmm(statistics(Y, X, [Z[k] for k in order]), engine="eliminated")
         assert_close(other.theta, first.theta[:, [*order, 3]])
         assert_close(other.loglik, first.loglik)
+
+
+def smallest_eliminated(fit):
+    """Smallest |a_g| or |ψ_i| of each gene: how close W_1 is to a singular matrix."""
+    engine = fit.model.engine
+    weights = engine._weights(fit.theta[:, :-1] / fit.theta[:, -1:])
+    a = np.abs(engine.groups.sizes[:, None] / weights.d)
+    return np.vstack([a, np.abs(weights.psi)]).min(0)
 
 
 def test_negative_components(problem):
@@ -102,7 +143,11 @@ def test_negative_components(problem):
     definite = found & (np.array(smallest) > 0.05)
     assert (eliminated.theta[definite] < 0).any(1).sum() > 3
     for name in FIELDS:
-        assert_close(getattr(eliminated, name)[definite], getattr(dense, name)[definite], name)
+        # squared traces lose digits where W_1 alone is close to singular, as it may be inside
+        rows = definite & (
+            (smallest_eliminated(eliminated) > 0.01) | (name != "fisher_information")
+        )
+        assert_close(getattr(eliminated, name)[rows], getattr(dense, name)[rows], name)
     assert_close(eliminated.blup()[definite], dense.blup()[definite], "blup")
 
 
@@ -120,7 +165,7 @@ def engines(Y, X, Z, reml):
 def test_the_domain_of_the_objective(problem, reml):
     Y, X, Z = problem
     rng = np.random.default_rng(0)
-    gamma = rng.uniform(-0.3, 0.4, (200, len(Z)))
+    gamma = rng.uniform(-0.3, 0.4, (100, len(Z)))
     gamma[::4] *= 0.1
     gamma[::5, 0] = 0.0
     f = []
@@ -178,7 +223,7 @@ def test_scales_do_not_matter(power):
 
 
 def test_the_number_of_threads_does_not_change_a_bit():
-    stats = statistics(*oracle.crossed_problem(1, genes=150))
+    stats = statistics(*oracle.crossed_problem(1, genes=80))
     threads, fits = numba.get_num_threads(), []
     try:
         for count in (1, threads):
@@ -188,6 +233,26 @@ def test_the_number_of_threads_does_not_change_a_bit():
         numba.set_num_threads(threads)
     for name in FIELDS:
         np.testing.assert_array_equal(*(getattr(fit, name) for fit in fits))
+
+
+@pytest.mark.parametrize("name", ["crossed", "many batches", "nested and crossed", "few knots"])
+def test_the_size_of_a_block_does_not_change_a_bit(name, monkeypatch):
+    monkeypatch.setattr(elimination, "PART_LIMITS", (2, 5))
+    monkeypatch.setattr(elimination, "FEWER", 0.0 if name == "few knots" else np.inf)
+    Y, X, Z = crossed(1) if name == "few knots" else DESIGNS[name](1)
+    Y = np.hstack([Y, Y + np.random.default_rng(0).normal(size=Y.shape)])
+    whole, *others = (
+        fm.fit_lmm(statistics(Y, X, Z), engine="eliminated", block_size=size)
+        for size in (None, 1, 3, Y.shape[1] - 1)
+    )
+    tested = fm.contrast_tests(whole)
+    for fit in others:
+        for field in (*FIELDS, "n_iter"):
+            np.testing.assert_array_equal(getattr(fit, field), getattr(whole, field), field)
+        np.testing.assert_array_equal(fit.score(), whole.score())
+        table = fm.contrast_tests(fit)
+        for field in ("std_error", "df", "p_value"):
+            np.testing.assert_array_equal(getattr(table, field), getattr(tested, field), field)
 
 
 class TestChoice:

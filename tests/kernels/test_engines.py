@@ -87,9 +87,10 @@ def test_score_is_zero_inside_and_negative_on_the_boundary(fitted):
 
 
 def test_coefficients_and_covariance_are_generalised_least_squares(fitted):
-    coef = original_basis(
-        fitted.rotation, fitted.engine.coefficients(fitted.gamma, fitted.responses)
-    )
+    estimates = fitted.engine.estimates(fitted.gamma, fitted.responses)
+    coefficients = fitted.engine.coefficients(fitted.gamma, fitted.responses)
+    np.testing.assert_allclose(coefficients, estimates.coefficients, rtol=1e-12)
+    coef = original_basis(fitted.rotation, coefficients)
     basis = orthonormal_contrasts(fitted.rotation, np.eye(fitted.X.shape[1]))
     cov = fitted.engine.covariance(fitted.gamma, basis) * fitted.variance[:, None, None]
     for g, y, V in fitted.genes():

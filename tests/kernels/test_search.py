@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from flashmm.kernels.search import Derivatives, _direction
+from flashmm.kernels.search import Derivatives, _direction, solve
 
 
 def derivatives(gradient, observed, expected):
@@ -74,3 +74,13 @@ def test_units_of_the_components_do_not_matter():
         np.ones((1, 2)), derivatives([[1.0, 2.0] * units], hessian * outer, hessian * outer), True
     )
     np.testing.assert_allclose(scaled * units, plain, rtol=1e-12)
+
+
+def test_solutions_of_singular_systems_are_nan_and_leave_the_others():
+    rng = np.random.default_rng(0)
+    matrices, right = rng.normal(size=(5, 3, 3)), rng.normal(size=(3, 2))
+    expected = np.linalg.solve(matrices, np.broadcast_to(right, (5, 3, 2)))
+    matrices[3] = 0.0
+    found = solve(matrices, right)
+    assert np.isnan(found[3]).all()
+    np.testing.assert_array_equal(np.delete(found, 3, 0), np.delete(expected, 3, 0))

@@ -239,6 +239,6 @@ def test_truncated_file(workflow, config, counts):
 def test_default_config_is_complete(workflow):
     """The shipped configs are valid, with their paths relative to the project."""
     shutil.copytree(ROOT / "config", workflow.folder / "config")
-    for name in ("config", "test"):
+    for name in ("config", "test", "heritability"):
         done = workflow.run({}, "--configfile", f"config/{name}.yaml", "--dry-run")
         assert done.returncode == 0, done.stdout

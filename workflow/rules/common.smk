@@ -165,13 +165,66 @@ def report_runs():
     ]
 
 
+SUBJECT_TABLES = {
+    "kinship": ("heritability", "tests", "profiles"),
+    "multitrait": ("fits", "effects", "covariances"),
+}
+
+
+def fitted_to(section):
+    """The data sets that a model between subjects is fitted to."""
+    return SUBJECT_MODELS[section]["datasets"] if SUBJECT_MODELS[section] else []
+
+
+def relatedness(section):
+    """The file that says how subjects are related, where there is one."""
+    model = SUBJECT_MODELS[section]
+    return stored(model["file"]) if model and model["file"] else []
+
+
+def settings_of(section):
+    return SUBJECT_MODELS[section]["settings"] if SUBJECT_MODELS[section] else {}
+
+
+def significant_tests(wildcards):
+    """The tests that genes are chosen by, where they are chosen so."""
+    method = SUBJECT_MODELS["multitrait"]["significant_in"]
+    return f"results/tests/{wildcards.dataset}/{method}.parquet" if method else []
+
+
+def related_results():
+    """What the optional models left: section -> data set -> what -> file."""
+    found = {
+        section: {
+            dataset: {name: f"results/{section}/{dataset}/{name}.parquet" for name in tables}
+            | {"notes": f"results/{section}/{dataset}/notes.txt"}
+            for dataset in fitted_to(section)
+        }
+        for section, tables in SUBJECT_TABLES.items()
+    }
+    if "heritability" in config:
+        names = ("estimates", "summary", "dense", "profiles")
+        found["heritability"] = {
+            "simulated traits": {name: f"results/heritability/{name}.parquet" for name in names}
+            | {"notes": "results/heritability/notes.txt"}
+        }
+    return {section: results for section, results in found.items() if results}
+
+
 def report_files():
     """The files of a run that the report opens: what it left, the collected tables, simulations."""
+    related = [
+        path
+        for results in RELATED.values()
+        for files in results.values()
+        for path in files.values()
+    ]
     kept = ("groups", "fit", "tests", "notes", "measured", "reference")
     left = {run[key] for run in REPORTED for key in kept if run[key]}
     simulated = {path for data in DATASETS.values() if data["truth"] for path in data["counts"]}
-    return [*sorted(left), *TABLES.values(), *sorted(simulated)]
+    return [*sorted(left), *TABLES.values(), *sorted(simulated), *related]
 
 
 REPORTED = report_runs()
+RELATED = related_results()
 TABLES = {table: f"results/evaluation/{table}.parquet" for table in tables()}

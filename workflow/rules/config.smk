@@ -19,6 +19,7 @@ CHECKOUT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).pare
 if (CHECKOUT / "flashmm" / "__init__.py").is_file():
     sys.path.insert(0, str(CHECKOUT))
 
+from flashmm.design import formula_columns
 from flashmm.formulas import read_model
 from flashmm.options import FlashmmError
 from flashmm.provenance import source_digest
@@ -122,12 +123,12 @@ def typed(cell, column):
         return cell
 
 
-def one_of(name, known, where):
+def one_of(name, known, where, what="method"):
     """Stops unless the name is a known one."""
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
-        stop(f"{where}: no method is called {name!r}; {hint}")
+        stop(f"{where}: no {what} is called {name!r}; {hint}")
 
 
 def methods_of(dataset, where):
@@ -242,7 +243,7 @@ def scenario_files(spec):
 
 def all_datasets():
     found = [*simulated(), *analysed()]
-    if not found and "calibration" not in config:
+    if not found and not config.keys() & {"heritability", "calibration"}:
         stop(
             "config: nothing to do; give counts (make report COUNTS=path/to/counts.h5ad), "
             "datasets or a benchmark section"
@@ -254,9 +255,76 @@ def all_datasets():
     return dict(found)
 
 
+def subject_model(section):
+    """Settings of a model between subjects, sorted by what they matter to; None without it."""
+    given = config.get(section)
+    if given is None:
+        return None
+    if ("file" in given) == ("column" in given):
+        stop(
+            f"{section}: what makes subjects alike? Give one of `file` (a kinship) and `column` "
+            "(subjects of one family, batch or site)"
+        )
+    if "file" in given:
+        given["file"] = os.path.expanduser(given["file"])
+        require_file(given["file"], section)
+    for name in given.get("datasets", []):
+        one_of(name, DATASETS, f"{section}: datasets", "data set")
+    names = given.get("datasets", list(DATASETS))
+    if not names:
+        stop(f"{section}: there is no data set to fit it to")
+    for name in names:
+        check_columns(section, given, name)
+    options = ("rank", "scale")
+    means = ("subject", "trait", "traits", "keep", "min_cells")
+    return {
+        "datasets": names,
+        "file": given.get("file"),
+        "settings": {
+            "kind": given["kind"],
+            "column": given.get("column"),
+            "genes": given.get("genes"),
+            "contrasts": given.get("test"),
+            "means": {key: given[key] for key in means if key in given},
+            "model": {"formula": given["covariates"], "method": given["method"]}
+            | {key: given[key] for key in options if key in given},
+        },
+        "significant_in": given.get("significant_in"),
+    }
+
+
+def check_columns(section, given, name):
+    """Stops where a model between subjects names a column or method that the data set lacks."""
+    try:
+        used = sorted(formula_columns(given["covariates"]))
+    except FlashmmError as error:
+        stop(f"{section}: covariates: {error}")
+    used += [given["column"]] if "column" in given else []
+    check_roles(section, given, used)
+    for column in [given["subject"], given["trait"], *given["keep"], *used]:
+        one_of(column, DATASETS[name]["by"], f"{section}: `by` of {name}", "column")
+    if "significant_in" in given:
+        one_of(given["significant_in"], DATASETS[name]["methods"], f"{section}: significant_in")
+
+
+def check_roles(section, given, used):
+    """Stops where one column is to do two things, or genes are chosen in two ways."""
+    if given["subject"] == given["trait"]:
+        stop(f"{section}: subject and trait are both {given['trait']!r}; they need a column each")
+    roles = {given["subject"]: "tells the subjects apart", given["trait"]: "makes the traits"}
+    for column in roles.keys() & set(used):
+        stop(
+            f"{section}: the column {column!r} {roles[column]}, so it can be neither a covariate "
+            "nor what makes subjects alike"
+        )
+    if "significant_in" in given and isinstance(given["genes"], list):
+        stop(f"{section}: genes are named, so significant_in has nothing to choose; leave it out")
+
+
 validated(config, "config", "config")
 HAS_DATA = "benchmark" in config or "counts" in config or bool(config["datasets"])
 METHODS = records(config["methods"], "methods", "methods") if HAS_DATA else {}
 SCENARIOS = checked_scenarios()
 DATASETS = all_datasets()
+SUBJECT_MODELS = {section: subject_model(section) for section in ("kinship", "multitrait")}
 RUNS = [(name, method) for name, data in DATASETS.items() for method in data["methods"]]

@@ -29,6 +29,7 @@ rule report:
         runs=REPORTED,
         tables=TABLES,
         scenarios=SCENARIOS,
+        related=RELATED,
         config=config,
         version=source_digest(presentation=True),
     script:

@@ -18,6 +18,7 @@ if (CHECKOUT / "flashmm" / "__init__.py").is_file():
     sys.path.insert(0, str(CHECKOUT))
 
 from flashmm.files import atomic_path, file_digest
+from flashmm.io import write_table
 from flashmm.options import FlashmmError, FlashmmWarning
 
 
@@ -86,3 +87,17 @@ def write_measured(path, **numbers):
     """Write what was measured as JSON."""
     with atomic_path(path) as unfinished:
         unfinished.write_text(json.dumps(numbers) + "\n")
+
+
+def write_notes(path, notes):
+    """Write one note per line, each once."""
+    with atomic_path(path) as unfinished:
+        unfinished.write_text("".join(f"{note}\n" for note in dict.fromkeys(notes)))
+
+
+def write_tables(snakemake, tables):
+    """Write tables by the names of the outputs; those among `tsv` as text too."""
+    made = recipe(snakemake)
+    texts = {Path(path).stem: path for path in snakemake.output.tsv}
+    for name, table in tables.items():
+        write_table(table, snakemake.output[name], texts.get(name), made)

@@ -11,13 +11,16 @@ with job(snakemake):
         """The value, a path where it lies for this job."""
         if isinstance(value, list):
             return [here(item) for item in value]
+        if isinstance(value, dict):
+            return {key: here(item) for key, item in value.items()}
         return place.get(value, value) if isinstance(value, str) else value
 
     write_report(
         snakemake.output.html,
         snakemake.output.figures,
-        runs=[{key: here(value) for key, value in run.items()} for run in given.runs],
-        tables={table: here(path) for table, path in given.tables.items()},
+        runs=here(given.runs),
+        tables=here(given.tables),
         scenarios=given.scenarios,
+        related=here(given.related),
         config=given.config,
     )

@@ -1,6 +1,5 @@
-from job import job, recipe
+from job import job, recipe, write_notes
 
-from flashmm.files import atomic_path
 from flashmm.inference import contrast_tests
 from flashmm.io import read_fit, write_table
 
@@ -12,7 +11,5 @@ with job(snakemake):
         ddf=snakemake.params.ddf,
         alternative=snakemake.params.alternative,
     )
-    notes = dict.fromkeys((*fit.stats.notes, *tests.notes))
-    with atomic_path(snakemake.output.notes) as unfinished:
-        unfinished.write_text("".join(f"{note}\n" for note in notes))
+    write_notes(snakemake.output.notes, (*fit.stats.notes, *tests.notes))
     write_table(tests.to_frame(), snakemake.output.table, snakemake.output.tsv, recipe(snakemake))
