@@ -21,6 +21,7 @@ LOOKS = {
     "residual": (GREY, "P"),
     "satterthwaite": (PALETTE[5], MARKERS[4]),
     "kenward-roger": (PALETTE[0], MARKERS[0]),
+    "kenward-roger-2": ("#003A66", "p"),
     "kenward-roger-floor": (PALETTE[3], MARKERS[3]),
     "between-within": (PALETTE[4], MARKERS[1]),
     "jackknife": (PALETTE[2], MARKERS[2]),

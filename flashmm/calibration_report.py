@@ -45,6 +45,7 @@ COLUMNS = {
 }
 CANDIDATES = (
     "kenward-roger",
+    "kenward-roger-2",
     "kenward-roger-floor",
     "between-within",
     "kenward-roger, moderated",

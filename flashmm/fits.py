@@ -39,6 +39,9 @@ class FittedBlock(Protocol):
     def observed_information(self) -> np.ndarray:
         """Observed information of θ, (block, k, k)."""
 
+    def expected_information(self, theta: np.ndarray) -> np.ndarray:
+        """Expected information at other components (block, k), as (block, k, k)."""
+
     def variance_forms(self, left: np.ndarray, right: np.ndarray) -> VarianceForms:
         """Covariances of the rows of `left` and `right` times β̂, and derivatives in θ."""
 

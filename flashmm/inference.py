@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import special
 
 from flashmm.advice import advise_contrasts, advise_fit, note_cell_df
 from flashmm.between import SubjectDesign, columns_of
@@ -19,7 +20,7 @@ from flashmm.lmm import LMMFit
 from flashmm.options import InputError, Status, is_number, note
 from flashmm.subjects import independent_subjects, require_groups, subjects_of
 from flashmm.testtable import TestTable, adjust_p_values
-from flashmm.waldtests import BY_SUBJECTS, KENWARD_ROGER, fill_wald
+from flashmm.waldtests import BY_SUBJECTS, KENWARD_ROGER, SECOND_ORDER, fill_wald
 
 JACKKNIFE = ("jackknife", "jackknife-refit")
 DDF = (*KENWARD_ROGER, "satterthwaite", "residual", *JACKKNIFE)
@@ -53,9 +54,11 @@ def contrast_tests(
         "kenward-roger-floor" raises Kenward-Roger's to the degrees of freedom between subjects
         where they are lower, "between-within" takes these; both leave contrasts that vary within
         subjects to Kenward-Roger. "residual" is n - rank(X) as in FLASHMM: with few subjects it
-        rejects too often for effects between subjects. "jackknife" takes the variance from leaving
-        out one subject at a time, components held (see `flashmm.jackknife`); "jackknife-refit"
-        estimates them anew.
+        rejects too often for effects between subjects. "kenward-roger-2" lowers Kenward-Roger's
+        for their being estimated with the variance, the more the smaller the p-value: those of the
+        table belong to its p-values, those of an interval to its level. "jackknife" takes the
+        variance from leaving out one subject at a time, components held (see `flashmm.jackknife`);
+        "jackknife-refit" estimates them anew.
     alternative : {"two-sided", "less", "greater"}
         Direction of the alternative of single contrasts.
     level : float
@@ -106,9 +109,14 @@ def contrast_tests(
     else:
         fill_wald(table, fit, resolved, estimable, plan.ddf)
     notes += note_cell_df(fit, table["df"], plan.ddf)
+    loss = table.pop("df_loss")
+    if plan.ddf == SECOND_ORDER and (moderate or plan.lfc > 0):
+        table["df"] = kernels.lowered_df(table["df"], loss, plan.z2)
+        loss = np.zeros_like(loss)
     if moderate:
         notes += _moderate(table, resolved)
-    _fill_intervals(table, plan)
+    _fill_intervals(table, loss, plan)
+    table["df"] = kernels.second_order_df(table["statistic"], table["df"], loss)
     _fill_p_values(table, plan)
     notes += advise_fit(fit)
     if contrasts is not None:
@@ -148,6 +156,12 @@ class _Plan:
             raise InputError(f"lfc is a minimum effect, zero or above; found {self.lfc!r}.")
         if not isinstance(self.moderate, bool):
             raise InputError(f"moderate is True or False; found {self.moderate!r}.")
+
+    @property
+    def z2(self) -> float:
+        """Square of the normal quantile of the intervals."""
+        sides = 2 if self.alternative == "two-sided" else 1
+        return float(special.ndtri((1 - self.level) / sides) ** 2)
 
     def check_joint(self, contrasts: tuple[Contrast, ...]) -> None:
         """Joint F tests have no direction, no minimum and no single variance."""
@@ -290,6 +304,7 @@ def _empty_table(fit: ModelFit, contrasts: tuple[Contrast, ...]) -> dict[str, An
     t_test = ("estimate", "std_error", "conf_low", "conf_high", "statistic", "df")
     names = (*t_test, "p_value", "log10_p", "adj_p_value")
     table: dict[str, Any] = {name: np.full(shape, np.nan) for name in names}
+    table["df_loss"] = np.zeros(shape)
     for name in ("between_df", "prior_df", "prior_variance"):
         table[name] = np.full(len(contrasts), np.nan)
     table["df_num"] = np.array([len(c.basis) for c in contrasts], dtype=float)
@@ -320,9 +335,10 @@ def _moderate(table: dict[str, Any], contrasts: tuple[Contrast, ...]) -> tuple[s
     )
 
 
-def _fill_intervals(table: dict[str, Any], plan: _Plan) -> None:
+def _fill_intervals(table: dict[str, Any], loss: np.ndarray, plan: _Plan) -> None:
     single = table["df_num"] <= 1
     estimate, std_error, df = (table[name][:, single] for name in ("estimate", "std_error", "df"))
+    df = kernels.lowered_df(df, loss[:, single], plan.z2)
     table["conf_low"][:, single], table["conf_high"][:, single] = student.confidence_limits(
         estimate, std_error, df, plan.level, plan.alternative
     )

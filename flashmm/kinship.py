@@ -346,6 +346,10 @@ class FittedTraits:
         """Observed information of theta, (block, 2, 2)."""
         return self.engine.information(self.theta, self.data)[1]
 
+    def expected_information(self, theta: np.ndarray) -> np.ndarray:
+        """Expected information at other components, (block, 2, 2)."""
+        return self.engine.information(theta, self.data)[0]
+
     def variance_forms(self, left: np.ndarray, right: np.ndarray) -> VarianceForms:
         """Covariances of the rows of `left` and `right` (C, p) times β̂."""
         return self.engine.variance_forms(self.theta, left[:, self.kept].T, right[:, self.kept].T)

@@ -253,6 +253,12 @@ class FittedGenes:
         genes = take(model.responses(fit.stats, *self.bounds), self.index - self.bounds[0])
         return model.engine.information(self.gamma, self.theta[:, -1], genes)[1]
 
+    def expected_information(self, theta: np.ndarray) -> np.ndarray:
+        """Expected information at other components, (block, K + 1, K + 1)."""
+        model, fit = self.fit.model, self.fit
+        genes = take(model.responses(fit.stats, *self.bounds), self.index - self.bounds[0])
+        return model.engine.information(theta[:, :-1] / theta[:, -1:], theta[:, -1], genes)[0]
+
     def variance_forms(self, left: np.ndarray, right: np.ndarray) -> VarianceForms:
         """Covariances of the rows of `left` and `right` (C, p) times β̂."""
         model, variance = self.fit.model, self.theta[:, -1]

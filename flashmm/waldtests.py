@@ -15,7 +15,12 @@ from flashmm.options import Status
 
 # Options that take the Kenward-Roger variance; the last two need the subjects of the cells.
 BY_SUBJECTS = ("kenward-roger-floor", "between-within")
-KENWARD_ROGER = ("kenward-roger", *BY_SUBJECTS)
+# Degrees of freedom that allow for their own estimation, so that they depend on the level.
+SECOND_ORDER = "kenward-roger-2"
+KENWARD_ROGER = ("kenward-roger", SECOND_ORDER, *BY_SUBJECTS)
+
+# Step of a difference quotient, as a part of the variance of a contrast.
+STEP = 1e-4
 
 # Variance of a contrast, relative to the one that the total variance would give it, that is none.
 NO_VARIANCE = 1e-12
@@ -58,7 +63,8 @@ def fill_wald(
     Parameters
     ----------
     table : dict of str to array
-        Arrays of a `TestTable`, with its `df_num` and `between_df`.
+        Arrays of a `TestTable`, with its `df_num` and `between_df`; and `df_loss`, the slope in z²
+        of the inverse of the df at the level of z, which is filled where the df depend on it.
     fit : ModelFit
         The fitted models.
     contrasts : tuple of Contrast
@@ -154,7 +160,21 @@ def _t_tests(
         "statistic": estimate / std_error,
         "df": np.where(none, np.nan, df),
     }
+    if state.ddf == SECOND_ORDER:
+        results["df_loss"] = _df_loss(forms, state)
     return results, none
+
+
+def _df_loss(forms: VarianceForms, state: _State) -> np.ndarray:
+    """What the inverse df of each contrast lose per unit of z² - 1, (block, C)."""
+    theta, loss = state.block.theta, np.empty_like(forms.value)
+    here = state.block.expected_information(theta)
+    for c in range(loss.shape[1]):
+        own = VarianceForms(*(part[:, c] for part in forms))
+        u = kernels.regression_on_variance(own, state.theta_cov)
+        there = state.block.expected_information(theta + STEP * u)
+        loss[:, c] = kernels.df_loss(own, state.theta_cov, u, (there - here) / STEP)
+    return loss
 
 
 def _f_test(rows: np.ndarray, state: _State, between: float) -> tuple[kernels.FTest, np.ndarray]:
