@@ -20,7 +20,7 @@ SECOND_ORDER = "kenward-roger-2"
 KENWARD_ROGER = ("kenward-roger", SECOND_ORDER, *BY_SUBJECTS)
 
 # Step of a difference quotient, as a part of the variance of a contrast.
-STEP = 1e-4
+STEP = 1e-6
 
 # Variance of a contrast, relative to the one that the total variance would give it, that is none.
 NO_VARIANCE = 1e-12
