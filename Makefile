@@ -2,6 +2,8 @@
 # make report COUNTS=my.h5ad        the analysis of config/analysis.yaml on your own counts
 # make report CONFIG=my.yaml        any other configuration; config/heritability.yaml estimates
 #                                   known heritabilities
+# make calibration                  how often tests are wrong: results/calibration/report.html, and
+#                                   docs/calibration.md written anew; 40 minutes
 # make test | lint                  tests, style and workflow checks
 # make bench                        speed and memory, with docs/performance.md written anew; 15 minutes
 # make bench QUICK=1                small sizes, 2 minutes; SECTIONS="summarise peers" for some only
@@ -16,6 +18,7 @@ PYTHON ?= python3
 CORES ?= 2
 COUNTS ?=
 CONFIG ?= $(if $(COUNTS),config/analysis.yaml,config/config.yaml)
+REPORT := results/report.html
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -32,7 +35,7 @@ export OMP_NUM_THREADS = 1
 export OPENBLAS_NUM_THREADS = 1
 export MKL_NUM_THREADS = 1
 
-.PHONY: help report test test-slurm lint bench million clean
+.PHONY: help report calibration test test-slurm lint bench million clean
 .DELETE_ON_ERROR:
 
 help:
@@ -49,7 +52,12 @@ report: $(VENV)/.installed
 	  [ -z "$$(ls .snakemake/locks 2> /dev/null)" ] || run --unlock; \
 	fi; \
 	run
-	@echo "Report: $(CURDIR)/results/report.html"
+	@echo "Report: $(CURDIR)/$(REPORT)"
+
+calibration: $(VENV)/.installed
+	@$(MAKE) --no-print-directory report COUNTS= CONFIG=config/calibration.yaml \
+	  REPORT=results/calibration/report.html
+	@$(BIN)/python benchmarks/calibration.py --docs
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n $(CORES) --dist loadfile

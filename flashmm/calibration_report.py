@@ -26,7 +26,6 @@ from flashmm.verdicts import (
 
 #: how tables name the columns of `overview` and `scenario_results`
 COLUMNS = {
-    "kind": "Values",
     "approach": "Test",
     "scenario": "Scenario",
     "null tests": "Null tests",
@@ -159,12 +158,12 @@ def _count_or_number(value: float) -> str:
 
 
 def overview_frame(matched: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """`overview` in the words of a table."""
+    """`overview` of one kind in the words of a table."""
     found = overview(matched, names)
     digits = dict.fromkeys(found.columns.difference(["kind", "approach"]), 3)
     for column, places in (digits | {"at .01": 4, "at .001": 5, "lambda": 2}).items():
         found[column] = [_fixed(value, places) for value in found[column]]
-    return found.rename(columns=COLUMNS)
+    return found.drop(columns="kind").rename(columns=COLUMNS)
 
 
 def scenario_frame(matched: pd.DataFrame, approach: str) -> pd.DataFrame:
@@ -212,11 +211,17 @@ def _verdicts(matched: pd.DataFrame, default: str) -> Iterator[dict[str, Any]]:
         "The same of other tests",
         "met, or how many numbers of how many are beyond their limit.",
     )
-    yield blocks.table(
-        overview_frame(matched, approaches(matched)),
-        "Means over scenarios",
-        "Of 2 × 4 subjects and more; permutations on fewer genes.",
-    )
+    yield from _overviews(matched, "Means over scenarios")
+
+
+def _overviews(matched: pd.DataFrame, title: str) -> Iterator[dict[str, Any]]:
+    for kind, part in _by_kind(matched):
+        yield blocks.table(
+            overview_frame(part, approaches(part)),
+            f"{title}: {kind}",
+            "Scenarios of 2 × 4 subjects and more; permutations on fewer genes. Coverage of counts "
+            "is that of intervals without an effect.",
+        )
 
 
 def _by_kind(matched: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -276,11 +281,13 @@ def _other_models(folder: Path, wider: pd.DataFrame) -> Iterator[dict[str, Any]]
     for own, words in ((False, "A term too many"), (True, "A term too few")):
         part = wider[wider["own_types"] == own]
         if len(part):
-            yield blocks.table(overview_frame(part, approaches(part)), words, "Means, as above.")
+            yield from _overviews(part, words)
 
 
 def _every_scenario(matched: pd.DataFrame, default: str) -> Iterator[dict[str, Any]]:
-    for name in dict.fromkeys((default, "pseudobulk")):
+    for name in dict.fromkeys((default, "kenward-roger-2", "pseudobulk")):
+        if not (matched["approach"] == name).any():
+            continue
         yield blocks.table(
             scenario_frame(matched, name),
             f"Every scenario, {name}",
