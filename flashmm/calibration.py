@@ -55,6 +55,8 @@ class CalibrationMethod:
         Number of genes to test, spread evenly; None tests all.
     n_permutations : int
         Relabellings of a permutation.
+    only_matching : bool
+        Whether it is run only where its random terms are those of the simulation, to save time.
 
     Raises
     ------
@@ -69,6 +71,7 @@ class CalibrationMethod:
     moderate: bool = False
     genes: int | None = None
     n_permutations: int = 199
+    only_matching: bool = False
 
     def __post_init__(self) -> None:
         """Check that the fields go together."""
@@ -100,6 +103,7 @@ def calibrate(
     *,
     levels: Sequence[float] = (0.05, 0.01, 0.001),
     same_unit: bool = False,
+    matching: Sequence[str] | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Test the groups of one simulation with every method and judge the tests.
@@ -121,6 +125,8 @@ def calibrate(
         Levels of the tests; power is compared at 0.05.
     same_unit : bool
         Whether effects of the truth are in the unit of the estimates.
+    matching : sequence of str, optional
+        The random terms that were simulated; without them every method is run.
     seed : int
         Of the permutations.
 
@@ -130,7 +136,13 @@ def calibrate(
         `method, metric, level, other, value, std_error, n`, with the metrics of `evaluate` and
         `power_gains` over all contrasts; `other` is the pseudobulk method that a gain is over.
     """
-    chosen = [m for m in methods if _applies(m, groups)]
+    model = None if matching is None else tuple(matching)
+    chosen = [
+        method
+        for method in methods
+        if _applies(method, groups)
+        and not (method.only_matching and model is not None and method.random != model)
+    ]
     run = _Run(groups, fixed, contrasts, seed)
     tables: dict[str, pd.DataFrame] = {}
     with warnings.catch_warnings():
@@ -237,7 +249,10 @@ def scenario_table(scenarios: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
         subjects over that of the mean of their cells, s₁·n̄/s₀; NaN for counts), `own_types`
         (whether subjects differ by cell type) and `matching` (the random terms of the model).
     """
-    return pd.DataFrame([_described(name, fields) for name, fields in scenarios.items()])
+    columns = list(_described("", {}))
+    return pd.DataFrame(
+        [_described(name, fields) for name, fields in scenarios.items()], columns=columns
+    )
 
 
 def _described(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -150,6 +150,8 @@ def verdict_frame(matched: pd.DataFrame, approach: str) -> pd.DataFrame:
 
 
 def _count_or_error(value: float, error: float) -> str:
+    if np.isnan(value):
+        return "–"
     return blocks.with_error(value, error) if abs(value) < 1e3 else f"{value:,.0f}"
 
 

@@ -107,9 +107,9 @@ def verdicts(matched: pd.DataFrame, approach: str) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row per criterion: `criterion`, `judged` (how many numbers), `missed` (how many beyond
-        their limit), `worst` (scenario), `value, std_error, limit` (of the worst) and `met`
-        (missing where nothing was judged).
+        One row per criterion: `criterion`, `short` (the same in few words), `judged` (how many
+        numbers), `missed` (how many beyond their limit), `worst` (scenario), `level, value,
+        std_error, limit` (of the worst) and `met` (missing where nothing was judged).
     """
     own = matched[matched["approach"] == approach]
     return pd.DataFrame([_verdict(found) for found in _criteria(own)]).astype({"met": "boolean"})
@@ -120,6 +120,7 @@ class _Criterion:
     """What is asked of numbers: rows of metrics, and the most (or least) that each may be."""
 
     text: str
+    short: str
     rows: pd.DataFrame
     limit: pd.Series
     least: bool = False
@@ -150,16 +151,19 @@ def _upper_limits(gaussian: pd.DataFrame, counts: pd.DataFrame) -> list[_Criteri
     return [
         _Criterion(
             "Gaussian, 2 × 4 subjects or more: rejection at .05 and .01 ≤ nominal + 3 SE",
+            "rejection at .05, .01 ≤",
             common,
             common["level"] + MOST_SE * common["std_error"],
         ),
         _Criterion(
             "Gaussian, 2 × 4 or more: rejection at .001 ≤ 1.5 × nominal",
+            "rejection at .001 ≤",
             rare,
             MOST_AT_001 * rare["level"],
         ),
         _Criterion(
             "Counts, 2 × 4 or more: rejection at .05 and .01 ≤ 1.25 × nominal",
+            "counts: rejection ≤",
             counted,
             MOST_NB * counted["level"],
         ),
@@ -171,6 +175,7 @@ def _lower_limits(strong: pd.DataFrame) -> list[_Criterion]:
     return [
         _Criterion(
             "Gaussian, balanced, s₁n̄/s₀ ≥ 10: rejection at .05 and .01 ≥ nominal − 3 SE",
+            "balanced: rejection ≥",
             rows,
             rows["level"] - MOST_SE * rows["std_error"],
             least=True,
@@ -182,10 +187,19 @@ def _coverage_limits(strong: pd.DataFrame, weak: pd.DataFrame) -> list[_Criterio
     inside, elsewhere = _of(strong, "coverage"), _of(weak, "coverage")
     where = "Gaussian, balanced, s₁n̄/s₀ ≥ 10: 95 % intervals cover"
     return [
-        _Criterion(f"{where} ≥ 94 %", inside, _constant(inside, LEAST_COVERAGE), least=True),
-        _Criterion(f"{where} ≤ 96 %", inside, _constant(inside, MOST_COVERAGE)),
+        _Criterion(
+            f"{where} ≥ 94 %",
+            "balanced: coverage ≥ 94 %",
+            inside,
+            _constant(inside, LEAST_COVERAGE),
+            least=True,
+        ),
+        _Criterion(
+            f"{where} ≤ 96 %", "balanced: coverage ≤ 96 %", inside, _constant(inside, MOST_COVERAGE)
+        ),
         _Criterion(
             "Gaussian, elsewhere: 95 % intervals cover ≥ 94 %",
+            "elsewhere: coverage ≥ 94 %",
             elsewhere,
             _constant(elsewhere, LEAST_COVERAGE),
             least=True,
@@ -200,17 +214,20 @@ def _discovery_limits(enough: pd.DataFrame, own: pd.DataFrame) -> list[_Criterio
     return [
         _Criterion(
             "2 × 4 or more: false discovery proportion at BH 5 % ≤ 5 % + 2 SE",
+            "false discoveries ≤",
             fdp,
             FDR + 2 * fdp["std_error"].fillna(0),
         ),
         _Criterion(
             "All: power at .05 ≥ that of pseudobulk − 3 SE",
+            "power ≥ pseudobulk",
             nominal,
             -MOST_SE * nominal["std_error"],
             least=True,
         ),
         _Criterion(
             "All: power where 5 % of nulls are rejected ≥ that of pseudobulk − 3 SE",
+            "the same at equal rejection",
             equal,
             -MOST_SE * equal["std_error"],
             least=True,
@@ -222,7 +239,8 @@ def _size_of_study(gaussian: pd.DataFrame) -> _Criterion:
     rows = _of(gaussian, "fpr", 0.05)
     rows = rows.assign(value=rows["n"], std_error=np.nan)
     limit = _constant(rows, LEAST_TESTS)
-    return _Criterion("Gaussian: null tests per scenario ≥ 100,000", rows, limit, least=True)
+    text = "Gaussian: null tests per scenario ≥ 100,000"
+    return _Criterion(text, "null tests ≥ 100,000", rows, limit, least=True)
 
 
 def _constant(rows: pd.DataFrame, value: float) -> pd.Series:
@@ -231,7 +249,8 @@ def _constant(rows: pd.DataFrame, value: float) -> pd.Series:
 
 def _verdict(criterion: _Criterion) -> dict[str, Any]:
     rows, limit = criterion.rows, criterion.limit
-    found: dict[str, Any] = {"criterion": criterion.text, "judged": len(rows), "missed": 0}
+    found: dict[str, Any] = {"criterion": criterion.text, "short": criterion.short}
+    found |= {"judged": len(rows), "missed": 0}
     numbers = dict.fromkeys(("level", "value", "std_error", "limit"), np.nan)
     if rows.empty:
         return found | {"worst": ""} | numbers | {"met": pd.NA}
@@ -260,12 +279,12 @@ def comparison(matched: pd.DataFrame, approaches: Sequence[str]) -> pd.DataFrame
     Returns
     -------
     DataFrame
-        `criterion`, then a column per approach with ``met``, or how many numbers of how many are
-        beyond their limit.
+        `criterion` in short, then a column per approach with ``met``, or how many numbers of how
+        many are beyond their limit.
     """
     columns = {name: verdicts(matched, name) for name in approaches}
     first = next(iter(columns.values()))
-    table = pd.DataFrame({"criterion": first["criterion"]})
+    table = pd.DataFrame({"criterion": first["short"]})
     for name, found in columns.items():
         table[name] = [
             "–" if row.judged == 0 else "met" if row.met else f"{row.missed} of {row.judged}"

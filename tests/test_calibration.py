@@ -114,6 +114,18 @@ def test_methods_that_do_not_apply_are_left_out(metrics):
     assert set(found["method"]) == {"subject_kr", "few", "permuted", "pseudobulk", "pooled"}
 
 
+def test_a_method_of_its_own_model_only(simulation):
+    methods = [
+        CalibrationMethod("s", random=("subject",), only_matching=True),
+        CalibrationMethod("n", random=NESTED, only_matching=True),
+        CalibrationMethod("both", random=("subject",)),
+    ]
+    given = (simulation.groups, simulation.truth, methods, FORMULA)
+    assert set(calibrate(*given, matching=NESTED)["method"]) == {"n", "both"}
+    assert set(calibrate(*given, matching=["subject"])["method"]) == {"s", "both"}
+    assert set(calibrate(*given)["method"]) == {"s", "n", "both"}
+
+
 def test_without_effects_there_is_no_power():
     null = simulate_gaussian_groups(SimulationSpec(**SPEC | {"n_de_genes": 0}), 1)
     found = calibrate(null.groups, null.truth, METHODS[-3:], FORMULA, same_unit=True)

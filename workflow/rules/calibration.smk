@@ -80,6 +80,7 @@ rule calibrate:
         methods=CALIBRATION_METHODS,
         fixed=fixed_effects,
         same_unit=lambda wildcards: wildcards.scenario in GAUSSIAN,
+        matching=lambda wildcards: MATCHING[wildcards.scenario],
         seed=config["seed"],
         version=VERSION,
     script:

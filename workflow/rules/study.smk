@@ -53,3 +53,7 @@ def calibration_runs():
 def fixed_effects(wildcards):
     key = "fixed" if wildcards.scenario in GAUSSIAN else "fixed_counts"
     return config["calibration"][key]
+
+
+# the random terms that were simulated, by scenario
+MATCHING = {row.scenario: list(row.matching) for row in scenario_table(CALIBRATED).itertuples()}

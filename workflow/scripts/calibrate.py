@@ -16,6 +16,7 @@ with job(snakemake):
             methods,
             params.fixed,
             same_unit=params.same_unit,
+            matching=params.matching,
             seed=params.seed,
         )
     write_table(metrics, snakemake.output.metrics, provenance=recipe(snakemake))
