@@ -131,8 +131,11 @@ def main() -> None:
     if parser.parse_args().docs:
         for name, text in found.items():
             common.write_between(DOCUMENT, name, text)
+        text = DOCUMENT.read_text()
         for path in sorted((FOLDER / "docs").glob("*.svg")):
-            (common.ROOT / "docs" / f"calibration-{path.name}").write_bytes(path.read_bytes())
+            shown = common.ROOT / "docs" / f"calibration-{path.name}"
+            if shown.name in text:
+                shown.write_bytes(path.read_bytes())
     for name, text in found.items():
         print(f"\n{name}\n\n{text}")
 
