@@ -198,9 +198,9 @@ def _few_subjects(
         fewest = min(few.values())
         notes.append(
             note(
-                f"{some_names(list(few))} rests on few {subject}s ({fewest} degree"
-                f"{'s' if fewest > 1 else ''} of freedom between {subject}s): only large effects "
-                f"can be found, and more {subject}s help where more cells do not."
+                f"{some_names(list(few))} rest{'s' if len(few) == 1 else ''} on few {subject}s "
+                f"({fewest} degree{'s' if fewest > 1 else ''} of freedom between {subject}s): only "
+                f"large effects can be found, and more {subject}s help where more cells do not."
             )
         )
     return tuple(notes)
