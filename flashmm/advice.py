@@ -137,7 +137,8 @@ def _missing_random_terms(fit: ModelFit, contrasts: tuple[Contrast, ...]) -> tup
     obs, subject = groups.obs, subjects.column
     held = frozenset().union(*(component.columns for component in design.random))
     tested = frozenset().union(*(columns_of(fit, contrast) for contrast in contrasts))
-    factors = [c for c in sorted(tested & set(obs)) if not pd.api.types.is_numeric_dtype(obs[c])]
+    words = [c for c in sorted(tested & set(obs)) if not pd.api.types.is_numeric_dtype(obs[c])]
+    factors = [c for c in words if obs[c].nunique() > 1]
     varying = {c for c in factors if subjects.vary(obs[c])} - held
     notes = []
     for column in sorted(varying):
