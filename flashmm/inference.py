@@ -228,8 +228,9 @@ def _note_confounded(found: dict[str, list[str]]) -> tuple[str, ...]:
     return (
         note(
             f"{some_names(list(found))} cannot be told from {some_names(others)}, because they "
-            "always go together in these cells, and is not tested. Take one of them out of the "
-            "formula; what is then tested is the effect of both."
+            f"always go together in these cells, and {'is' if len(found) == 1 else 'are'} not "
+            "tested. Take one of them out of the formula; what is then tested is the effect of "
+            "both."
         ),
     )
 
