@@ -275,10 +275,11 @@ def _fill_verdicts(
     verdicts: list[Status | None],
 ) -> None:
     """Fill the status, and estimates that have no test."""
-    status = np.array([[str(v or "") for v in verdicts]])
-    status = np.where(status == "", fit.status[:, None], status)
-    table["status"] = status.astype(f"<U{max(map(len, Status))}")
+    status = fit.status.astype(f"<U{max(map(len, Status))}")
+    table["status"] = np.repeat(status[:, None], len(contrasts), axis=1)
     for j, (contrast, verdict) in enumerate(zip(contrasts, verdicts, strict=True)):
+        if verdict is not None:
+            table["status"][:, j] = verdict
         if verdict == Status.TOO_FEW_SUBJECTS:
             table["status"][~fit.fitted, j] = fit.status[~fit.fitted]
             if len(contrast.basis) == 1:
