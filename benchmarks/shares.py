@@ -67,7 +67,8 @@ def profile(name: str, path: str, folder: Path) -> Counter[str]:
     options = ["--idle", "--rate", str(RATE), "--format", "raw", "--output", str(output)]
     step = [sys.executable, __file__, "--sample", name, path]
     command = [py_spy(), "record", *options, "--", *step]
-    subprocess.run(command, check=True, capture_output=True, env=common.environment())
+    # in one thread, or the work would be in others than the one that is looked at
+    subprocess.run(command, check=True, capture_output=True, env=common.environment(threads=1))
     counts: Counter[str] = Counter()
     for line in output.read_text().splitlines():
         stack, n = line.rsplit(" ", 1)

@@ -254,20 +254,26 @@ def model(contrasts: str | None = "condition", **size: Any) -> Calls:
 
 @contextmanager
 def timed_tails() -> Iterator[list[float]]:
-    """Seconds that go into tail probabilities and their adjustment."""
+    """Seconds that go into tail probabilities, their adjustment, and quantiles for intervals."""
     spent: list[float] = []
-    fill = inference._fill_p_values
 
-    def timed(*arguments: Any) -> None:
-        begin = time.perf_counter()
-        fill(*arguments)
-        spent.append(time.perf_counter() - begin)
+    def timed(fill: Callable[..., None]) -> Callable[..., None]:
+        def call(*arguments: Any) -> None:
+            begin = time.perf_counter()
+            fill(*arguments)
+            spent.append(time.perf_counter() - begin)
 
-    inference._fill_p_values = timed
+        return call
+
+    names = ("_fill_p_values", "_fill_intervals")
+    fills = {name: getattr(inference, name) for name in names}
+    for name, fill in fills.items():
+        setattr(inference, name, timed(fill))
     try:
         yield spent
     finally:
-        inference._fill_p_values = fill
+        for name, fill in fills.items():
+            setattr(inference, name, fill)
 
 
 # --- peers ----------------------------------------------------------------------------------------

@@ -137,7 +137,8 @@ def _missing_random_terms(fit: ModelFit, contrasts: tuple[Contrast, ...]) -> tup
     obs, subject = groups.obs, subjects.column
     held = frozenset().union(*(component.columns for component in design.random))
     tested = frozenset().union(*(columns_of(fit, contrast) for contrast in contrasts))
-    factors = [c for c in sorted(tested & set(obs)) if not pd.api.types.is_numeric_dtype(obs[c])]
+    words = [c for c in sorted(tested & set(obs)) if not pd.api.types.is_numeric_dtype(obs[c])]
+    factors = [c for c in words if obs[c].nunique() > 1]
     varying = {c for c in factors if subjects.vary(obs[c])} - held
     notes = []
     for column in sorted(varying):
@@ -198,9 +199,9 @@ def _few_subjects(
         fewest = min(few.values())
         notes.append(
             note(
-                f"{some_names(list(few))} rests on few {subject}s ({fewest} degree"
-                f"{'s' if fewest > 1 else ''} of freedom between {subject}s): only large effects "
-                f"can be found, and more {subject}s help where more cells do not."
+                f"{some_names(list(few))} rest{'s' if len(few) == 1 else ''} on few {subject}s "
+                f"({fewest} degree{'s' if fewest > 1 else ''} of freedom between {subject}s): only "
+                f"large effects can be found, and more {subject}s help where more cells do not."
             )
         )
     return tuple(notes)

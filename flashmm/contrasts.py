@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from numbers import Number
 from typing import Any, NoReturn
 
@@ -37,12 +38,14 @@ class Contrast:
     name: str
     matrix: np.ndarray
 
-    @property
+    @cached_property
     def basis(self) -> np.ndarray:
         """Independent rows with the same hypothesis: orthonormal, or the longest one of rank one.
 
         A test depends on the span of its rows only, an estimate on the row.
         """
+        if len(self.matrix) == 1:
+            return self.matrix
         _, values, vectors = np.linalg.svd(self.matrix, full_matrices=False)
         rank = int((values > values[0] * 1e-10).sum())
         if rank > 1:

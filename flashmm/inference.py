@@ -242,8 +242,9 @@ def _note_confounded(found: dict[str, list[str]]) -> tuple[str, ...]:
     return (
         note(
             f"{some_names(list(found))} cannot be told from {some_names(others)}, because they "
-            "always go together in these cells, and is not tested. Take one of them out of the "
-            "formula; what is then tested is the effect of both."
+            f"always go together in these cells, and {'is' if len(found) == 1 else 'are'} not "
+            "tested. Take one of them out of the formula; what is then tested is the effect of "
+            "both."
         ),
     )
 
@@ -288,10 +289,11 @@ def _fill_verdicts(
     verdicts: list[Status | None],
 ) -> None:
     """Fill the status, and estimates that have no test."""
-    status = np.array([[str(v or "") for v in verdicts]])
-    status = np.where(status == "", fit.status[:, None], status)
-    table["status"] = status.astype(f"<U{max(map(len, Status))}")
+    status = fit.status.astype(f"<U{max(map(len, Status))}")
+    table["status"] = np.repeat(status[:, None], len(contrasts), axis=1)
     for j, (contrast, verdict) in enumerate(zip(contrasts, verdicts, strict=True)):
+        if verdict is not None:
+            table["status"][:, j] = verdict
         if verdict == Status.TOO_FEW_SUBJECTS:
             table["status"][~fit.fitted, j] = fit.status[~fit.fitted]
             if len(contrast.basis) == 1:

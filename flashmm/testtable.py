@@ -85,18 +85,20 @@ class TestTable:
         """Names of the contrasts."""
         return tuple(contrast.name for contrast in self.contrasts)
 
-    def to_frame(self, names: str = "flashmm") -> pd.DataFrame:
+    def to_frame(self, names: str = "flashmm", *, intervals: bool = False) -> pd.DataFrame:
         """One row per contrast and gene.
 
         Parameters
         ----------
         names : {"flashmm", "pertpy"}
             Column names: the package's own, or those of pertpy's linear models.
+        intervals : bool
+            Whether to have the confidence limits beside the standard errors.
 
         Returns
         -------
         pandas.DataFrame
-            Columns gene, contrast, estimate, std_error, conf_low, conf_high, statistic, df,
+            Columns gene, contrast, estimate, std_error, (conf_low, conf_high,) statistic, df,
             (df_num, if any test is joint,) p_value, log10_p, adj_p_value, status; contrasts one
             after another, genes in their order.
         """
@@ -107,7 +109,8 @@ class TestTable:
             "gene": np.tile(np.asarray(self.genes, dtype=object), C),
             "contrast": np.repeat(np.array(self.contrast_names, dtype=object), G),
         }
-        for name in ("estimate", "std_error", "conf_low", "conf_high", "statistic", "df"):
+        limits = ("conf_low", "conf_high") if intervals else ()
+        for name in ("estimate", "std_error", *limits, "statistic", "df"):
             columns[name] = getattr(self, name).T.ravel()
         if (self.df_num > 1).any():
             columns["df_num"] = np.repeat(self.df_num, G)

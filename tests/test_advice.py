@@ -39,6 +39,13 @@ def test_cells_as_replicates():
     assert "'subject:condition'" in notes[0]
 
 
+def test_a_column_with_one_level_is_not_asked_within():
+    """One cell type in the formula: its effect is that of the condition."""
+    fit = fit_groups(groups_of(crossed(6, paired=True)), "~ 0 + cell_type + cell_type:condition")
+    with pytest.warns(fm.FlashmmWarning, match="'condition' varies.*cells as replicates"):
+        assert len(fm.advise(fit, "condition")) == 1
+
+
 def test_few_subjects_are_said_with_their_df():
     fit = fit_groups(
         groups_of(crossed(8, 2, missing={(i, 1) for i in range(3)})), WITHIN_TYPES, NESTED

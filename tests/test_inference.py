@@ -154,8 +154,6 @@ def test_frames(fit):
             "contrast",
             "estimate",
             "std_error",
-            "conf_low",
-            "conf_high",
             "statistic",
             "df",
             "p_value",

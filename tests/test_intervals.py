@@ -117,7 +117,7 @@ class TestIntervals:
         )
         assert np.isnan(table.conf_low[:, 1]).all() and np.isfinite(table.conf_low[:, 0]).all()
         for names in ("flashmm", "pertpy"):
-            assert {"conf_low", "conf_high"} <= set(table.to_frame(names))
+            assert {"conf_low", "conf_high"} <= set(table.to_frame(names, intervals=True))
 
     def test_no_fit_no_interval(self):
         groups = groups_of(crossed(6), genes=3)

@@ -278,7 +278,7 @@ def test_df_are_those_of_the_contrast():
         "joint": [names[0], names[1]],
         "turned": [f"{names[0]} + {names[1]}", f"{names[0]} - 3*{names[1]}"],
     }
-    with pytest.warns(fm.FlashmmWarning, match="'five' and 'joint'|rests on few subjects"):
+    with pytest.warns(fm.FlashmmWarning, match="'five' rests on few subjects"):
         table = fm.contrast_tests(fit, contrasts, ddf="jackknife")
     assert (table.df == [8, 3, 8, 2, 2]).all()
     np.testing.assert_allclose(table.statistic[:, 3], table.statistic[:, 4], rtol=1e-8)

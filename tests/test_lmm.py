@@ -206,7 +206,7 @@ class TestAliasedColumns:
         """As sum = b - c, b is estimated as b + sum and c as c - sum; b + c is itself."""
         full, aliased = fits
         contrasts = ["b", "c", "b + c", "d"]
-        with pytest.warns(fm.FlashmmWarning, match="'b' and 'c' cannot be told|'b', 'c' cannot"):
+        with pytest.warns(fm.FlashmmWarning, match="'b', 'c' cannot be told from 'sum'"):
             table = fm.contrast_tests(aliased, contrasts)
         assert (table.status[:, :2] == "not_estimable").all()
         assert np.isnan(table.estimate[:, :2]).all() and np.isnan(table.p_value[:, :2]).all()

@@ -12,4 +12,5 @@ with job(snakemake):
         alternative=snakemake.params.alternative,
     )
     write_notes(snakemake.output.notes, (*fit.stats.notes, *tests.notes))
-    write_table(tests.to_frame(), snakemake.output.table, snakemake.output.tsv, recipe(snakemake))
+    frame = tests.to_frame(intervals=True)
+    write_table(frame, snakemake.output.table, snakemake.output.tsv, recipe(snakemake))
