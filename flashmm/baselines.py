@@ -56,7 +56,7 @@ def pseudobulk_tests(
     Returns
     -------
     DataFrame
-        As `TestTable.to_frame`; contrasts are named like the coefficients of
+        As `TestTable.to_frame(intervals=True)`; contrasts are named like the coefficients of
         ``0 + cell_type + cell_type:condition``.
 
     Raises
@@ -103,7 +103,7 @@ def pooled_tests(
     Returns
     -------
     DataFrame
-        As `TestTable.to_frame`.
+        As `TestTable.to_frame(intervals=True)`.
 
     Raises
     ------

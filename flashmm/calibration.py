@@ -190,7 +190,7 @@ class _Run:
         table = contrast_tests(
             fit, self.contrasts, ddf=method.ddf, level=LEVEL, moderate=method.moderate
         )
-        return table.to_frame()
+        return table.to_frame(intervals=True)
 
     def permutation(self, method: CalibrationMethod) -> pd.DataFrame:
         return permutation_tests(

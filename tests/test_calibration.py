@@ -83,7 +83,7 @@ def value(metrics, method, metric, level=None, other=""):
 
 def test_metrics_are_those_of_the_tests(simulation, metrics):
     fit = fit_lmm(summary_statistics(simulation.groups, FORMULA, list(NESTED)))
-    table = contrast_tests(fit, "condition", moderate=True).to_frame()
+    table = contrast_tests(fit, "condition", moderate=True).to_frame(intervals=True)
     expected = evaluate(table, simulation.truth, same_unit=True)
     for metric, level in (("fpr", 0.05), ("coverage", None), ("fdp", 0.05), ("power", 0.01)):
         found = value(metrics, "nested_moderated", metric, level)
