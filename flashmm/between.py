@@ -65,6 +65,11 @@ class SubjectDesign:
         """Subjects minus the independent fixed directions that are constant within subjects."""
         return self._count(np.ones(len(self.X), dtype=bool))
 
+    @cached_property
+    def _counts(self) -> dict[tuple[int, ...], float]:
+        """What has been counted, by the kinds of cells: many contrasts share theirs."""
+        return {}
+
     def _count(self, rows: np.ndarray) -> float:
         """Rank [X S] - rank X over some of the groups."""
         subject, X = self.subjects.codes[rows], self.X[rows]
@@ -86,7 +91,10 @@ class SubjectDesign:
         """
         if matrix[:, ~self.usable].any() or self._varies_within(matrix):
             return np.nan
-        return self._count(np.isin(self.kind, self._kinds(matrix)))
+        kinds = tuple(self._kinds(matrix))
+        if kinds not in self._counts:
+            self._counts[kinds] = self._count(np.isin(self.kind, kinds))
+        return self._counts[kinds]
 
     def needs(self, matrix: np.ndarray, groups: np.ndarray) -> bool:
         """Whether a contrast has no estimate without some groups, (groups,) bool."""
