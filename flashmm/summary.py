@@ -498,9 +498,9 @@ def _values_at_a_time(source: CellMatrix, cells: _Input, n_groups: int) -> int:
     stored = isinstance(matrix, CompressedMatrix) and cells.transform.needs_counts
     if not (stored and matrix.by_cells and source.n_cells):  # others need more memory per value
         return CHUNK_NNZ
-    wanted = _CELLS_PER_GROUP * n_groups * size // source.n_cells
+    wanted = max(2 * CHUNK_NNZ, _CELLS_PER_GROUP * n_groups * size // source.n_cells)
     # a few blocks at least, so that one is read while another is added
-    return max(CHUNK_NNZ, min(wanted, size // 8, _MOST_VALUES))
+    return max(CHUNK_NNZ, min(wanted, size // 6, _MOST_VALUES))
 
 
 def _moments(
