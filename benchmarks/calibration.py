@@ -111,7 +111,7 @@ def tables(folder: Path) -> dict[str, str]:
         "too-few": overviews(few),
         "too-many": overviews(many),
         "scenarios": markdown(scenario_frame(matched, default)),
-        "second-order": markdown(scenario_frame(matched, "kenward-roger-2")),
+        "first-order": markdown(scenario_frame(matched, "kenward-roger")),
     }
 
 

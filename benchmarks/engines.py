@@ -305,11 +305,12 @@ def print_tests(name: str, stats: fm.SummaryStatistics, engine: str) -> None:
     """Print one line: a ratio to the fit, for one component also µs per test."""
     fit_time, fit = cpu_seconds(fm.fit_lmm, stats, engine=engine)
     times = {}
-    for ddf in ("kenward-roger", "satterthwaite"):
+    for ddf in ("kenward-roger", "satterthwaite", "kenward-roger-2"):
         times[ddf], table = cpu_seconds(fm.contrast_tests, fit, ddf=ddf)
     each = {ddf: 1e6 * cpu / table.df.size for ddf, cpu in times.items()}
+    second = times.pop("kenward-roger-2") / fit_time
     ratio = sum(times.values()) / fit_time
-    said = f"{ratio:.2f} of the fit's CPU time together"
+    said = f"{ratio:.2f} of the fit's CPU time the first two, {second:.2f} the last"
     said += "; target: 1.5 µs" if engine == "spectral" else " (target: below 1)"
     print(
         f"tests and intervals, {name} (p = {len(stats.coefficients)}), {stats.n_genes} genes: "

@@ -23,6 +23,7 @@ from flashmm.lmm import LMMFit, fit_lmm
 from flashmm.options import FlashmmWarning, InputError
 from flashmm.permutation import permutation_tests
 from flashmm.simulation_spec import SimulationSpec
+from flashmm.waldtests import DEFAULT_DDF
 
 MODELS = ("mixed", "permutation")
 PSEUDOBULK = ("pseudobulk", "pseudobulk_cpm")
@@ -90,7 +91,7 @@ class CalibrationMethod:
     @property
     def approach(self) -> str:
         """What methods share that differ in their random terms only."""
-        what = (self.ddf or "kenward-roger") if self.test == "mixed" else self.test
+        what = (self.ddf or DEFAULT_DDF["REML"]) if self.test == "mixed" else self.test
         return f"{what}, moderated" if self.moderate else what
 
 

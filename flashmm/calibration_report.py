@@ -43,8 +43,8 @@ COLUMNS = {
     "at equal rate": "At equal rejection",
 }
 CANDIDATES = (
-    "kenward-roger",
     "kenward-roger-2",
+    "kenward-roger",
     "kenward-roger-floor",
     "between-within",
     "kenward-roger, moderated",
@@ -288,7 +288,7 @@ def _other_models(folder: Path, wider: pd.DataFrame) -> Iterator[dict[str, Any]]
 
 
 def _every_scenario(matched: pd.DataFrame, default: str) -> Iterator[dict[str, Any]]:
-    for name in dict.fromkeys((default, "kenward-roger-2", "pseudobulk")):
+    for name in dict.fromkeys((default, "kenward-roger", "pseudobulk")):
         if not (matched["approach"] == name).any():
             continue
         yield blocks.table(

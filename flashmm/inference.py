@@ -20,7 +20,13 @@ from flashmm.lmm import LMMFit
 from flashmm.options import InputError, Status, is_number, note
 from flashmm.subjects import independent_subjects, require_groups, subjects_of
 from flashmm.testtable import TestTable, adjust_p_values
-from flashmm.waldtests import BY_SUBJECTS, KENWARD_ROGER, SECOND_ORDER, fill_wald
+from flashmm.waldtests import (
+    BY_SUBJECTS,
+    DEFAULT_DDF,
+    KENWARD_ROGER,
+    SECOND_ORDER,
+    fill_wald,
+)
 
 JACKKNIFE = ("jackknife", "jackknife-refit")
 DDF = (*KENWARD_ROGER, "satterthwaite", "residual", *JACKKNIFE)
@@ -48,17 +54,18 @@ def contrast_tests(
         the column) or an expression in coefficient names; a list holds several; a dictionary maps
         names to expressions, to ``{coefficient: weight}``, or to lists of them for a joint F test;
         a matrix has R's shape, coefficients × contrasts.
-    ddf : {"kenward-roger", "kenward-roger-floor", "between-within", ...}, optional
-        Denominator degrees of freedom, or "satterthwaite", "residual", "jackknife"; default
-        "kenward-roger" for REML, "satterthwaite" for ML.
-        "kenward-roger-floor" raises Kenward-Roger's to the degrees of freedom between subjects
-        where they are lower, "between-within" takes these; both leave contrasts that vary within
-        subjects to Kenward-Roger. "residual" is n - rank(X) as in FLASHMM: with few subjects it
-        rejects too often for effects between subjects. "kenward-roger-2" lowers Kenward-Roger's
+    ddf : {"kenward-roger-2", "kenward-roger", "satterthwaite", "residual", ...}, optional
+        Denominator degrees of freedom; default "kenward-roger" for REML (pbkrtest's test),
+        "satterthwaite" for ML. "kenward-roger-2", which the workflow takes, lowers Kenward-Roger's
         for their being estimated with the variance, the more the smaller the p-value: those of the
-        table belong to its p-values, those of an interval to its level. "jackknife" takes the
-        variance from leaving out one subject at a time, components held (see `flashmm.jackknife`);
-        "jackknife-refit" estimates them anew.
+        table belong to its p-values, those of an interval to its level; joint F tests are
+        Kenward-Roger's. "kenward-roger-floor" raises
+        Kenward-Roger's to the degrees of freedom between subjects where they are lower,
+        "between-within" takes these; both leave contrasts that vary within subjects to
+        Kenward-Roger. "residual" is n - rank(X) as in FLASHMM: with few subjects it rejects too
+        often for effects between subjects. "jackknife" takes the variance from leaving out one
+        subject at a time, components held (see `flashmm.jackknife`); "jackknife-refit" estimates
+        them anew.
     alternative : {"two-sided", "less", "greater"}
         Direction of the alternative of single contrasts.
     level : float
@@ -84,9 +91,10 @@ def contrast_tests(
 
     Notes
     -----
-    Kenward & Roger 1997 (as pbkrtest), Satterthwaite as lmerTest (Kuznetsova 2017). Kenward-Roger
-    keeps components at zero in the information, so that a singular fit does not return to
-    cell-level df. Minimum effects as McCarthy & Smyth 2009, moderation after Smyth 2004.
+    Kenward & Roger 1997 (as pbkrtest), to the second order as Welch 1947 and Aspin 1948 for two
+    variances; Satterthwaite as lmerTest (Kuznetsova 2017). Kenward-Roger keeps components at zero
+    in the information, so that a singular fit does not return to cell-level df. Minimum effects as
+    McCarthy & Smyth 2009, moderation after Smyth 2004.
     """
     plan = _Plan(_checked_ddf(fit, ddf), alternative, level, lfc, moderate)
     resolved = resolve_contrasts(contrasts, fit.coefficients, fit.coefficient_columns)
@@ -181,7 +189,7 @@ class _Plan:
 
 def _checked_ddf(fit: ModelFit, ddf: str | None) -> str:
     reml = fit.options.method == "REML"
-    ddf = ddf or ("kenward-roger" if reml else "satterthwaite")
+    ddf = ddf or DEFAULT_DDF[fit.options.method]
     if ddf not in DDF:
         raise InputError(f"ddf must be one of {', '.join(DDF)}; found {ddf!r}.")
     if ddf in KENWARD_ROGER and not reml:

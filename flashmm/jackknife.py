@@ -15,14 +15,14 @@ import pandas as pd
 
 from flashmm.contrasts import resolve_contrasts
 from flashmm.crossproducts import leave_groups, take_genes
-from flashmm.inference import DDF, JACKKNIFE, contrast_tests
+from flashmm.inference import JACKKNIFE, contrast_tests
 from flashmm.kernels.ddf import t_tail
 from flashmm.leaveout import stays_estimable
 from flashmm.lmm import LMMFit, hold, refit
 from flashmm.options import DesignError, InputError, Status
 from flashmm.subjects import Subjects, independent_subjects
 from flashmm.testtable import TestTable
-from flashmm.waldtests import row_tests
+from flashmm.waldtests import BY_FIT, row_tests
 
 # Genes of an influence table that nobody has chosen.
 TOP_GENES = 20
@@ -168,7 +168,7 @@ def influence(
         As in `contrast_tests`; single contrasts only.
     genes : sequence of str, optional
         Names of the genes; by default the 20 with the smallest p-value of any of the contrasts.
-    ddf : {"kenward-roger", "satterthwaite", "residual"}, optional
+    ddf : {"kenward-roger-2", "kenward-roger", "satterthwaite", "residual"}, optional
         Degrees of freedom of the p-values; default as in `contrast_tests`.
     refit : bool
         Whether variance components are estimated anew without each subject; else they are held.
@@ -187,10 +187,10 @@ def influence(
         As `contrast_tests`.
     """
     subjects = independent_subjects(fit.stats)
-    if ddf in JACKKNIFE:
+    if ddf not in (None, *BY_FIT):
         raise InputError(
-            f"ddf={ddf!r} leaves out subjects itself; choose one of {', '.join(DDF[:3])} for the "
-            "p-values of an influence table."
+            f"ddf={ddf!r} does not go with leaving out subjects; choose one of "
+            f"{', '.join(BY_FIT)} for the p-values of an influence table."
         )
     resolved = resolve_contrasts(contrasts, fit.coefficients, fit.coefficient_columns)
     joint = [contrast.name for contrast in resolved if len(contrast.matrix) > 1]

@@ -37,6 +37,7 @@ from flashmm.files import atomic_path, package_version, reading
 from flashmm.io import read_table
 from flashmm.options import Status
 from flashmm.provenance import source_digest
+from flashmm.waldtests import DEFAULT_DDF
 
 PACKAGES = (
     "anndata",
@@ -137,8 +138,7 @@ class Run:
     @property
     def ddf(self) -> str:
         """Degrees of freedom asked for, or the default for the likelihood."""
-        default = "kenward-roger" if self.model["options"]["method"] == "REML" else "satterthwaite"
-        return str(self.model["ddf"] or default)
+        return str(self.model["ddf"] or DEFAULT_DDF[self.model["options"]["method"]])
 
     @property
     def unit(self) -> str:

@@ -43,7 +43,10 @@ class Subjects:
 
     def vary(self, values: pd.Series) -> bool:
         """Whether a column of the groups has several values in one subject."""
-        return bool((values.astype(object).groupby(self.codes).nunique() > 1).any())
+        value, levels = pd.factorize(values)
+        known = value >= 0
+        subject = self.codes[known]
+        return len(np.unique(subject * len(levels) + value[known])) > len(np.unique(subject))
 
     def hold(self, component: RandomComponent) -> bool:
         """Whether no level of a random term has cells of two subjects."""

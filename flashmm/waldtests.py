@@ -17,9 +17,14 @@ from flashmm.options import Status
 BY_SUBJECTS = ("kenward-roger-floor", "between-within")
 # Degrees of freedom that allow for their own estimation, so that they depend on the level.
 SECOND_ORDER = "kenward-roger-2"
-KENWARD_ROGER = ("kenward-roger", SECOND_ORDER, *BY_SUBJECTS)
+KENWARD_ROGER = (SECOND_ORDER, "kenward-roger", *BY_SUBJECTS)
+# Options that need nothing but a fit.
+BY_FIT = (SECOND_ORDER, "kenward-roger", "satterthwaite", "residual")
 
-# Step of a difference quotient, as a part of the variance of a contrast.
+# Degrees of freedom where none are asked for, by the likelihood.
+DEFAULT_DDF = {"REML": "kenward-roger", "ML": "satterthwaite"}
+
+# Step of a difference quotient, as a part of the standard error of a component.
 STEP = 1e-6
 
 # Variance of a contrast, relative to the one that the total variance would give it, that is none.
@@ -32,6 +37,7 @@ class _State:
 
     block: FittedBlock
     coef: np.ndarray
+    information: np.ndarray
     theta_cov: np.ndarray
     ddf: str
 
@@ -39,10 +45,12 @@ class _State:
     def of(cls, fit: ModelFit, block: FittedBlock, ddf: str) -> _State:
         """Satterthwaite needs the observed information, so the data once more."""
         if ddf == "satterthwaite":
-            theta_cov = kernels.free_theta_cov(block.observed_information(), block.theta)
+            information = block.observed_information()
+            theta_cov = kernels.free_theta_cov(information, block.theta)
         else:
-            theta_cov = kernels.invert_information(fit.fisher_information[block.index])
-        return cls(block, fit.coef[block.index], theta_cov, ddf)
+            information = fit.fisher_information[block.index]
+            theta_cov = kernels.invert_information(information)
+        return cls(block, fit.coef[block.index], information, theta_cov, ddf)
 
     def estimate(self, rows: np.ndarray) -> np.ndarray:
         """Rows (C, p) times β̂, (block, C)."""
@@ -112,7 +120,7 @@ def row_tests(fit: ModelFit, rows: np.ndarray, ddf: str) -> dict[str, np.ndarray
         The fitted models.
     rows : (C, p) array
         Contrasts, zero where a coefficient is aliased.
-    ddf : {"kenward-roger", "satterthwaite", "residual"}
+    ddf : {"kenward-roger-2", "kenward-roger", "satterthwaite", "residual"}
         Degrees of freedom.
 
     Returns
@@ -125,6 +133,9 @@ def row_tests(fit: ModelFit, rows: np.ndarray, ddf: str) -> dict[str, np.ndarray
     result = {name: np.full(shape, np.nan) for name in names}
     for block in fit.test_blocks():
         values, _ = _t_tests(rows, _State.of(fit, block, ddf))
+        if ddf == SECOND_ORDER:
+            first = (values["statistic"], values["df"], values["df_loss"])
+            values["df"] = kernels.second_order_df(*first)
         for name in names:
             result[name][block.index] = values[name]
     return result
@@ -167,14 +178,25 @@ def _t_tests(
 
 def _df_loss(forms: VarianceForms, state: _State) -> np.ndarray:
     """What the inverse df of each contrast lose per unit of z² - 1, (block, C)."""
-    theta, loss = state.block.theta, np.empty_like(forms.value)
-    here = state.block.expected_information(theta)
-    for c in range(loss.shape[1]):
-        own = VarianceForms(*(part[:, c] for part in forms))
-        u = kernels.regression_on_variance(own, state.theta_cov)
-        there = state.block.expected_information(theta + STEP * u)
-        loss[:, c] = kernels.df_loss(own, state.theta_cov, u, (there - here) / STEP)
-    return loss
+    return kernels.df_loss(forms, state.theta_cov, _information_slopes(state))
+
+
+def _information_slopes(state: _State) -> np.ndarray:
+    """Derivative of the expected information along each component, (block, k, k, k)."""
+    here, theta = state.information, state.block.theta
+    slopes, left = np.zeros((*theta.shape, *here.shape[1:])), -2.0 * here
+    variances = np.einsum("gkk->gk", state.theta_cov)
+    steps = STEP * np.sqrt(np.where(variances > 0, variances, 0.0))
+    gene, order = np.arange(len(theta)), np.argsort(theta, axis=1).T
+    for k in order[:-1]:
+        moved, step = theta.copy(), steps[gene, k]
+        moved[gene, k] += step
+        change = state.block.expected_information(moved) - here
+        slopes[gene, k] = change / np.where(step > 0, step, np.inf)[:, None, None]
+        left -= theta[gene, k][:, None, None] * slopes[gene, k]
+    # I is homogeneous of degree -2 in θ, so that Σ θ_k ∂I/∂θ_k = -2I
+    slopes[gene, order[-1]] = left / theta[gene, order[-1]][:, None, None]
+    return slopes
 
 
 def _f_test(rows: np.ndarray, state: _State, between: float) -> tuple[kernels.FTest, np.ndarray]:

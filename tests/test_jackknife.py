@@ -204,7 +204,8 @@ class TestInfluence:
         [
             ({"genes": ["g1", "nobody"]}, "1 are not in the fit, such as 'nobody'"),
             ({"genes": []}, "empty list"),
-            ({"ddf": "jackknife"}, "leaves out subjects itself"),
+            ({"ddf": "jackknife"}, "does not go with leaving out subjects"),
+            ({"ddf": "kenward-roger-floor"}, "does not go with leaving out subjects"),
             ({"contrasts": {"both": [EFFECT, "x"]}}, "'both' is joint"),
         ],
     )

@@ -16,8 +16,8 @@ Array = np.ndarray
 
 # Squared normal quantile of p = 0.001: smaller p-values take the df of this one.
 FURTHEST = float(special.ndtri(0.0005) ** 2)
-# Halvings of the distance to a fixed point.
-ROUNDS = 24
+# Newton's steps to a fixed point.
+ROUNDS = 3
 # p-values below this are taken from the logarithm of the tail.
 SMALL_P = 1e-280
 
@@ -138,39 +138,21 @@ class FTest(NamedTuple):
     df: Array
 
 
-def regression_on_variance(forms: VarianceForms, theta_cov: Array) -> Array:
-    """Change of θ̂ that goes with a change of log v̂ by one: u = v Wg/(g'Wg).
+def df_loss(forms: VarianceForms, theta_cov: Array, slopes: Array) -> Array:
+    """What the inverse of the df of contrasts loses per unit of z² - 1.
 
     Parameters
     ----------
     forms : VarianceForms
-        v (genes,), g (genes, k) and H (genes, k, k) of one contrast.
+        v (genes, C), g (genes, C, k) and H (genes, C, k, k) of the contrasts.
     theta_cov : (genes, k, k) array
-        Covariance W of θ̂.
+        Covariance W of θ̂, the inverse of the expected information I.
+    slopes : (genes, k, k, k) array
+        ∂I/∂θ_i, i the second axis.
 
     Returns
     -------
-    (genes, k) array
-    """
-    Wg = np.einsum("gij,gj->gi", theta_cov, forms.gradient)
-    return Wg * (forms.value / np.einsum("gi,gi->g", forms.gradient, Wg))[:, None]
-
-
-def df_loss(forms: VarianceForms, theta_cov: Array, u: Array, change: Array) -> Array:
-    """What the inverse of the df of one contrast loses per unit of z² - 1.
-
-    Parameters
-    ----------
-    forms, theta_cov : VarianceForms, (genes, k, k) array
-        As in `regression_on_variance`.
-    u : (genes, k) array
-        Its result.
-    change : (genes, k, k) array
-        Derivative of the expected information of θ along u.
-
-    Returns
-    -------
-    (genes,) array
+    (genes, C) array
         Zero where smaller variances do not come with more degrees of freedom.
 
     Notes
@@ -178,16 +160,21 @@ def df_loss(forms: VarianceForms, theta_cov: Array, u: Array, change: Array) -> 
     t = z √(v/v̂) with v̂ = v (1 + δ), E δ² = 2/ν. With its df estimated as ν(θ̂), 1/ν̂ = 1/ν + τ₁ δ,
     the critical value is small where v̂ is. To second order as many null hypotheses are rejected
     beyond z² as P(χ²₁ > z²) if 1/ν is replaced by 1/ν + (τ₁/ν)(z² - 1): Welch's (1947) and
-    Aspin's (1948) next term for two mean squares, in terms of θ. Here, with w = Wg,
+    Aspin's (1948) next term for two mean squares, in terms of θ. Here θ̂ changes by w v/s with δ,
+    w = Wg and s = g'w, and with the derivatives of v and of I along w,
 
-        τ₁ = (1/ν) ((2 u'Hw - w'İw)/(g'w) - 2),   İ = dI/dδ along u.
+        τ₁ = (1/ν) ((v/s²) (2 w'Hw - Σ_i w_i w'(∂I/∂θ_i)w) - 2),   1/ν = s/(2v²).
     """
-    w = np.einsum("gij,gj->gi", theta_cov, forms.gradient)
-    spread = np.einsum("gi,gi->g", forms.gradient, w)
-    inverse = spread / (2 * forms.value**2)  # 1/ν
-    curved = 2 * np.einsum("gi,gij,gj->g", u, forms.hessian, w)
-    slope = inverse * ((curved - np.einsum("gi,gij,gj->g", w, change, w)) / spread - 2)
-    return inverse * np.maximum(slope, 0.0)
+    k = forms.gradient.shape[2]
+    w = forms.gradient @ theta_cov
+    s = (forms.gradient * w).sum(2)
+    pairs = (w[..., :, None] * w[..., None, :]).reshape(*s.shape, k * k)
+    along = w @ slopes.reshape(-1, k, k * k)
+    curvature = ((2 * forms.hessian.reshape(pairs.shape) - along) * pairs).sum(2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        inverse = s / (2 * forms.value**2)
+        slope = inverse * (forms.value * curvature / s**2 - 2)
+        return inverse * np.maximum(slope, 0.0)
 
 
 def lowered_df(df: Array, loss: Array, z2: Array | float) -> Array:
@@ -208,15 +195,25 @@ def second_order_df(statistic: Array, df: Array, loss: Array) -> Array:
     -------
     array
     """
-    result, some = df.copy(), loss > 0
+    # |t| ≤ 1 has z² ≤ 1, where nothing is lost
+    result, some = df.copy(), (loss > 0) & (np.abs(statistic) > 1)
     t, first, lost = np.abs(statistic[some]), df[some], loss[some]
-    z2 = np.full(t.shape, FURTHEST)
+    z2 = np.clip(_normal_square(t, first)[0], 1.0, FURTHEST)
     for _ in range(ROUNDS):
-        p = 2.0 * special.stdtr(lowered_df(first, lost, z2), -t)
-        # the map falls, so its fixed point lies between the old and the new value
-        z2 = (z2 + np.minimum(special.ndtri(p / 2) ** 2, FURTHEST)) / 2
+        nu = lowered_df(first, lost, z2)
+        found = np.minimum(special.ndtri(special.stdtr(nu, -t)) ** 2, FURTHEST)
+        # Newton's step for the difference; more z² lowers the df, and these the z² of t
+        slope = -lost * nu**2 * _normal_square(t, nu)[1]
+        z2 = np.clip(z2 + (found - z2) / (1 - slope), 1.0, FURTHEST)
     result[some] = lowered_df(first, lost, z2)
     return result
+
+
+def _normal_square(t: Array, df: Array) -> tuple[Array, Array]:
+    """z² with the tail of t, to one per cent or so, and its derivative in df (Wallace 1959)."""
+    ratio = t**2 / df
+    scale, logarithm = ((8 * df + 1) / (8 * df + 3)) ** 2, np.log1p(ratio)
+    return scale * df * logarithm, scale * (logarithm - ratio / (1 + ratio))
 
 
 def kenward_roger_f(
