@@ -62,20 +62,21 @@ def test_one_step_is_least_squares_of_the_other_cells(random):
     np.testing.assert_allclose(changes.estimate_without[:, :, 0], without, rtol=1e-8)
 
 
+@pytest.mark.parametrize("ddf", [None, "kenward-roger-2"])
 @pytest.mark.parametrize("random", RANDOM.values(), ids=RANDOM)
-def test_refits_are_fits_of_the_other_groups(random):
+def test_refits_are_fits_of_the_other_groups(random, ddf):
     cells = regrouped.simulate(2)
     fit = fit_of(cells, random)
     table = fm.jackknife(fit, EFFECT, refit=True)
     with regrouped.advised(random):
-        changes = fm.influence(fit, EFFECT, genes=fit.genes, refit=True)
+        changes = fm.influence(fit, EFFECT, genes=fit.genes, ddf=ddf, refit=True)
     estimates, p_values = [], []
     for subject in cells.obs["subject"].cat.categories:
         groups = cells.groups.subset((cells.groups.obs["subject"] != subject).to_numpy())
         other = fm.fit_lmm(fm.summary_statistics(groups, FIXED, random))
         estimates.append(other.coef[:, other.coefficients.index(EFFECT)])
         with regrouped.advised(random):
-            p_values.append(fm.contrast_tests(other, EFFECT).p_value[:, 0])
+            p_values.append(fm.contrast_tests(other, EFFECT, ddf=ddf).p_value[:, 0])
     np.testing.assert_allclose(changes.estimate_without[:, :, 0], estimates, rtol=1e-6, atol=1e-8)
     np.testing.assert_allclose(changes.p_without[:, :, 0], p_values, rtol=1e-5, atol=1e-8)
     full = fit.coef[:, fit.coefficients.index(EFFECT)]
