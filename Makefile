@@ -3,7 +3,7 @@
 # make report CONFIG=my.yaml        any other configuration; config/heritability.yaml estimates
 #                                   known heritabilities
 # make calibration                  how often tests are wrong: results/calibration/report.html, and
-#                                   docs/calibration.md written anew; 40 minutes
+#                                   docs/calibration.md written anew; half an hour
 # make test | lint                  tests, style and workflow checks
 # make bench                        speed and memory, with docs/performance.md written anew; 15 minutes
 # make bench QUICK=1                small sizes, 2 minutes; SECTIONS="summarise peers" for some only
