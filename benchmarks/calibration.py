@@ -92,7 +92,7 @@ def tables(folder: Path) -> dict[str, str]:
     """The parts of the document by the names of their marks."""
     metrics = read_table(folder / "metrics.parquet")
     given = read_provenance(folder / "metrics.parquet")["params"]
-    methods = [CalibrationMethod(**m | {"random": tuple(m["random"])}) for m in given["methods"]]
+    methods = [CalibrationMethod.of(method) for method in given["methods"]]
     scenarios = scenario_table(given["scenarios"])
     matched = matched_methods(metrics, scenarios, methods)
     wider = wider_methods(metrics, scenarios, methods)

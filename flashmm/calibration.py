@@ -88,6 +88,11 @@ class CalibrationMethod:
         if self.moderate and self.test not in ("mixed", *PSEUDOBULK):
             raise InputError(f"{self.name}: variances of {self.test!r} are not moderated.")
 
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> CalibrationMethod:
+        """Make one from fields as JSON has them."""
+        return cls(**{**fields, "random": tuple(fields["random"])})
+
     @property
     def approach(self) -> str:
         """What methods share that differ in their random terms only."""

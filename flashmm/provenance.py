@@ -9,7 +9,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parent
 # What draws and writes the report changes no table.
 PRESENTATION = (
-    *("blocks.py", "plots.py", "report.py", "templates"),
+    *("blocks.py", "plots.py", "report.py", "subjects_report.py", "templates"),
     *("calibration_plots.py", "calibration_report.py", "verdicts.py"),
 )
 

@@ -19,24 +19,20 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
-from flashmm import plots
-from flashmm.blocks import cell as _cell
-from flashmm.blocks import details as _details
-from flashmm.blocks import figure as _drawn
-from flashmm.blocks import heading as _heading
-from flashmm.blocks import render_page
-from flashmm.blocks import row as _row
-from flashmm.blocks import slug as _slug
-from flashmm.blocks import table as _table
-from flashmm.blocks import text as _text
-from flashmm.blocks import with_error as _with_error
+from flashmm import blocks, plots
 from flashmm.evaluate import average_metrics
 from flashmm.files import atomic_path, package_version, reading
 from flashmm.io import read_table
 from flashmm.options import Status
 from flashmm.provenance import source_digest
+from flashmm.subjects_report import (
+    heritability_blocks,
+    kinship_blocks,
+    multitrait_blocks,
+    recovery_cards,
+    statuses,
+)
 from flashmm.waldtests import DEFAULT_DDF
 
 PACKAGES = (
@@ -95,6 +91,12 @@ GENE_COLUMNS = {
     "status": "Status",
 }
 NUMERIC = frozenset(GENE_COLUMNS) - {"gene", "status"}
+# Sections on models with subjects as rows, by their section of the config.
+SUBJECT_SECTIONS = {
+    "kinship": kinship_blocks,
+    "multitrait": multitrait_blocks,
+    "heritability": heritability_blocks,
+}
 
 
 @dataclass(frozen=True)
@@ -243,7 +245,7 @@ def write_report(
         "cards": _cards(inputs),
         "sections": list(_sections(inputs, said)),
     }
-    render_page(path, page)
+    blocks.render_page(path, page)
     with atomic_path(Path(path).with_name("provenance.json")) as unfinished:
         unfinished.write_text(json.dumps(said, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
@@ -290,23 +292,21 @@ def _open(path: str) -> ad.AnnData:
         return ad.read_h5ad(path, backed="r")
 
 
-def _figure(
-    inputs: Inputs, fig: Figure, name: str, title: str, caption: str, good: str | None = None
-) -> dict[str, Any]:
-    return _drawn(inputs.figures, fig, name, title, caption, good)
-
-
 # ----------------------------------------------------------------------------------------------
 # The page
 
 
 def _sections(inputs: Inputs, said: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    related = {
+        name: make(inputs.related.get(name, {}), inputs.config, inputs.figures)
+        for name, make in SUBJECT_SECTIONS.items()
+    }
     parts = (
         ("run", "What was run", _what_was_run(inputs)),
         ("results", "Genes found", _results(inputs)),
-        ("kinship", "Heritability and tests with a kinship", _kinship(inputs)),
-        ("multitrait", "Cell types together", _multitrait(inputs)),
-        ("heritability", "Known heritabilities, estimated", _heritability(inputs)),
+        ("kinship", "Heritability and tests with a kinship", related["kinship"]),
+        ("multitrait", "Cell types together", related["multitrait"]),
+        ("heritability", "Known heritabilities, estimated", related["heritability"]),
         ("simulation", "Simulation", _simulation(inputs)),
         ("accuracy", "Accuracy against the truth", _accuracy(inputs)),
         ("agreement", "Agreement with MixedLM", _agreement(inputs)),
@@ -315,8 +315,8 @@ def _sections(inputs: Inputs, said: Mapping[str, Any]) -> Iterator[dict[str, Any
         ("notes", "Notes of the run", _notes(inputs)),
         ("provenance", "Provenance", _provenance(said)),
     )
-    for name, title, blocks in parts:
-        found = list(blocks)
+    for name, title, content in parts:
+        found = list(content)
         if found:
             yield {"id": name, "title": title, "blocks": found}
 
@@ -338,12 +338,8 @@ def _lead(inputs: Inputs) -> str:
 
 def _cards(inputs: Inputs) -> list[dict[str, str]]:
     values = _run_cards(inputs) if inputs.runs else {}
-    for files in inputs.related.get("heritability", {}).values():
-        summary = read_table(files["summary"])
-        values["simulated traits"] = int(summary["traits"].sum())
-        values["true heritabilities"] = len(summary)
-        values["fitted by both optimisers"] = int(summary["compared"].sum())
-    return [{"label": label, "value": _cell(value)} for label, value in values.items()]
+    values |= recovery_cards(inputs.related.get("heritability", {}))
+    return [{"label": label, "value": blocks.cell(value)} for label, value in values.items()]
 
 
 def _run_cards(inputs: Inputs) -> dict[str, Any]:
@@ -367,34 +363,38 @@ def _run_cards(inputs: Inputs) -> dict[str, Any]:
 def _what_was_run(inputs: Inputs) -> Iterator[dict[str, Any]]:
     if not inputs.runs:
         return
-    yield _table(_datasets(inputs), "Data sets", "What was summarised, once, into groups of cells.")
-    yield _table(_methods(inputs), "Methods", "What was fitted and how it was tested.")
+    yield blocks.table(
+        _datasets(inputs), "Data sets", "What was summarised, once, into groups of cells."
+    )
+    yield blocks.table(_methods(inputs), "Methods", "What was fitted and how it was tested.")
 
 
 def _provenance(said: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     versions = {"flashmm": said["flashmm"], "Python": said["python"], **said["packages"]}
-    yield _table(
+    yield blocks.table(
         pd.DataFrame({"Package": list(versions), "Version": list(versions.values())}),
         "Software",
         f"On {said['platform']}; digest of the package's source {said['source']}.",
     )
-    yield _text(
+    yield blocks.text(
         f"Every random number derives from the seed {said['seed']}; those of a simulation from it, "
         "the CRC-32 of the scenario's name, and the replicate. The SHA-256 digest of the config is "
         f"{said['config_sha256']}."
     )
     if said["simulations"]:
         seeds = {name: made["seed"] for name, made in said["simulations"].items()}
-        yield _details("Seeds of the simulations", (f"{n}  {seed}" for n, seed in seeds.items()))
+        yield blocks.details(
+            "Seeds of the simulations", (f"{n}  {seed}" for n, seed in seeds.items())
+        )
     digests = (
         f"{record['sha256']}  {record['file']}"
         for records in said["inputs"].values()
         for record in records
     )
     if said["inputs"]:
-        yield _details("Digests of the counts (SHA-256)", dict.fromkeys(digests))
+        yield blocks.details("Digests of the counts (SHA-256)", dict.fromkeys(digests))
     config = json.dumps(said["config"], indent=2, ensure_ascii=False)
-    yield _details("The config, defaults filled in", [config])
+    yield blocks.details("The config, defaults filled in", [config])
 
 
 def _datasets(inputs: Inputs) -> pd.DataFrame:
@@ -445,22 +445,13 @@ def _status(run: Run) -> pd.Series:
 
 def _fits(inputs: Inputs) -> Iterator[dict[str, Any]]:
     counts = {(run.dataset, run.method): _status(run).value_counts() for run in inputs.runs}
-    counts |= dict(_related_statuses(inputs))
+    counts |= dict(statuses(inputs.related))
     table = pd.DataFrame(counts).T.fillna(0).astype(int)
     order = [str(status) for status in Status if str(status) in table]
     table = table[order].rename_axis(["Data set", "Method"]).reset_index()
-    yield _table(table, "Genes by status", "How the fit of every gene ended.")
+    yield blocks.table(table, "Genes by status", "How the fit of every gene ended.")
     meanings = {"Status": order, "Meaning": [Status(name).sentence for name in order]}
-    yield _table(pd.DataFrame(meanings), "Statuses", "What the words say.")
-
-
-def _related_statuses(inputs: Inputs) -> Iterator[tuple[tuple[str, str], pd.Series]]:
-    """Numbers of fits by status of the models between subjects."""
-    tables = {"kinship": "heritability", "multitrait": "fits", "heritability": "estimates"}
-    for section, results in inputs.related.items():
-        for dataset, files in results.items():
-            status = read_table(files[tables[section]])["status"].astype(str)
-            yield (dataset, section), status.value_counts()
+    yield blocks.table(pd.DataFrame(meanings), "Statuses", "What the words say.")
 
 
 # ----------------------------------------------------------------------------------------------
@@ -471,7 +462,7 @@ def _simulation(inputs: Inputs) -> Iterator[dict[str, Any]]:
     if not inputs.simulations:
         return
     fields = pd.DataFrame(inputs.scenarios).map(_field).rename_axis("Field").reset_index()
-    yield _table(
+    yield blocks.table(
         fields,
         "Scenarios",
         "Fields of the simulation that were set; variances and log fold changes are on the natural "
@@ -482,10 +473,10 @@ def _simulation(inputs: Inputs) -> Iterator[dict[str, Any]]:
         counts = _open(run.counts[0])
         cells = np.unique(np.linspace(0, counts.n_obs - 1, SHOWN_CELLS).round().astype(int))
         moments = plots.gene_moments(counts[cells].to_memory().X)
-        yield _figure(
-            inputs,
+        yield blocks.figure(
+            inputs.figures,
             plots.simulation_plot(counts.obs, moments),
-            f"simulation-{_slug(scenario)}",
+            f"simulation-{blocks.slug(scenario)}",
             f"Scenario {scenario}",
             "Cells per subject and cell type, library sizes, and the variance of each gene against "
             f"its mean (first replicate{_of_cells(cells, counts.n_obs)}).",
@@ -500,7 +491,7 @@ def _of_cells(cells: np.ndarray, n_obs: int) -> str:
 def _field(value: Any) -> str:
     if isinstance(value, float) and np.isnan(value):
         return "default"
-    return json.dumps(value) if isinstance(value, dict | list) else _cell(value)
+    return json.dumps(value) if isinstance(value, dict | list) else blocks.cell(value)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -514,10 +505,10 @@ def _accuracy(inputs: Inputs) -> Iterator[dict[str, Any]]:
     metrics = metrics[metrics["scenario"].isin(list(inputs.scenarios))]
     averaged = average_metrics(metrics, ["scenario", "method"])
     for scenario in inputs.scenarios:
-        yield _heading(f"Scenario {scenario}")
+        yield blocks.heading(f"Scenario {scenario}")
         part = averaged[averaged["scenario"] == scenario]
         yield from _accuracy_figures(inputs, scenario, part)
-        yield _table(
+        yield blocks.table(
             _accuracy_table(part),
             f"Error rates and power, {scenario}",
             f"Mean over {inputs.config['benchmark']['replicates']} data sets ± its standard error, "
@@ -528,11 +519,11 @@ def _accuracy(inputs: Inputs) -> Iterator[dict[str, Any]]:
 def _accuracy_figures(
     inputs: Inputs, scenario: str, metrics: pd.DataFrame
 ) -> Iterator[dict[str, Any]]:
-    yield _row(_qq_figure(inputs, scenario), _fpr_figure(inputs, scenario, metrics))
-    yield _figure(
-        inputs,
+    yield blocks.row(_qq_figure(inputs, scenario), _fpr_figure(inputs, scenario, metrics))
+    yield blocks.figure(
+        inputs.figures,
         plots.p_histogram(_curves(inputs, "p_histogram", scenario)),
-        f"p_histogram-{_slug(scenario)}",
+        f"p_histogram-{blocks.slug(scenario)}",
         f"Histogram of null p-values, {scenario}, first replicate",
         "Density of the p-values of the tests without a true effect.",
         plots.CAPTIONS["p_histogram"],
@@ -544,10 +535,10 @@ def _accuracy_figures(
 
 
 def _qq_figure(inputs: Inputs, scenario: str) -> dict[str, Any]:
-    return _figure(
-        inputs,
+    return blocks.figure(
+        inputs.figures,
         plots.qq_plot(_curves(inputs, "qq", scenario)),
-        f"qq-{_slug(scenario)}",
+        f"qq-{blocks.slug(scenario)}",
         f"Null p-values, {scenario}, first replicate",
         "Observed against expected −log₁₀ p of the tests without a true effect.",
         plots.CAPTIONS["qq_plot"],
@@ -555,10 +546,10 @@ def _qq_figure(inputs: Inputs, scenario: str) -> dict[str, Any]:
 
 
 def _fpr_figure(inputs: Inputs, scenario: str, metrics: pd.DataFrame) -> dict[str, Any]:
-    return _figure(
-        inputs,
+    return blocks.figure(
+        inputs.figures,
         plots.fpr_plot(metrics),
-        f"fpr-{_slug(scenario)}",
+        f"fpr-{blocks.slug(scenario)}",
         f"False positive rate, {scenario}",
         "Share of the tests without a true effect whose p-value is below the level, with 95 % "
         "intervals.",
@@ -570,10 +561,10 @@ def _roc_figure(
     inputs: Inputs, scenario: str, metrics: pd.DataFrame, roc: Mapping[str, pd.DataFrame]
 ) -> dict[str, Any]:
     auc = metrics[(metrics["metric"] == "auc") & (metrics["contrast"] == "all")]
-    return _figure(
-        inputs,
+    return blocks.figure(
+        inputs.figures,
         plots.roc_plot(roc, auc=dict(zip(auc["method"], auc["value"], strict=True))),
-        f"roc-{_slug(scenario)}",
+        f"roc-{blocks.slug(scenario)}",
         f"ROC curves, {scenario}, first replicate",
         "True against false positive rate as the p-value threshold grows; mean area in the legend.",
         plots.CAPTIONS["roc_plot"],
@@ -581,10 +572,10 @@ def _roc_figure(
 
 
 def _fdr_figure(inputs: Inputs, scenario: str, metrics: pd.DataFrame) -> dict[str, Any]:
-    return _figure(
-        inputs,
+    return blocks.figure(
+        inputs.figures,
         plots.fdr_tpr_plot(metrics, _curves(inputs, "fdp_tpr", scenario)),
-        f"fdr_tpr-{_slug(scenario)}",
+        f"fdr_tpr-{blocks.slug(scenario)}",
         f"Power and false discoveries, {scenario}",
         "True positive rate against the realised false discovery proportion at the nominal levels; "
         "thin lines are the first replicate.",
@@ -605,7 +596,7 @@ def _accuracy_table(metrics: pd.DataFrame) -> pd.DataFrame:
         (metrics["contrast"] == "all") & metrics["metric"].isin(ACCURACY) & metrics["value"].notna()
     ].copy()
     shown.loc[shown["metric"].isin(COUNTS), "std_error"] = np.nan
-    shown["text"] = list(map(_with_error, shown["value"], shown["std_error"]))
+    shown["text"] = list(map(blocks.with_error, shown["value"], shown["std_error"]))
     order = shown["metric"].map(ACCURACY.index)
     shown = shown.iloc[np.argsort(order.to_numpy(), kind="stable")]
     wide = shown.pivot_table(
@@ -624,34 +615,34 @@ def _agreement(inputs: Inputs) -> Iterator[dict[str, Any]]:
     if pairs.empty:
         return
     genes = pairs.groupby("dataset")["gene"].nunique().max()
-    yield _text(
+    yield blocks.text(
         f"statsmodels MixedLM fitted the same models to up to {genes} genes per data set, from the "
         "cells themselves. Where the two differ, the higher log-likelihood is the better fit."
     )
     for method, part in pairs.groupby("method", sort=False):
         run = next(run for run in inputs.runs if run.method == method)
-        yield _figure(
-            inputs,
+        yield blocks.figure(
+            inputs.figures,
             plots.agreement_plot(part, unit=run.unit),
-            f"agreement-{_slug(str(method))}",
+            f"agreement-{blocks.slug(str(method))}",
             f"flashmm against MixedLM, method {method}",
             "One point per gene and number; standard errors are compared without the small-sample "
             "correction, which MixedLM does not have.",
             plots.CAPTIONS["agreement_plot"],
         )
     table = inputs.table("agreement")
-    yield _table(
+    yield blocks.table(
         _differences(table),
         "Differences",
         "Absolute differences, and the largest one on the scale that the last column names.",
     )
-    yield _table(
+    yield blocks.table(
         _race(table),
         "Whose log-likelihood is higher",
         "By more than 10⁻⁶, of the same model on the same gene; a gain is the largest difference.",
     )
     optimisers = inputs.config["benchmark"]["reference"]["optimisers"]
-    yield _table(
+    yield blocks.table(
         _failures(inputs.table("attempts"), optimisers),
         "Failures of MixedLM, by optimiser",
         "Genes on which an optimiser gave no usable fit, so that the next one was tried, of "
@@ -719,7 +710,7 @@ def _results(inputs: Inputs) -> Iterator[dict[str, Any]]:
     metrics = inputs.table("metrics")
     for run in inputs.analyses:
         tests = read_table(run.tests)
-        yield _heading(f"{run.dataset}, method {run.method}")
+        yield blocks.heading(f"{run.dataset}, method {run.method}")
         yield from _found(inputs, run, tests, metrics)
         yield from _volcanoes(inputs, run, tests)
         yield _gene_table(inputs, run, tests)
@@ -749,7 +740,7 @@ def _found(
                 "Inflation λ": inflation.get(contrast, np.nan),
             }
         )
-    yield _table(
+    yield blocks.table(
         pd.DataFrame(rows),
         "Genes found",
         f"Adjusted p-value (Benjamini-Hochberg, per contrast) up to {fdr:g}. λ compares the median "
@@ -759,22 +750,22 @@ def _found(
 
 def _volcanoes(inputs: Inputs, run: Run, tests: pd.DataFrame) -> Iterator[dict[str, Any]]:
     single = tests[tests["estimate"].notna()]
-    stem = f"volcano-{_slug(run.dataset)}-{_slug(run.method)}"
+    stem = f"volcano-{blocks.slug(run.dataset)}-{blocks.slug(run.method)}"
     figures = [
-        _figure(
-            inputs,
+        blocks.figure(
+            inputs.figures,
             plots.volcano_plot(part, fdr=inputs.config["report"]["fdr"], unit=run.unit),
-            f"{stem}-{number}-{_slug(str(contrast))[:60]}",
+            f"{stem}-{number}-{blocks.slug(str(contrast))[:60]}",
             f"Volcano plot of {contrast}",
             f"Estimate in {run.unit} against −log₁₀ p; one point per gene.",
         )
         for number, (contrast, part) in enumerate(single.groupby("contrast", sort=False), start=1)
     ]
     if figures:
-        yield _row(*figures[:MAX_VOLCANOES], good=plots.CAPTIONS["volcano_plot"])
+        yield blocks.row(*figures[:MAX_VOLCANOES], good=plots.CAPTIONS["volcano_plot"])
     if len(figures) > MAX_VOLCANOES:
         left = len(figures) - MAX_VOLCANOES
-        yield _text(f"The volcano plots of {left} more contrasts are in {inputs.figures}.")
+        yield blocks.text(f"The volcano plots of {left} more contrasts are in {inputs.figures}.")
 
 
 def _gene_table(inputs: Inputs, run: Run, tests: pd.DataFrame) -> dict[str, Any]:
@@ -788,10 +779,12 @@ def _gene_table(inputs: Inputs, run: Run, tests: pd.DataFrame) -> dict[str, Any]
         }
         for contrast, part in tests.groupby("contrast", sort=False)
     ]
-    shown = [[_cell(value) for value in row[:-1]] for row in contrasts[0]["rows"][:FIRST_ROWS]]
+    shown = [
+        [blocks.cell(value) for value in row[:-1]] for row in contrasts[0]["rows"][:FIRST_ROWS]
+    ]
     return {
         "kind": "genes",
-        "id": f"genes-{_slug(run.dataset)}-{_slug(run.method)}",
+        "id": f"genes-{blocks.slug(run.dataset)}-{blocks.slug(run.method)}",
         "title": f"Top genes of {run.dataset}, {run.method}",
         "caption": f"Estimates in {run.unit}; click a heading to sort.",
         "path": run.tests.replace(".parquet", ".tsv"),
@@ -824,295 +817,6 @@ def _plain(value: Any) -> Any:
 
 
 # ----------------------------------------------------------------------------------------------
-# Models between subjects
-
-
-def _kinship(inputs: Inputs) -> Iterator[dict[str, Any]]:
-    for dataset, files in inputs.related.get("kinship", {}).items():
-        given = inputs.config["kinship"]
-        yield _heading(f"{dataset}: covariates {given['covariates']}, {given['method']}")
-        heritability = read_table(files["heritability"])
-        yield _text(
-            "Every gene has one value per subject and cell type, the mean of the subject's cells. "
-            "Its variance is split into a part that relatives share, as far as they are related, "
-            "and the rest; the heritability h² is the share of the first part."
-        )
-        yield _table(
-            _by_cell_type(heritability, inputs.config["report"]["fdr"]),
-            f"Heritability of expression, {dataset}",
-            "Genes with heritability have an adjusted p-value of h² = 0 (likelihood ratio) up to "
-            f"{inputs.config['report']['fdr']:g} within the cell type.",
-        )
-        if heritability["h2"].notna().any():
-            yield _figure(
-                inputs,
-                plots.heritability_strips(heritability, "cell_type"),
-                f"kinship-{_slug(dataset)}",
-                f"Estimated heritabilities, {dataset}",
-                "One dot per gene; the box holds the middle half, the thick line is the median.",
-                "Good: most dots inside the range. Where they pile up at 0 and at 1 alike, there "
-                "are too few subjects, or too few related ones, to tell; the intervals below say "
-                "how much is known.",
-            )
-            yield _profile_figure(inputs, files, heritability, dataset)
-            yield _table(
-                _top_heritabilities(heritability),
-                f"Smallest p-values of h² = 0, {dataset}",
-                f"The interval is the 95 % profile-likelihood interval. All in {_as_tsv(files)}.",
-            )
-        tests = read_table(files["tests"])
-        if len(tests):
-            yield _table(
-                _kinship_tests(tests, inputs.config["report"]["fdr"]),
-                f"Tests of the covariates, {dataset}",
-                "Kenward-Roger (REML) or Satterthwaite (ML) degrees of freedom, adjusted within "
-                f"cell type and contrast. All in {_as_tsv(files, 'tests')}.",
-            )
-
-
-def _as_tsv(files: Mapping[str, str], name: str = "heritability") -> str:
-    return files[name].replace(".parquet", ".tsv")
-
-
-def _by_cell_type(table: pd.DataFrame, fdr: float) -> pd.DataFrame:
-    rows = []
-    for cell_type, part in table.groupby("cell_type", sort=False):
-        fitted = part[part["h2"].notna()]
-        rows.append(
-            {
-                "Cell type": cell_type,
-                "Subjects": int(part["n_individuals"].max()),
-                "Genes": len(part),
-                "Fitted": len(fitted),
-                "Median h²": fitted["h2"].median(),
-                "At 0": int((fitted["h2"] == 0).sum()),
-                "At 1": int((fitted["h2"] == 1).sum()),
-                "Median width of interval": (fitted["h2_upper"] - fitted["h2_lower"]).median(),
-                "With heritability": int((fitted["adj_p_value"] <= fdr).sum()),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def _top_heritabilities(table: pd.DataFrame, most: int = 15) -> pd.DataFrame:
-    top = table[table["p_value"].notna()].sort_values(["p_value", "gene"], kind="stable")[:most]
-    return pd.DataFrame(
-        {
-            "Gene": top["gene"],
-            "Cell type": top["cell_type"],
-            "h²": top["h2"],
-            "Std. error": top["h2_std_error"],
-            "Interval": list(map(_interval, top["h2_lower"], top["h2_upper"])),
-            "p-value": top["p_value"],
-            "Adjusted p": top["adj_p_value"],
-            "Status": top["status"],
-        }
-    )
-
-
-def _interval(low: float, high: float) -> str:
-    return f"{low:.2f} to {high:.2f}"
-
-
-def _profile_figure(
-    inputs: Inputs, files: Mapping[str, str], table: pd.DataFrame, dataset: str
-) -> dict[str, Any]:
-    profiles = read_table(files["profiles"])
-    if "gene" in table:
-        table = table.assign(trait=table["gene"] + " in " + table["cell_type"])
-    if "true_h2" in table:
-        known = {row.trait: f"{row.trait}, true {row.true_h2:g}" for row in table.itertuples()}
-        table, profiles = (t.assign(trait=t["trait"].map(known)) for t in (table, profiles))
-    return _figure(
-        inputs,
-        plots.heritability_plot(profiles, table),
-        f"profiles-{_slug(dataset)}",
-        f"Log-likelihood over the heritability, {dataset}",
-        "A few of them, with the maximum and its 95 % interval.",
-        plots.CAPTIONS["heritability_plot"],
-    )
-
-
-def _kinship_tests(tests: pd.DataFrame, fdr: float) -> pd.DataFrame:
-    rows = []
-    for (cell_type, contrast), part in tests.groupby(["cell_type", "contrast"], sort=False):
-        best = part[part["p_value"].notna()].nsmallest(1, "log10_p")
-        rows.append(
-            {
-                "Cell type": cell_type,
-                "Contrast": contrast,
-                "Genes tested": int(part["p_value"].notna().sum()),
-                "Found": int((part["adj_p_value"] <= fdr).sum()),
-                "Median df": part["df"].median(),
-                "Smallest p": best["p_value"].min(),
-                "of gene": ", ".join(best["gene"]) or "–",
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def _multitrait(inputs: Inputs) -> Iterator[dict[str, Any]]:
-    for dataset, files in inputs.related.get("multitrait", {}).items():
-        given = inputs.config["multitrait"]
-        fits, covariances = read_table(files["fits"]), read_table(files["covariances"])
-        alike = f"column {given['column']}" if "column" in given else given["file"]
-        yield _heading(f"{dataset}: covariates {given['covariates']}, {given['method']}")
-        yield _text(
-            "One model per gene for all its cell types at once: how much of what two cell types "
-            "share goes with what makes subjects alike, and how much with everything else. "
-            f"{len(fits)} genes, {fits['n_traits'].iloc[0]} cell types, and the "
-            f"{fits['n_subjects'].iloc[0]} subjects that have cells of all of them. What makes "
-            f"subjects alike comes from {alike}; its covariance between cell types, C₀, has rank "
-            f"{given['rank']} at most."
-        )
-        yield _figure(
-            inputs,
-            plots.trait_correlation_plot(covariances),
-            f"multitrait-{_slug(dataset)}",
-            f"Correlations between cell types, {dataset}",
-            "Median over the genes, of what goes with the relatedness of the subjects and of "
-            "everything else.",
-            plots.CAPTIONS["trait_correlation_plot"],
-        )
-        yield _table(
-            _joint_fits(fits, covariances),
-            f"Joint fits, {dataset}",
-            "Per cell type, the share of the variance that goes with the relatedness. "
-            f"Covariances are in {_as_tsv(files, 'covariances')}.",
-        )
-        effects = read_table(files["effects"])
-        if (effects["coefficient"] != "Intercept").any():
-            yield _table(
-                _joint_effects(effects),
-                f"Effects per cell type, {dataset}",
-                "Estimate ± standard error, given the estimated covariances.",
-            )
-        refused = fits[fits["reason"] != ""]
-        if len(refused):
-            lines = (f"{row.gene}: {row.reason}" for row in refused.itertuples())
-            yield _details(f"Genes without a fit ({len(refused)})", lines)
-
-
-def _joint_fits(fits: pd.DataFrame, covariances: pd.DataFrame) -> pd.DataFrame:
-    share = covariances[covariances["heritability"].notna()].pivot_table(
-        index="gene", columns="cell_type", values="heritability", sort=False
-    )
-    wide = fits.merge(share, left_on="gene", right_index=True, how="left")
-    names = {"gene": "Gene", "status": "Status", "loglik": "Log-likelihood"}
-    return wide[[*names, *share.columns]].rename(columns=names)
-
-
-def _joint_effects(effects: pd.DataFrame) -> pd.DataFrame:
-    shown = effects[effects["coefficient"] != "Intercept"].copy()
-    shown["text"] = list(map(_with_error, shown["estimate"], shown["std_error"]))
-    wide = shown.pivot_table(
-        index=["gene", "coefficient"],
-        columns="cell_type",
-        values="text",
-        aggfunc="first",
-        sort=False,
-    )
-    names = {"gene": "Gene", "coefficient": "Coefficient"}
-    return wide.rename_axis(columns=None).reset_index().rename(columns=names)
-
-
-def _heritability(inputs: Inputs) -> Iterator[dict[str, Any]]:
-    for name, files in inputs.related.get("heritability", {}).items():
-        given = inputs.config["heritability"]
-        summary, estimates = read_table(files["summary"]), read_table(files["estimates"])
-        yield _text(
-            f"{given['individuals']} individuals in families of {given['family_size']}, their "
-            f"kinship from {given['markers']:,} simulated markers; {given['traits']} traits per "
-            "heritability, with an effect of sex, fitted by REML."
-        )
-        yield _figure(
-            inputs,
-            plots.heritability_strips(estimates, "true_h2", "true_h2"),
-            "heritability",
-            "Estimated and true heritability",
-            "One dot per trait; the box holds the middle half of the estimates, the thick line is "
-            "their median, the triangle above it the truth.",
-            plots.CAPTIONS["heritability_strips"],
-        )
-        yield _table(
-            _recovery_table(summary),
-            "Estimates",
-            "Bias with its Monte Carlo standard error, standard deviation of the estimates, and "
-            "the mean of the standard errors reported with them. Estimates cannot leave 0 to 1, "
-            "so where the truth is at an end their mean lies inside. All traits are in "
-            f"{_as_tsv(files, 'estimates')}.",
-        )
-        yield _table(
-            _coverage_table(summary),
-            "Intervals and tests",
-            "Share of the 95 % profile-likelihood intervals that hold the truth, and of the "
-            "likelihood ratio tests that reject h² = 0 at level 0.05, ± Monte Carlo standard "
-            "error. Good: 0.95, and for a true h² of zero at most 0.05 rejected; at the ends 0 "
-            "and 1 an interval has one side only and covers more often.",
-        )
-        yield _table(
-            _dense_table(summary),
-            "Agreement with a dense optimiser",
-            "The same restricted likelihood from dense matrices, maximised by scipy (bounded "
-            "search, and both ends); largest differences over the traits that both fitted. A "
-            "gain is our log-likelihood minus that of the dense optimiser.",
-        )
-        yield _figure(
-            inputs,
-            plots.dense_agreement_plot(read_table(files["dense"])),
-            "heritability-dense",
-            "Two optimisers of one likelihood",
-            "One mark per trait that both fitted.",
-            plots.CAPTIONS["dense_agreement_plot"],
-        )
-        yield _profile_figure(inputs, files, estimates, name)
-
-
-def _recovery_table(summary: pd.DataFrame) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "True h²": _truth(summary),
-            "Traits": summary["traits"],
-            "Fitted": summary["fitted"],
-            "Mean": summary["mean"],
-            "Bias": list(map(_with_error, summary["bias"], summary["bias_error"])),
-            "SD": summary["sd"],
-            "Mean std. error": summary["mean_std_error"],
-            "Share at 0": summary["at_zero"],
-            "Share at 1": summary["at_one"],
-        }
-    )
-
-
-def _truth(summary: pd.DataFrame) -> list[str]:
-    return [f"{h2:g}" for h2 in summary["true_h2"]]
-
-
-def _coverage_table(summary: pd.DataFrame) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "True h²": _truth(summary),
-            "Coverage": list(map(_with_error, summary["coverage"], summary["coverage_error"])),
-            "h² = 0 rejected": list(
-                map(_with_error, summary["rejected"], summary["rejected_error"])
-            ),
-        }
-    )
-
-
-def _dense_table(summary: pd.DataFrame) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "True h²": _truth(summary),
-            "Traits compared": summary["compared"],
-            "Largest difference in h²": summary["h2_difference"],
-            "Smallest gain": summary["gain_min"],
-            "Largest gain": summary["gain_max"],
-        }
-    )
-
-
-# ----------------------------------------------------------------------------------------------
 # Time and memory
 
 
@@ -1120,8 +824,8 @@ def _performance(inputs: Inputs) -> Iterator[dict[str, Any]]:
     if not inputs.runs:
         return
     records = pd.DataFrame(list(_measured(inputs)))
-    yield _figure(
-        inputs,
+    yield blocks.figure(
+        inputs.figures,
         plots.time_memory_plot(records),
         "time_memory",
         "Time and memory",
@@ -1138,7 +842,7 @@ def _performance(inputs: Inputs) -> Iterator[dict[str, Any]]:
         "per_gene": "Milliseconds per gene",
         "peak_memory_mib": "Peak memory (MiB)",
     }
-    yield _table(
+    yield blocks.table(
         records[list(names)].rename(columns=names),
         "Time and memory",
         "Measured inside the process, around the fits alone; one thread.",
@@ -1175,7 +879,7 @@ def _notes(inputs: Inputs) -> Iterator[dict[str, Any]]:
             for line in lines:
                 where.setdefault(line, []).append(f"{dataset}/{section}")
     if where:
-        yield _text("What was decided on the way, and what to keep in mind.")
+        yield blocks.text("What was decided on the way, and what to keep in mind.")
         entries = [{"where": _listed(runs), "text": text} for text, runs in where.items()]
         yield {"kind": "notes", "entries": entries}
 

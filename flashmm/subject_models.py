@@ -138,8 +138,8 @@ def _adjusted(table: pd.DataFrame, *by: pd.Series) -> np.ndarray:
 
 def _profiles(fit: KinshipFit, table: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
     """Profiles of the smallest p-values."""
-    drop = fit.loglik - fit.profile_loglik(0.0)[:, 0]
-    best = np.argsort(np.where(fit.fitted, -drop, np.inf), kind="stable")
+    # missing ones come last
+    best = np.argsort(table["p_value"].to_numpy(), kind="stable")
     chosen = [i for i in best[:PROFILES] if fit.fitted[i]]
     if not chosen:
         return pd.DataFrame({name: [] for name in ("cell_type", "gene", "trait", "h2", "loglik")})

@@ -267,7 +267,7 @@ def _verdict(criterion: _Criterion) -> dict[str, Any]:
 
 
 def comparison(matched: pd.DataFrame, approaches: Sequence[str]) -> pd.DataFrame:
-    """Compare approaches by criterion, and by how their tests do on average.
+    """Compare approaches by criterion.
 
     Parameters
     ----------

@@ -35,7 +35,7 @@ LAYERS = (
     {"de", "evaluate", "mixedlm", "calibration", "verdicts"},
     {"plots", "calibration_plots"},
     {"blocks"},
-    {"report", "calibration_report"},
+    {"report", "subjects_report", "calibration_report"},
 )
 # `files`, `io` and `report` open files; `counts` and `summary` stream them, `simulate` writes in
 # chunks, and `workspace` reads what the system says of memory.

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from flashmm import report
+from flashmm import blocks, report
 from flashmm.crossproducts import summary_statistics
 from flashmm.heritability import recover_heritability
 from flashmm.inference import contrast_tests
@@ -171,7 +171,7 @@ def test_a_missing_file_is_named(page):
     ],
 )
 def test_cells_of_tables(value, text):
-    assert report._cell(value) == text
+    assert blocks.cell(value) == text
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_cells_of_tables(value, text):
     ],
 )
 def test_numbers_with_errors(value, error, text):
-    assert report._with_error(value, error) == text
+    assert blocks.with_error(value, error) == text
 
 
 # --- models between subjects -------------------------------------------------------------------

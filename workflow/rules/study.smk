@@ -32,7 +32,7 @@ def calibration_methods():
         method["random"] = [term.strip() for term in terms]
     try:
         for method in methods:
-            CalibrationMethod(**method | {"random": tuple(method["random"])})
+            CalibrationMethod.of(method)
     except FlashmmError as error:
         stop(f"{where}: {error}")
     return methods

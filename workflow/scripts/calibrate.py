@@ -8,7 +8,7 @@ with job(snakemake):
     params = snakemake.params
     groups = read_groups(snakemake.input.groups)
     truth = pd.read_csv(snakemake.input.truth, sep="\t", dtype={"gene": str, "cell_type": str})
-    methods = [CalibrationMethod(**m | {"random": tuple(m["random"])}) for m in params.methods]
+    methods = [CalibrationMethod.of(method) for method in params.methods]
     with measured(snakemake.output.measured, genes=groups.n_genes, cells=groups.n_cells):
         metrics = calibrate(
             groups,

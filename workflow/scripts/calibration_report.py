@@ -19,6 +19,6 @@ with job(snakemake):
         out.figures,
         metrics=metrics,
         scenarios=params.scenarios,
-        methods=[CalibrationMethod(**m | {"random": tuple(m["random"])}) for m in params.methods],
+        methods=[CalibrationMethod.of(method) for method in params.methods],
         config=params.config,
     )
