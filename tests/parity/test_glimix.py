@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from references import DATA
 
 import flashmm as fm
 from flashmm.compat.glimix import Kron2Sum
@@ -51,8 +52,8 @@ class Case:
     params=[(1, "ml"), (1, "reml"), (2, "ml"), (2, "reml")],
     ids=lambda pair: f"rank{pair[0]}-{pair[1]}",
 )
-def case(request, shared):
-    return Case(shared / "reference" / "kron2sum" / "problem1", *request.param)
+def case(request):
+    return Case(DATA / "glimix_core", *request.param)
 
 
 @pytest.fixture(scope="module")
