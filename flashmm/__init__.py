@@ -22,7 +22,7 @@ from flashmm.inference.variance import (
     variance_explained,
     variance_tests,
 )
-from flashmm.io.files import (
+from flashmm.io import (
     join_fits,
     merge_files,
     read_fit,
