@@ -20,7 +20,8 @@ from flashmm.kernels.kronecker import (
     candidate_tests,
     covariates_beside,
 )
-from flashmm.multitrait.model import TraitModel, is_sparse, read_table, read_trait_design, row_order
+from flashmm.multitrait.inputs import is_sparse, read_table, read_trait_design, row_order
+from flashmm.multitrait.model import TraitModel
 from flashmm.options import InputError, Status, note
 
 # Numbers held at a time for one block of candidates.
