@@ -56,10 +56,9 @@ from flashmm.simulate.counts import (
     simulate_counts,
     simulate_gaussian_groups,
 )
+from flashmm.storage.files import __version__ as __version__
 from flashmm.subject_level.means import SubjectMeans, subject_means
 from flashmm.subject_level.models import kinship_by_trait, multitrait_by_gene
-
-__version__ = "0.1.0"
 
 __all__ = [
     "CalibrationMethod",
