@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy.stats import chi2
-from threadpoolctl import threadpool_limits
 
 from flashmm.kernels.ddf import invert_information
 from flashmm.kernels.engine import VarianceForms, take
 from flashmm.kernels.kinship import KinshipEngine, KinshipTraits
+from flashmm.kernels.threads import single_blas_thread
 from flashmm.kinship.data import as_numbers
 from flashmm.kinship.rotation import KinshipBlock, KinshipRotation
 from flashmm.lmm import FITTED
@@ -152,7 +152,7 @@ class KinshipFit:
 
     def _blocks(self, wanted: np.ndarray) -> Iterator[FittedTraits]:
         """Walk over traits, BLAS in one thread meanwhile."""
-        with threadpool_limits(limits=1, user_api="blas"):
+        with single_blas_thread():
             for block in self.rotation.blocks:
                 engine = KinshipEngine(block.design, self.options.method == "REML")
                 for rows in chunks(np.flatnonzero(wanted[block.traits]), engine):

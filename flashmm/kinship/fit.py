@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from flashmm.kernels.engine import take
 from flashmm.kernels.kinship import Heritability, KinshipEngine, KinshipTraits
+from flashmm.kernels.threads import single_blas_thread
 from flashmm.kinship.data import as_numbers
 from flashmm.kinship.estimates import KinshipFit, chunks, likelihood_constant
 from flashmm.kinship.rotation import KinshipBlock, KinshipRotation
@@ -71,7 +71,7 @@ def fit_kinship_lmm(
     held = None if h2 is None else _held(h2, rotation.n_traits)
     results = _Results.empty(rotation)
     notes: tuple[str, ...] = ()
-    with threadpool_limits(limits=1, user_api="blas"):
+    with single_blas_thread():
         for block in rotation.blocks:
             engine = KinshipEngine(block.design, method == "REML")
             status = _degenerate(block)

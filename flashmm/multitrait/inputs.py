@@ -9,6 +9,7 @@ import pandas as pd
 from scipy import sparse
 
 from flashmm.kernels.rotation import independent_columns
+from flashmm.names import first_of, listed
 from flashmm.options import DesignError, InputError, note
 
 
@@ -204,7 +205,7 @@ def _refuse_infinite(argument: str, table: Table) -> None:
 def _counted(names: tuple[str, ...], counts: np.ndarray) -> str:
     """The columns with a count, in words, at most five of them."""
     found = [f"{names[j]!r} ({counts[j]})" for j in np.flatnonzero(counts)]
-    return ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
+    return first_of(found)
 
 
 def read_trait_design(
@@ -234,7 +235,7 @@ def read_trait_design(
         raise InputError(f"{argument} holds values that are missing or infinite.")
     kept = independent_columns(values.T @ values)
     if not kept.all():
-        lost = ", ".join(repr(table.names[j]) for j in np.flatnonzero(~kept))
+        lost = listed(table.names[j] for j in np.flatnonzero(~kept))
         raise DesignError(
             f"Columns of {argument} depend on the columns before them: {lost}. Leave them out."
         )

@@ -16,6 +16,7 @@ from scipy.linalg import qr, solve_triangular
 from flashmm.kernels.kronecker import Evaluation, RotatedTraits, rotation_basis
 from flashmm.kernels.rotation import RANK_TOLERANCE, independent_columns
 from flashmm.multitrait.inputs import Inputs, read_inputs, read_trait_design
+from flashmm.names import listed
 from flashmm.options import DesignError, InputError, note
 
 # Part of a trait's sum of squares that X must leave, beyond rounding.
@@ -266,7 +267,7 @@ def _independent_covariates(inputs: Inputs) -> tuple[np.ndarray, tuple[str, ...]
         )
     if kept.all():
         return kept, ()
-    lost = ", ".join(repr(names[j]) for j in np.flatnonzero(~kept))
+    lost = listed(names[j] for j in np.flatnonzero(~kept))
     text = f"Covariates that depend on those before them are left out, their effects NaN: {lost}."
     return kept, (note(text),)
 
@@ -286,7 +287,7 @@ def _check_traits(inputs: Inputs, residual: np.ndarray, c: int) -> None:
         raise DesignError(f"Trait {names[j]!r} {what}; leave it out.")
     kept = independent_columns(residual.T @ residual)
     if not kept.all():
-        lost = ", ".join(repr(names[j]) for j in np.flatnonzero(~kept))
+        lost = listed(names[j] for j in np.flatnonzero(~kept))
         raise DesignError(
             f"Traits that are linear combinations of those before them: {lost}. A joint model "
             "needs traits with variance of their own; leave them out."
