@@ -4,7 +4,9 @@ from flashmm.benchmark.baselines import pooled_tests, pseudobulk_tests
 from flashmm.benchmark.calibration import CalibrationMethod, calibrate
 from flashmm.benchmark.evaluation import Evaluation, compare_fits, evaluate, power_gains
 from flashmm.benchmark.mixedlm import fit_mixedlm
+from flashmm.cells.effective_libsize import with_size_factors
 from flashmm.cells.groups import GroupStatistics, merge
+from flashmm.cells.size_factors import size_factors
 from flashmm.cells.summary import summarise
 from flashmm.de import de
 from flashmm.design.contrasts import Contrast
@@ -123,12 +125,14 @@ __all__ = [
     "simulate_counts",
     "simulate_gaussian_groups",
     "simulate_kinship_traits",
+    "size_factors",
     "subject_means",
     "summarise",
     "summary_statistics",
     "summary_statistics_from_matrices",
     "variance_explained",
     "variance_tests",
+    "with_size_factors",
     "write_fit",
     "write_groups",
     "write_table",

@@ -21,8 +21,10 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from flashmm.cells.effective_libsize import apply_size_factors, describe, libsize_columns
+from flashmm.cells.size_factors import RECORD as SIZE_FACTORS
 from flashmm.design.columns import GroupDesign, RandomComponent, group_design
-from flashmm.options import InputError
+from flashmm.options import InputError, note
 
 if TYPE_CHECKING:
     from flashmm.cells.groups import GroupStatistics
@@ -144,7 +146,10 @@ class SummaryStatistics:
 
 
 def summary_statistics(
-    groups: GroupStatistics, fixed: str, random: str | Sequence[str] | None = None
+    groups: GroupStatistics,
+    fixed: str,
+    random: str | Sequence[str] | None = None,
+    size_factors: str | pd.Series | Sequence[float] | np.ndarray | None = None,
 ) -> SummaryStatistics:
     """Make the statistics of a model from groups of cells, without the cells.
 
@@ -157,17 +162,24 @@ def summary_statistics(
         stand in it as in lme4, "(1 | subject)". See `flashmm.design.columns.group_design`.
     random : sequence of str, optional
         Random terms, such as ["subject", "subject:cell_type"].
+    size_factors : {"tmm", "tmm-expressed", "total"}, column, pandas.Series or array, optional
+        Factors by which the library sizes of each group are multiplied, so that log(libsize) does
+        not follow the genes that change: a method of `flashmm.size_factors`, taken within the
+        levels of `cell_type` where the groups have that column, or its result. None leaves the
+        groups as they are.
 
     Returns
     -------
     SummaryStatistics
-        Equal, up to rounding, to those of the design of the cells themselves.
+        Equal, up to rounding, to those of the design of the cells themselves; its `groups` are
+        those with size factors.
 
     Raises
     ------
     FormulaError, InputError, DesignError
-        As `flashmm.design.columns.group_design`.
+        As `flashmm.design.columns.group_design`, and `flashmm.cells.size_factors`.
     """
+    groups = apply_size_factors(groups, size_factors)
     design = group_design(groups, fixed, random)
     X, Z = list(design.fixed), _layers(design.random)
     sizes = tuple(len(c.levels) for c in design.random)
@@ -192,9 +204,21 @@ def summary_statistics(
         design=design,
         fixed=fixed,
         random=None if random is None else (random,) if isinstance(random, str) else tuple(random),
-        notes=design.notes,
+        notes=(*design.notes, *_notes_of_size_factors(groups, design)),
         coefficient_terms=design.coefficient_terms,
     )
+
+
+def _notes_of_size_factors(groups: GroupStatistics, design: GroupDesign) -> list[str]:
+    """Say which size factors the groups have, and where the formula does not hold them."""
+    record = groups.provenance.get(SIZE_FACTORS)
+    if record is None:
+        return []
+    names = libsize_columns(groups)
+    used = any(columns & names for columns in design.coefficient_columns)
+    if used or record["method"] == "total":
+        return [describe(record)]
+    return [note("Size factors change nothing: the formula has no log(libsize); add it.")]
 
 
 def drop_component(stats: SummaryStatistics, name: str) -> SummaryStatistics:

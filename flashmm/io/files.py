@@ -17,7 +17,10 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import parquet
 
+from flashmm.cells.effective_libsize import with_size_factors
 from flashmm.cells.groups import GroupStatistics, merge_headers, moment_name, moment_names
+from flashmm.cells.size_factors import RECORD as SIZE_FACTORS
+from flashmm.cells.size_factors import recorded_factors
 from flashmm.design.statistics import summary_statistics
 from flashmm.kinship.data import KinshipFactor, kinship_factor
 from flashmm.lmm import LMMFit, prepare
@@ -182,12 +185,26 @@ def _fit_recipe(fit: LMMFit, path: Path, groups_path: Path) -> dict[str, Any]:
         "aliased": np.array(fit.aliased, dtype=object),
         "notes": np.array(fit.notes, dtype=object),
         "df_residual": fit.df_residual,
-        "model": json.dumps({"fixed": fit.stats.fixed, "random": random}),
+        "model": json.dumps({"fixed": fit.stats.fixed, "random": random} | _factors_of(fit)),
         "options": json.dumps(asdict(fit.options)),
         "groups": _relative(groups_path, path),
         "groups_id": _groups_identity(groups_path),
         "version": package_version(),
     }
+
+
+def _factors_of(fit: LMMFit) -> dict[str, Any]:
+    """Size factors with which the groups were fitted, if any."""
+    groups = fit.stats.groups
+    record = None if groups is None else groups.provenance.get(SIZE_FACTORS)
+    return {} if record is None else {SIZE_FACTORS: record}
+
+
+def _with_factors(groups: GroupStatistics, record: dict[str, Any] | None) -> GroupStatistics:
+    """Return the groups as they were fitted; a file of groups may hold its size factors."""
+    if record is None or SIZE_FACTORS in groups.provenance:
+        return groups
+    return with_size_factors(groups, recorded_factors(record))
 
 
 def _relative(groups_path: Path, path: Path) -> str:
@@ -236,6 +253,7 @@ def read_fit(path: PathLike, groups_path: PathLike | None = None) -> LMMFit:
     if options["start"] is not None:
         options["start"] = tuple(options["start"])
     groups = read_groups(source, _gene_range(adata.obs_names, source, path))
+    groups = _with_factors(groups, model.get(SIZE_FACTORS))
     stats = summary_statistics(groups, model["fixed"], model["random"])
     fit_options = FitOptions(**options)
     K1 = adata.obsm["theta"].shape[1]

@@ -9,6 +9,11 @@ ones in M and in A are cut off, weighted by the inverse of the (binomial) varian
 size times the factor is the effective library size: the one that a gene which does not change
 follows (Robinson & Oshlack 2010, Genome Biology 11:R25; the details are those of edgeR's
 `calcNormFactors(method = "TMM")`, whose numbers the tests hold).
+
+Only genes with counts in both samples have an M-value, and a rare gene that has a count in a small
+library is one that has too many there. So factors of small libraries are too large, the more so
+the more rare genes there are. Without the genes of which a sample is expected to have fewer than
+three counts (`expected`) nothing is left of this.
 """
 
 from __future__ import annotations
@@ -27,7 +32,7 @@ _NO_COUNTS = 1e-20
 _NO_DIFFERENCE = 1e-6
 
 
-def tmm_factors(counts: Array, library_sizes: Array | None = None) -> Array:
+def tmm_factors(counts: Array, library_sizes: Array | None = None, expected: float = 0.0) -> Array:
     """Size factors by trimmed means of M-values.
 
     Parameters
@@ -36,6 +41,9 @@ def tmm_factors(counts: Array, library_sizes: Array | None = None) -> Array:
         Raw counts, not negative.
     library_sizes : (samples,) array, optional
         Positive library sizes N; the totals of `counts` where they are not given.
+    expected : float
+        A sample is compared with the reference in the genes of which the smaller of the two
+        libraries is expected to have at least so many counts; 0 takes all genes, as edgeR does.
 
     Returns
     -------
@@ -47,10 +55,24 @@ def tmm_factors(counts: Array, library_sizes: Array | None = None) -> Array:
     if min(counts.shape) == 0 or len(counts) == 1:
         return np.ones(len(counts))
     r = reference_sample(counts, sizes)
-    log_factors = np.array(
-        [_trimmed_mean(y, n, counts[r], sizes[r]) for y, n in zip(counts, sizes, strict=True)]
-    )
+    share = pooled_share(counts, sizes)
+    log_factors = np.zeros(len(counts))
+    for s, (y, size) in enumerate(zip(counts, sizes, strict=True)):
+        used = share * min(size, sizes[r]) >= expected
+        log_factors[s] = _trimmed_mean(y[used], size, counts[r][used], sizes[r])
     return np.exp2(log_factors - log_factors.mean())
+
+
+def pooled_share(counts: Array, library_sizes: Array) -> Array:
+    """Share of each gene in the libraries of all samples together, Σ_s y_s / Σ_s N_s: (genes,)."""
+    return counts.sum(axis=0) / library_sizes.sum()
+
+
+def expected_genes(counts: Array, library_sizes: Array, expected: float) -> Array:
+    """Count the genes of which each sample is expected to have `expected` counts: (samples,)."""
+    falling = np.sort(pooled_share(counts, library_sizes))[::-1]
+    # genes with share · N_s >= expected
+    return np.searchsorted(-falling, -expected / library_sizes, side="right")
 
 
 def reference_sample(counts: Array, library_sizes: Array) -> int:

@@ -15,7 +15,7 @@ def negative_binomial(rng, mean, dispersion):
 
 
 def changed(rng, samples, genes, depth, share=0.15):
-    """Log-normal genes; in the second half of the samples a share of the genes is three times up."""
+    """Log-normal genes; a share of them is three times up in the second half of the samples."""
     gene = rng.lognormal(0, 1.5, genes)
     mean = np.outer(depth, gene / gene.sum())
     mean[samples // 2 :, rng.random(genes) < share] *= 3
