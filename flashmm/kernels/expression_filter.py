@@ -2,7 +2,7 @@
 
 A gene is kept where, over the samples (the subjects' pseudobulks of one cell type),
 
-    Σ_s y_s >= 15        and        #{s : y_s > 0} >= min(smallest group of samples, 10).
+    Σ_s y_s >= 15        and        #{s : y_s > 0} >= min(smallest group of samples, 5).
 
 The first is the second half of edgeR's `filterByExpr` (Chen, Lun & Smyth 2016, F1000Research
 5:1438). Its first half asks for ten counts per median library in as many samples as the smallest
@@ -19,7 +19,7 @@ Array = np.ndarray
 
 # Counts in all samples together, and the most samples with counts that are asked for.
 MIN_TOTAL = 15.0
-MOST_SAMPLES = 10
+MOST_SAMPLES = 5
 
 
 def expressed(

@@ -17,8 +17,8 @@ from flashmm.kernels.expression_filter import expressed
         ([5, 5, 4, 0, 0, 0], 3, False),  # 14 counts
         ([50, 50, 0, 0, 0, 0], 3, False),  # two samples of three
         ([15, 0, 0, 0, 0, 0], 1, True),
-        ([2] * 10 + [0] * 30, 20, True),  # never more than ten samples
-        ([2] * 9 + [0] * 30, 20, False),
+        ([3] * 5 + [0] * 30, 20, True),  # never more than five samples
+        ([4] * 4 + [0] * 30, 20, False),
     ],
 )
 def test_rule(counts, smallest, kept):
