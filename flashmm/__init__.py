@@ -10,11 +10,9 @@ from flashmm.cells.size_factors import size_factors
 from flashmm.cells.summary import summarise
 from flashmm.de import de
 from flashmm.design.contrasts import Contrast
-from flashmm.design.statistics import (
-    SummaryStatistics,
-    summary_statistics,
-    summary_statistics_from_matrices,
-)
+from flashmm.design.from_groups import summary_statistics
+from flashmm.design.from_matrices import summary_statistics_from_matrices
+from flashmm.design.statistics import SummaryStatistics
 from flashmm.inference.advice import advise
 from flashmm.inference.influence import InfluenceTable, influence, jackknife
 from flashmm.inference.permutation import PermutationTable, permutation_tests
@@ -33,6 +31,7 @@ from flashmm.io.files import (
     read_groups,
     read_kinship_file,
     read_provenance,
+    read_size_factors,
     read_table,
     write_fit,
     write_groups,
@@ -120,6 +119,7 @@ __all__ = [
     "read_groups",
     "read_kinship_file",
     "read_provenance",
+    "read_size_factors",
     "read_table",
     "rotate_by_kinship",
     "simulate_counts",

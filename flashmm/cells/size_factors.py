@@ -23,6 +23,8 @@ CELL_TYPE = "cell_type"
 NAME = "size_factor"
 # Key of the record in `GroupStatistics.provenance`, and in the attributes of the factors.
 RECORD = "size_factors"
+# Key of the number of all genes, in the provenance of groups that were read for some of them only.
+GENES = "genes_of_file"
 
 # A sample needs this many genes of which it is expected to have as many counts.
 MIN_GENES = 10
@@ -96,6 +98,11 @@ def size_factors(
             f"Size factors by method={method!r} need the sums of raw counts, which these groups do "
             "not have: the input was not counts, or a part that was merged was not. Summarise raw "
             "counts (layer=), or give a column with factors of your own as method."
+        )
+    if GENES in groups.provenance:
+        raise InputError(
+            f"Size factors need all genes, and these groups hold {groups.n_genes} of the "
+            f"{groups.provenance[GENES]} of their file: take them with read_size_factors(path)."
         )
     sample = groups.obs.groupby(columns, observed=True, sort=True).ngroup().to_numpy()
     level = (

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,8 @@ from pyarrow import parquet
 
 from flashmm.cells.effective_libsize import with_size_factors
 from flashmm.cells.groups import GroupStatistics, merge_headers, moment_name, moment_names
-from flashmm.cells.size_factors import RECORD as SIZE_FACTORS
-from flashmm.cells.size_factors import recorded_factors
-from flashmm.design.statistics import summary_statistics
+from flashmm.cells.size_factors import GENES, RECORD, recorded_factors, size_factors
+from flashmm.design.from_groups import summary_statistics
 from flashmm.kinship.data import KinshipFactor, kinship_factor
 from flashmm.lmm import LMMFit, prepare
 from flashmm.names import listed
@@ -96,7 +95,46 @@ def read_groups(path: PathLike, genes: tuple[int, int] | None = None) -> GroupSt
     """
     with reading(path), h5py.File(path, "r") as file:
         header = _header_of(file, path)
-        return header.with_sums(*_sums_of(file, path, header, genes))
+        chosen, sums = _sums_of(file, path, header, genes)
+    if len(chosen) < header.n_genes:
+        header = replace(header, provenance=header.provenance | {GENES: header.n_genes})
+    return header.with_sums(chosen, sums)
+
+
+def read_size_factors(
+    path: PathLike,
+    within: str | None = None,
+    method: str = "tmm",
+    samples: Sequence[str] | None = None,
+) -> pd.Series:
+    """Take the size factors of groups in a file, from their raw counts alone.
+
+    For jobs that fit some of the genes (`read_groups` with `genes`): the factors need all of them.
+
+    Parameters
+    ----------
+    path : path
+        A file that `write_groups` wrote.
+    within, method, samples
+        As in `flashmm.size_factors`.
+
+    Returns
+    -------
+    pandas.Series
+        (groups,) That of `flashmm.size_factors` of all that is in the file.
+
+    Raises
+    ------
+    InputError
+        As `read_groups` and `flashmm.size_factors`.
+    """
+    with reading(path), h5py.File(path, "r") as file:
+        header = _header_of(file, path)
+        if header.counts is not None:
+            counts = zeros(header.counts.shape, f"counts of '{path}'")
+            _fill(counts, file["X"], header.n_genes, slice(None))
+            header = replace(header, counts=counts)
+    return size_factors(header, within, method, samples)
 
 
 def merge_files(paths: Iterable[PathLike], genes: str = "same") -> GroupStatistics:
@@ -155,7 +193,7 @@ def write_fit(fit: LMMFit, path: PathLike, groups_path: PathLike) -> None:
     InputError
         The fit does not come from groups.
     """
-    if fit.stats.groups is None or fit.stats.fixed is None:
+    if fit.stats.model is None:
         raise InputError(
             "Only fits of groups can be written: one of matrices cannot be rebuilt without them."
         )
@@ -178,14 +216,13 @@ def _write_fit(adata: ad.AnnData, path: PathLike) -> None:
 
 
 def _fit_recipe(fit: LMMFit, path: Path, groups_path: Path) -> dict[str, Any]:
-    random = None if fit.stats.random is None else list(fit.stats.random)
     return {
         "coefficients": np.array(fit.coefficients, dtype=object),
         "components": np.array(fit.components, dtype=object),
         "aliased": np.array(fit.aliased, dtype=object),
         "notes": np.array(fit.notes, dtype=object),
         "df_residual": fit.df_residual,
-        "model": json.dumps({"fixed": fit.stats.fixed, "random": random} | _factors_of(fit)),
+        "model": json.dumps(asdict(fit.stats.require_model()) | _factors_of(fit)),
         "options": json.dumps(asdict(fit.options)),
         "groups": _relative(groups_path, path),
         "groups_id": _groups_identity(groups_path),
@@ -195,14 +232,14 @@ def _fit_recipe(fit: LMMFit, path: Path, groups_path: Path) -> dict[str, Any]:
 
 def _factors_of(fit: LMMFit) -> dict[str, Any]:
     """Size factors with which the groups were fitted, if any."""
-    groups = fit.stats.groups
-    record = None if groups is None else groups.provenance.get(SIZE_FACTORS)
-    return {} if record is None else {SIZE_FACTORS: record}
+    groups, _ = fit.stats.require_source()
+    record = groups.provenance.get(RECORD)
+    return {} if record is None else {RECORD: record}
 
 
 def _with_factors(groups: GroupStatistics, record: dict[str, Any] | None) -> GroupStatistics:
     """Return the groups as they were fitted; a file of groups may hold its size factors."""
-    if record is None or SIZE_FACTORS in groups.provenance:
+    if record is None or RECORD in groups.provenance:
         return groups
     return with_size_factors(groups, recorded_factors(record))
 
@@ -253,7 +290,7 @@ def read_fit(path: PathLike, groups_path: PathLike | None = None) -> LMMFit:
     if options["start"] is not None:
         options["start"] = tuple(options["start"])
     groups = read_groups(source, _gene_range(adata.obs_names, source, path))
-    groups = _with_factors(groups, model.get(SIZE_FACTORS))
+    groups = _with_factors(groups, model.get(RECORD))
     stats = summary_statistics(groups, model["fixed"], model["random"])
     fit_options = FitOptions(**options)
     K1 = adata.obsm["theta"].shape[1]

@@ -238,6 +238,26 @@ def test_files_keep_the_factors(groups: GroupStatistics, tmp_path: Path) -> None
         assert again.stats.groups.provenance["size_factors"]["within"] == "cell_type"
 
 
+def test_jobs_of_some_genes_take_the_factors_of_all(
+    groups: GroupStatistics, tmp_path: Path
+) -> None:
+    path = tmp_path / "groups.h5ad"
+    fm.write_groups(groups, path)
+    factors = fm.read_size_factors(path, within="cell_type")
+    pd.testing.assert_series_equal(factors, fm.size_factors(groups, within="cell_type"))
+    some = fm.read_groups(path, genes=(10, 25))
+    with pytest.raises(InputError, match=r"hold 15 of the 40 of their file.*read_size_factors"):
+        fm.size_factors(some)
+    whole = fm.summary_statistics(groups, FIXED, ["subject"], size_factors="tmm")
+    stats = fm.summary_statistics(some, FIXED, ["subject"], size_factors=factors)
+    np.testing.assert_allclose(stats.YtX, whole.YtX[10:25], rtol=1e-14)
+    fm.write_fit(fm.fit_lmm(stats), tmp_path / "fit.h5ad", path)
+    again = fm.read_fit(tmp_path / "fit.h5ad")
+    np.testing.assert_array_equal(again.stats.YtX, stats.YtX)
+    without = fm.with_size_factors(fm.read_groups(path), np.ones(groups.n_groups))
+    assert_same(without, groups)
+
+
 def test_factors_of_a_column(adata: ad.AnnData) -> None:
     f = adata.obs["subject"].map({"S0": 0.5, "S1": 2.0, "S2": 1.0, "S3": 1.25})
     wide = ad.AnnData(adata.X, obs=adata.obs.assign(f=f), var=adata.var)
