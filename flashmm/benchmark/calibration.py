@@ -18,9 +18,9 @@ from flashmm.benchmark.baselines import pooled_tests, pseudobulk_tests
 from flashmm.benchmark.evaluation import evaluate, power_gains
 from flashmm.cells.groups import GroupStatistics
 from flashmm.design.statistics import SummaryStatistics, summary_statistics, take_genes
+from flashmm.inference.ddf import DDF, DEFAULT_DDF
 from flashmm.inference.permutation import permutation_tests
-from flashmm.inference.testing import DDF, contrast_tests
-from flashmm.inference.wald import DEFAULT_DDF
+from flashmm.inference.testing import contrast_tests
 from flashmm.lmm import LMMFit, fit_lmm
 from flashmm.names import listed
 from flashmm.options import FlashmmWarning, InputError
@@ -56,7 +56,7 @@ class CalibrationMethod:
     genes : int or None
         Number of genes to test, spread evenly; None tests all.
     n_permutations : int
-        Relabellings of a permutation.
+        Permutations of a permutation test.
     only_matching : bool
         Whether it is run only where its random terms are those of the simulation, to save time.
 
