@@ -35,16 +35,16 @@ def moderate_tests(plan: TestPlan, contrasts: tuple[Contrast, ...], tests: Tests
     if not plan.moderate:
         return tests
     tests = _at_one_level(plan, tests)
-    variance, df = tests.std_error**2, tests.df.copy()
-    std_error, statistic = tests.std_error.copy(), tests.statistic.copy()
+    std_error, statistic, df = (x.copy() for x in (tests.std_error, tests.statistic, tests.df))
     prior_df, prior_variance = (np.full(len(contrasts), np.nan) for _ in range(2))
     for j in range(len(contrasts)):
-        prior = moderation.fit_prior(variance[:, j], df[:, j])
+        variance = tests.std_error[:, j] ** 2
+        prior = moderation.fit_prior(variance, df[:, j])
         if prior is None:
             continue
         prior_variance[j], prior_df[j] = prior
-        moderated, df[:, j] = moderation.posterior(variance[:, j], df[:, j], prior)
-        std_error[:, j] = np.sqrt(moderated)
+        variance, df[:, j] = moderation.posterior(variance, df[:, j], prior)
+        std_error[:, j] = np.sqrt(variance)
         statistic[:, j] = tests.estimate[:, j] / std_error[:, j]
     few = [c.name for c, d in zip(contrasts, prior_df, strict=True) if np.isnan(d)]
     return replace(

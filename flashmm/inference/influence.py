@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from flashmm.design.contrasts import resolve_contrasts
-from flashmm.design.statistics import leave_groups, take_genes
+from flashmm.design.derived import leave_groups, take_genes
 from flashmm.inference.ddf import row_methods, row_tests
 from flashmm.inference.jackknife import stays_estimable
 from flashmm.inference.subjects import Subjects, independent_subjects

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from flashmm.design.contrasts import without_columns
-from flashmm.design.statistics import SummaryStatistics, leave_groups
+from flashmm.design.derived import leave_groups
+from flashmm.design.statistics import SummaryStatistics
 from flashmm.inference.plan import TestPlan, Tests
 from flashmm.inference.screening import Screened
 from flashmm.inference.subjects import Subjects

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from flashmm.design.contrasts import without_columns
-from flashmm.design.statistics import SummaryStatistics, replace_fixed, subtract_means
+from flashmm.design.derived import replace_fixed, subtract_means
+from flashmm.design.statistics import SummaryStatistics
 from flashmm.inference.ddf import row_tests
 from flashmm.inference.permuted_labels import FEWEST, Permutation
 from flashmm.inference.subjects import require_groups

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from flashmm.design.statistics import drop_component
+from flashmm.design.derived import drop_component
 from flashmm.inference.explained import mean_diagonals
 from flashmm.inference.variance_plan import VariancePlan
 from flashmm.kernels import variance_tests as kernels

@@ -515,7 +515,7 @@ class TestRefuses:
             fm.permutation_tests(stats)
 
     def test_statistics_without_their_formula(self):
-        from flashmm.design.statistics import drop_component
+        from flashmm.design.derived import drop_component
 
         stats = statistics(regrouped.simulate(), random=["subject", "subject:kind"])
         with pytest.raises(fm.InputError, match="lost their formula"):

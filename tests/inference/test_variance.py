@@ -503,7 +503,7 @@ class TestDropComponent:
         assert list(without.Z_levels) == list(fresh.Z_levels)
         for product in ("ZtX", "ZtZ", "YtZ", "Z_sum", "XtX", "YtX", "yty"):
             np.testing.assert_allclose(getattr(without, product), getattr(fresh, product))
-        assert without.fixed is None and without.random is None
+        assert without.model is None
 
     def test_of_matrices_and_sparse_products(self):
         Y, X, Z = three_components()
