@@ -10,10 +10,10 @@ import numpy as np
 from flashmm.design.contrasts import without_columns
 from flashmm.design.derived import leave_groups
 from flashmm.design.statistics import SummaryStatistics
-from flashmm.inference.plan import TestPlan, Tests
+from flashmm.inference.plan import T_TEST, TestPlan, Tests
 from flashmm.inference.screening import Screened
 from flashmm.inference.subjects import Subjects
-from flashmm.inference.wald import NO_VARIANCE, T_TEST
+from flashmm.inference.wald import NO_VARIANCE
 from flashmm.lmm import LMMFit, factor, held_coefficients, refit
 from flashmm.names import some_names
 from flashmm.options import DesignError, Status, note
@@ -123,15 +123,12 @@ def jackknife_tests(plan: TestPlan, screened: Screened, refits: bool = False) ->
     for j, own, spread in zip(columns, df, spreads, strict=True):
         for name, values in _test_of(spread, own, fit.fitted).items():
             found[name][:, j] = values
-    failures = {status: found.pop(name) for name, status in FAILURES.items()}
     few = df < [len(contrast.basis) for contrast in contrasts]
     names = [contrast.name for contrast in contrasts]
     lost = {n: s.lost for n, s, f in zip(names, spreads, few, strict=True) if s.lost and not f}
     spent = [name for name, is_few in zip(names, few, strict=True) if is_few]
     column = design.subjects.column
-    return Tests(
-        **found, failures=failures, notes=_note_spent(spent, column) + _note_lost(lost, column)
-    )
+    return Tests.collected(found, FAILURES, _note_spent(spent, column) + _note_lost(lost, column))
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ from flashmm.design.contrasts import Contrast
 from flashmm.options import InputError, Status, is_number
 
 ALTERNATIVES = ("two-sided", "less", "greater")
+T_TEST = ("estimate", "std_error", "statistic", "df")
 
 
 @dataclass(frozen=True)
@@ -119,3 +120,21 @@ class Tests:
     prior_variance: np.ndarray | None = None
     prior: object | None = None
     notes: tuple[str, ...] = ()
+
+    @classmethod
+    def collected(
+        cls,
+        found: Mapping[str, np.ndarray],
+        failures: Mapping[str, Status],
+        notes: tuple[str, ...] = (),
+    ) -> Tests:
+        """Tests by t and F from arrays by name, those of the failures among them."""
+        return cls(
+            estimate=found["estimate"],
+            std_error=found["std_error"],
+            statistic=found["statistic"],
+            df=found["df"],
+            failures={status: found[name] for name, status in failures.items()},
+            df_loss=found.get("df_loss"),
+            notes=notes,
+        )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from flashmm.inference.model_fit import FittedBlock, ModelFit
-from flashmm.inference.plan import TestPlan, Tests
+from flashmm.inference.plan import T_TEST, TestPlan, Tests
 from flashmm.inference.screening import Screened
 from flashmm.kernels import ddf as kernels
 from flashmm.kernels.engine import VarianceForms
@@ -19,6 +19,8 @@ STEP = 1e-6
 
 # Variance of a contrast, relative to the one that the total variance would give it, that is none.
 NO_VARIANCE = 1e-12
+
+FAILURES = {"aliased": Status.NOT_ESTIMABLE, "no_variance": Status.ZERO_VARIANCE}
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,8 @@ class Wald:
                 at = np.ix_(block.index, columns)
                 for name, array in values.items():
                     found[name][at] = array
-        failures = {status: found.pop(name) for name, status in FAILURES.items()}
         notes = _note_cell_df(fit, found["df"]) if self.information == "observed" else ()
-        return Tests(**found, failures=failures, notes=notes)
+        return Tests.collected(found, FAILURES, notes)
 
     def rows(self, fit: ModelFit, rows: np.ndarray) -> dict[str, np.ndarray]:
         """T tests of the rows (C, p) of a contrast matrix, without names and without words.
@@ -95,10 +96,6 @@ class Wald:
             for name in T_TEST:
                 result[name][block.index] = values[name]
         return result
-
-
-T_TEST = ("estimate", "std_error", "statistic", "df")
-FAILURES = {"aliased": Status.NOT_ESTIMABLE, "no_variance": Status.ZERO_VARIANCE}
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +128,7 @@ class _State:
 
 def _block_tests(
     state: _State, screened: Screened
-) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray | bool]]]:
+) -> Iterator[tuple[np.ndarray, Mapping[str, np.ndarray | bool]]]:
     """Tests of one block of genes: numbers of some contrasts, and arrays (block, of these)."""
     contrasts, aliased = screened.contrasts, ~state.block.kept
     lost = np.array([(c.matrix[:, aliased] != 0).any() for c in contrasts]) & screened.testable

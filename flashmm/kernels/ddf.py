@@ -175,7 +175,7 @@ def df_loss(forms: VarianceForms, theta_cov: Array, slopes: Array) -> Array:
         return inverse * np.maximum(slope, 0.0)
 
 
-def lowered_df(df: Array, loss: Array, z2: Array | float) -> Array:
+def lowered_df(df: Array, loss: Array | float, z2: Array | float) -> Array:
     """1/(1/ν + loss · (z² - 1)), z² from one to that of p = 0.001, where expansions end."""
     with np.errstate(divide="ignore"):
         return 1.0 / (1.0 / df + loss * (np.clip(z2, 1.0, FURTHEST) - 1.0))

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
 import flashmm as fm
-from flashmm.design.statistics import subtract_means
+from flashmm.design.derived import subtract_means
 from flashmm.inference.permuted_labels import _arrangements, plan_permutation
 from flashmm.inference.table import adjust_p_values
 

@@ -15,7 +15,7 @@ from scipy import stats as distributions
 from scipy.optimize import minimize
 
 import flashmm as fm
-from flashmm.design.statistics import drop_component
+from flashmm.design.derived import drop_component
 from flashmm.inference.explained import mean_diagonals
 from flashmm.kernels import variance_tests as kernels
 
