@@ -31,7 +31,7 @@ from scipy import sparse
 import flashmm as fm
 from flashmm.benchmark.mixedlm import choose_genes
 from flashmm.cells.counts import read_genes
-from flashmm.inference.wald import row_tests
+from flashmm.inference.ddf import row_tests
 from flashmm.kernels.negative_binomial import draw_block
 from flashmm.simulate import counts as simulate
 

@@ -14,16 +14,12 @@ from flashmm.design.from_groups import summary_statistics
 from flashmm.design.from_matrices import summary_statistics_from_matrices
 from flashmm.design.statistics import SummaryStatistics
 from flashmm.inference.advice import advise
+from flashmm.inference.explained import VarianceExplained, variance_explained
 from flashmm.inference.influence import InfluenceTable, influence, jackknife
 from flashmm.inference.permutation import PermutationTable, permutation_tests
 from flashmm.inference.table import TestTable
 from flashmm.inference.testing import contrast_tests
-from flashmm.inference.variance import (
-    VarianceExplained,
-    VarianceTable,
-    variance_explained,
-    variance_tests,
-)
+from flashmm.inference.variance import VarianceTable, variance_tests
 from flashmm.io.files import (
     join_fits,
     merge_files,

@@ -20,9 +20,9 @@ from flashmm.cells.groups import GroupStatistics
 from flashmm.design.derived import take_genes
 from flashmm.design.from_groups import summary_statistics
 from flashmm.design.statistics import SummaryStatistics
+from flashmm.inference.ddf import DDF, DEFAULT_DDF
 from flashmm.inference.permutation import permutation_tests
-from flashmm.inference.testing import DDF, contrast_tests
-from flashmm.inference.wald import DEFAULT_DDF
+from flashmm.inference.testing import contrast_tests
 from flashmm.lmm import LMMFit, fit_lmm
 from flashmm.names import listed
 from flashmm.options import FlashmmWarning, InputError
@@ -58,7 +58,7 @@ class CalibrationMethod:
     genes : int or None
         Number of genes to test, spread evenly; None tests all.
     n_permutations : int
-        Relabellings of a permutation.
+        Permutations of a permutation test.
     only_matching : bool
         Whether it is run only where its random terms are those of the simulation, to save time.
 

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import sparse, special, stats
+from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 from statsmodels.regression.mixed_linear_model import MixedLM, VCSpec
 from threadpoolctl import threadpool_limits
@@ -36,6 +36,7 @@ from flashmm.cells.counts import read_genes
 from flashmm.design.columns import CellDesign, cell_design
 from flashmm.design.contrasts import Contrast, resolve_contrasts
 from flashmm.kernels.rotation import independent_columns
+from flashmm.kernels.tails import chi2_tail, normal_tail
 from flashmm.options import DesignError, InputError, Status, note
 
 __all__ = ["MixedLMResult", "choose_genes", "fit_mixedlm"]
@@ -505,27 +506,18 @@ def _wald_numbers(L: np.ndarray, taken: _Attempt) -> dict[str, float]:
     effect, cov = L @ taken.coef, L @ taken.cov @ L.T
     if len(L) > 1:
         wald = float(effect @ np.linalg.lstsq(cov, effect, rcond=None)[0])
-        log_p = _log_chi2_sf(wald, len(L))
-        return {"statistic": wald / len(L), "p_value": np.exp(log_p), "log10_p": log_p / np.log(10)}
+        p, log10_p = chi2_tail(np.array([wald]), len(L))
+        return {"statistic": wald / len(L), "p_value": float(p[0]), "log10_p": float(log10_p[0])}
     std_error = float(np.sqrt(cov[0, 0])) if cov[0, 0] > 0 else np.nan
     z = float(effect[0] / std_error)
+    p, log10_p = normal_tail(np.array(z))
     return {
         "estimate": float(effect[0]),
         "std_error": std_error,
         "statistic": z,
-        "p_value": float(2 * stats.norm.sf(abs(z))),
-        "log10_p": float((np.log(2) + stats.norm.logsf(abs(z))) / np.log(10)),
+        "p_value": float(p),
+        "log10_p": float(log10_p),
     }
-
-
-def _log_chi2_sf(x: float, df: int) -> float:
-    """Logarithm of the upper tail of chi-squared, also where the tail underflows."""
-    tail = special.gammaincc(df / 2, x / 2)
-    if tail > 0 or not np.isfinite(x):
-        return float(np.log(tail)) if tail > 0 else float(-x)
-    # Γ(a, z) ≈ z^(a−1) e^(−z) {1 + (a − 1)/z}
-    a, z = df / 2, x / 2
-    return float((a - 1) * np.log(z) - z - special.gammaln(a) + np.log1p((a - 1) / z))
 
 
 # ----------------------------------------------------------------------------------------------

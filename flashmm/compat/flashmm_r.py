@@ -22,7 +22,7 @@ from flashmm.design.columns import cell_design
 from flashmm.design.contrasts import parse_expression
 from flashmm.design.from_matrices import summary_statistics_from_matrices
 from flashmm.design.statistics import SummaryStatistics
-from flashmm.kernels.ddf import t_tail
+from flashmm.kernels.tails import t_tail
 from flashmm.lmm import LMMFit, fit_lmm
 from flashmm.options import FlashmmWarning, InputError, Status
 from flashmm.simulate.counts import SimulationSpec, simulate_counts

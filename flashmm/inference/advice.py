@@ -206,22 +206,3 @@ def _few_subjects(
             )
         )
     return tuple(notes)
-
-
-def note_cell_df(fit: ModelFit, df: np.ndarray, ddf: str) -> tuple[str, ...]:
-    """Genes whose Satterthwaite degrees of freedom (genes, contrasts) count cells."""
-    if ddf != "satterthwaite" or not fit.fitted.any() or fit.stats is None:
-        return ()
-    # n - rank(X) for REML, n for ML
-    df_residual = fit.stats.n_cells - int(fit.estimable.sum())
-    cells = (df[fit.fitted] >= df_residual * (1 - 1e-9)).any(1)
-    if not cells.any():
-        return ()
-    return (
-        note(
-            f"{cells.sum()} of {fit.fitted.sum()} genes have Satterthwaite degrees of freedom "
-            f"that count cells ({df_residual} or more): their components are at zero, and "
-            "tests between subjects are anti-conservative there. Kenward-Roger (REML) does not "
-            "have this."
-        ),
-    )

@@ -12,7 +12,6 @@ from scipy import sparse
 from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
-from flashmm.kernels.ddf import chi2_tail, f_tail
 from flashmm.kernels.kronecker import (
     Evaluation,
     Tests,
@@ -20,6 +19,7 @@ from flashmm.kernels.kronecker import (
     candidate_tests,
     covariates_beside,
 )
+from flashmm.kernels.tails import chi2_tail, f_tail
 from flashmm.multitrait.model import TraitModel, is_sparse, read_table, read_trait_design, row_order
 from flashmm.options import InputError, Status, note
 

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from flashmm.benchmark.evaluation import average_metrics
-from flashmm.inference.wald import DEFAULT_DDF
+from flashmm.inference.ddf import DEFAULT_DDF
 from flashmm.io.files import read_table
 from flashmm.options import Status
 from flashmm.plots import figures as plots

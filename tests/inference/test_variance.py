@@ -16,7 +16,7 @@ from scipy.optimize import minimize
 
 import flashmm as fm
 from flashmm.design.derived import drop_component
-from flashmm.inference.variance import _mean_diagonals
+from flashmm.inference.explained import mean_diagonals
 from flashmm.kernels import variance_tests as kernels
 
 LIMIT = distributions.chi2.isf(0.05, 1)
@@ -332,7 +332,7 @@ class TestEstimates:
 
     def test_shares_by_the_delta_method(self, case):
         *_, fit = case
-        weights = np.append(_mean_diagonals(fit.stats), 1.0)
+        weights = np.append(mean_diagonals(fit.stats), 1.0)
         table = fm.variance_tests(fit, tests=[], intervals=[])
         np.testing.assert_allclose(table.share.sum(1), 1.0)
         for g in range(4):
