@@ -57,6 +57,7 @@ from flashmm.simulate.counts import (
 )
 from flashmm.subject_level.means import SubjectMeans, subject_means
 from flashmm.subject_level.models import kinship_by_trait, multitrait_by_gene
+from flashmm.within import FitsWithin, fit_within
 
 __version__ = "0.1.0"
 
@@ -65,6 +66,7 @@ __all__ = [
     "Contrast",
     "DesignError",
     "Evaluation",
+    "FitsWithin",
     "FlashmmError",
     "FlashmmWarning",
     "FormulaError",
@@ -98,6 +100,7 @@ __all__ = [
     "fit_lmm",
     "fit_mixedlm",
     "fit_multitrait_lmm",
+    "fit_within",
     "influence",
     "jackknife",
     "join_fits",

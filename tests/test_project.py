@@ -26,6 +26,7 @@ ROOMS = (
     ("cells",),
     ("design",),
     ("lmm",),
+    ("within",),
     ("inference",),
     ("kinship", "multitrait"),
     ("simulate",),

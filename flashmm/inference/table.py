@@ -57,7 +57,12 @@ class TestTable:
     prior_df, prior_variance : (contrasts,) arrays
         Prior of moderated variances, d₀ and s₀²; NaN without moderation.
     prior : object or None
-        What the method learnt of the genes together, where it has something to say.
+        What the method learnt of the genes together, where it has something to say; of several
+        levels a dictionary.
+    within : str or None
+        The column whose levels have models of their own (`flashmm.fit_within`).
+    levels : tuple of str
+        (contrasts,) The level of each contrast; empty where there is one model.
     """
 
     __test__ = False  # the name begins with "Test": pytest must not collect it
@@ -84,6 +89,8 @@ class TestTable:
     level: float = 0.95
     lfc: float = 0.0
     prior: object | None = None
+    within: str | None = None
+    levels: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -136,15 +143,17 @@ class TestTable:
         Returns
         -------
         pandas.DataFrame
-            Columns gene, contrast, estimate, std_error, (conf_low, conf_high,) statistic, df,
-            (df_num, if any test is joint,) p_value, log10_p, adj_p_value, status; contrasts one
-            after another, genes in their order.
+            Columns gene, (that of the levels, where each has a model,) contrast, estimate,
+            std_error, (conf_low, conf_high,) statistic, df, (df_num, if any test is joint,)
+            p_value, log10_p, adj_p_value, status; contrasts one after another, genes in order.
         """
         if names not in ("flashmm", "pertpy"):
             raise InputError(f"names must be 'flashmm' or 'pertpy'; found {names!r}.")
         wanted = frame_columns(intervals, bool((self.df_num > 1).any()))
         columns = {name: getattr(self, name) for name in wanted}
-        frame = pd.DataFrame(tidy(self.genes, {"contrast": self.contrast_names}, columns))
+        labels = {} if self.within is None else {self.within: self.levels}
+        labels["contrast"] = self.contrast_names
+        frame = pd.DataFrame(tidy(self.genes, labels, columns))
         return frame if names == "flashmm" else frame.rename(columns=PERTPY_NAMES)
 
     def __repr__(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from flashmm.design.contrasts import resolve_contrasts
@@ -12,10 +13,16 @@ from flashmm.inference.model_fit import ModelFit
 from flashmm.inference.plan import TestPlan
 from flashmm.inference.screening import screen
 from flashmm.inference.table import TestTable
+from flashmm.inference.within import join_levels
+from flashmm.options import FormulaError, Status, note
+from flashmm.within import FitsWithin
+
+# What tests of one model per level take where nothing is asked for.
+DEFAULT_WITHIN = "kenward-roger-2"
 
 
 def contrast_tests(
-    fit: ModelFit,
+    fit: ModelFit | FitsWithin,
     contrasts: Any = None,
     ddf: str | None = None,
     alternative: str = "two-sided",
@@ -28,8 +35,8 @@ def contrast_tests(
 
     Parameters
     ----------
-    fit : LMMFit or KinshipFit
-        The fitted models.
+    fit : LMMFit, KinshipFit or FitsWithin
+        The fitted models; of `fit_within` the models of every level, whose tests are one table.
     contrasts : optional
         None tests every coefficient. A string is a column name (every coefficient whose term holds
         the column) or an expression in coefficient names; a list holds several; a dictionary maps
@@ -76,6 +83,10 @@ def contrast_tests(
     in the information, so that a singular fit does not return to cell-level df. Minimum effects as
     McCarthy & Smyth 2009, moderation after Smyth 2004.
     """
+    if isinstance(fit, FitsWithin):
+        ddf = ddf or (DEFAULT_WITHIN if fit.options.method == "REML" else None)
+        asked = {"alternative": alternative, "level": level, "lfc": lfc, "moderate": moderate}
+        return _tests_within(fit, contrasts, ddf, asked)
     method = ddf_method(ddf, fit.options.method)
     plan = TestPlan(alternative, level, lfc, moderate)
     method.check(fit, plan)
@@ -89,3 +100,22 @@ def contrast_tests(
         robust = method.leaves_out_subjects
         notes += advise_contrasts(fit, resolved, screened.between_df, robust)
     return TestTable.of(screened, plan, tests, method.name, notes)
+
+
+def _tests_within(
+    fits: FitsWithin, contrasts: Any, ddf: str | None, asked: dict[str, Any]
+) -> TestTable:
+    """Tests of all levels; a contrast that a level does not have is said, and tested elsewhere."""
+    tables: dict[str, TestTable] = {}
+    refused = dict.fromkeys(fits.refused, Status.TOO_FEW_SUBJECTS)
+    faults: dict[str, FormulaError] = {}
+    for level, fit in fits.fits.items():
+        try:
+            tables[level] = contrast_tests(fit, contrasts, ddf, **asked)
+        except FormulaError as error:
+            faults[level], refused[level] = error, Status.NOT_ESTIMABLE
+    if not tables:
+        raise next(iter(faults.values()))
+    table = join_levels(fits, tables, refused)
+    notes = tuple(note(f"{fits.column} {level!r}: {error}") for level, error in faults.items())
+    return replace(table, notes=table.notes + notes)
