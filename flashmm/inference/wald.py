@@ -63,7 +63,8 @@ class Wald:
         fit = screened.fit
         found = {name: np.full(screened.shape, np.nan) for name in T_TEST}
         found |= {name: np.zeros(screened.shape, dtype=bool) for name in FAILURES}
-        found["df_loss"] = np.zeros(screened.shape)
+        if self.second_order:
+            found["df_loss"] = np.zeros(screened.shape)
         for block in fit.test_blocks():
             for columns, values in _block_tests(_State.of(fit, block, self), screened):
                 at = np.ix_(block.index, columns)
