@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -43,6 +43,7 @@ def de(
     progress: bool | None = None,
     size_factors: Any = "auto",
     min_counts: float | None = MIN_TOTAL,
+    reference: Mapping[str, str] | None = None,
     method: str = "REML",
     ddf: str | None = None,
     alternative: str = "two-sided",
@@ -72,6 +73,8 @@ def de(
         None.
     min_counts : float or None
         With `within`: as in `fit_within`; values that are not counts have no such filter.
+    reference : mapping of str to str, optional
+        Reference level of some columns, ``{"condition": "ctrl"}``; by default the first one.
     method : {"REML", "ML"}
         Restricted or full maximum likelihood.
     ddf, alternative, level, lfc, moderate
@@ -117,7 +120,7 @@ def de(
         "moderate": moderate,
     }
     if within is None:
-        stats = summary_statistics(groups, formula, random, size_factors)
+        stats = summary_statistics(groups, formula, random, size_factors, reference)
         return contrast_tests(fit_lmm(stats, method=method), contrasts, ddf, **asked)
     fixed, terms, notes = with_subject_terms(groups, formula, random)
     fits = fit_within(
@@ -127,6 +130,7 @@ def de(
         terms,
         size_factors=size_factors,
         min_counts=min_counts if counted else None,
+        reference=reference,
         method=method,
     )
     fits = replace(fits, notes=fits.notes + notes)

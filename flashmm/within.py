@@ -16,6 +16,7 @@ import pandas as pd
 
 from flashmm.cells.effective_libsize import with_size_factors
 from flashmm.cells.groups import GroupStatistics
+from flashmm.cells.reference import with_reference
 from flashmm.cells.size_factors import size_factors as factors_of_groups
 from flashmm.design.from_groups import summary_statistics
 from flashmm.formulas import read_model
@@ -94,6 +95,7 @@ def fit_within(
     *,
     size_factors: str | pd.Series | Sequence[float] | np.ndarray | None = "tmm",
     min_counts: float | None = MIN_TOTAL,
+    reference: Mapping[str, str] | None = None,
     **options: Any,
 ) -> FitsWithin:
     """Fit one model for each level of a column, from groups.
@@ -117,6 +119,8 @@ def fit_within(
         Genes with fewer counts in a level, or with counts in fewer groups than the smallest
         condition has (at most five), are not tested there and have the status `low_expression`;
         None keeps all genes.
+    reference : mapping of str to str, optional
+        Reference level of some columns, as in `summary_statistics`.
     **options
         As of `fit_lmm`: method, nonnegative, engine, max_iter, tol, block_size.
 
@@ -149,6 +153,7 @@ def fit_within(
         if isinstance(size_factors, str):
             size_factors = factors_of_groups(groups, within, size_factors)
         groups = with_size_factors(groups, size_factors)
+    groups = with_reference(groups, reference)
     model = _Model(fixed, terms, min_counts or 0.0, options)
     fits: dict[str, LMMFit] = {}
     refused: dict[str, str] = {}

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from flashmm.cells.groups import N_CELLS, GroupStatistics
-from flashmm.design.contrasts import resolve_contrasts
+from flashmm.design.differences import contrasts_of
 from flashmm.design.statistics import SummaryStatistics
 from flashmm.inference.table import adjust_p_values, frame_columns
 from flashmm.kernels import moderation, student
@@ -111,7 +111,7 @@ def pooled_tests(
     DesignError
         X has not full column rank.
     """
-    resolved = resolve_contrasts(contrasts, stats.coefficients, stats.coefficient_columns)
+    resolved = contrasts_of(contrasts, stats.coefficients, stats.coefficient_columns, stats)
     if np.linalg.matrix_rank(stats.XtX, hermitian=True) < len(stats.XtX):
         raise DesignError("Columns of X follow from others; drop them from the formula.")
     inverse, df = np.linalg.inv(stats.XtX), stats.n_cells - len(stats.XtX)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from flashmm.cells.effective_libsize import apply_size_factors, describe, libsize_columns
 from flashmm.cells.groups import GroupStatistics
+from flashmm.cells.reference import with_reference
 from flashmm.cells.size_factors import RECORD
 from flashmm.design.columns import GroupDesign, group_design
 from flashmm.design.products import cross, gram, layers, weighted
@@ -21,6 +22,7 @@ def summary_statistics(
     fixed: str,
     random: str | Sequence[str] | None = None,
     size_factors: str | pd.Series | Sequence[float] | np.ndarray | None = None,
+    reference: Mapping[str, str] | None = None,
 ) -> SummaryStatistics:
     """Make the statistics of a model from groups of cells, without the cells.
 
@@ -38,6 +40,9 @@ def summary_statistics(
         not follow the genes that change: a method of `flashmm.size_factors`, taken within the
         levels of `cell_type` where the groups have that column, or its result. None leaves the
         groups as they are.
+    reference : mapping of str to str, optional
+        Reference level of some columns, such as ``{"condition": "ctrl"}``; by default the first of
+        the declared order, else of the sorted levels.
 
     Returns
     -------
@@ -51,7 +56,7 @@ def summary_statistics(
         As `flashmm.design.columns.group_design`, and as `flashmm.size_factors` and
         `flashmm.with_size_factors`.
     """
-    groups = apply_size_factors(groups, size_factors)
+    groups = with_reference(apply_size_factors(groups, size_factors), reference)
     design = group_design(groups, fixed, random)
     X, Z = list(design.fixed), layers(design.random)
     sizes = tuple(len(c.levels) for c in design.random)
@@ -72,7 +77,7 @@ def summary_statistics(
         components=tuple(c.name for c in design.random),
         Z_levels=pd.Index([v for c in design.random for v in c.levels], dtype=object),
         coefficient_columns=design.coefficient_columns,
-        source=GroupSource(groups, design, ModelFormula(fixed, _terms(random))),
+        source=GroupSource(groups, design, ModelFormula(fixed, _terms(random), _pairs(reference))),
         notes=(*design.notes, *_notes_of_size_factors(groups, design)),
         coefficient_terms=design.coefficient_terms,
     )
@@ -92,3 +97,7 @@ def _notes_of_size_factors(groups: GroupStatistics, design: GroupDesign) -> list
 
 def _terms(random: str | Sequence[str] | None) -> tuple[str, ...] | None:
     return (random,) if isinstance(random, str) else None if random is None else tuple(random)
+
+
+def _pairs(reference: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:
+    return tuple((column, str(level)) for column, level in (reference or {}).items())

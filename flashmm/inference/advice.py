@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from flashmm.design.contrasts import Contrast, resolve_contrasts
+from flashmm.design.contrasts import Contrast
+from flashmm.design.differences import contrasts_of
 from flashmm.inference.between_subjects import SubjectDesign, columns_of
 from flashmm.inference.model_fit import ModelFit
 from flashmm.inference.subjects import require_groups, subjects_of
@@ -48,7 +49,7 @@ def advise(fit: ModelFit, contrasts: Any = None) -> tuple[str, ...]:
     notes = advise_fit(fit)
     if contrasts is None:
         return notes
-    resolved = resolve_contrasts(contrasts, fit.coefficients, fit.coefficient_columns)
+    resolved = contrasts_of(contrasts, fit.coefficients, fit.coefficient_columns, fit.stats)
     design = SubjectDesign.of(fit)
     between = [np.nan if design is None else design.between_df(c.matrix) for c in resolved]
     return notes + advise_contrasts(fit, resolved, np.array(between))

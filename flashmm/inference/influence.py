@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from flashmm.design.contrasts import resolve_contrasts
 from flashmm.design.derived import leave_groups, take_genes
+from flashmm.design.differences import contrasts_of
 from flashmm.inference.ddf import row_methods, row_tests
 from flashmm.inference.jackknife import stays_estimable
 from flashmm.inference.subjects import Subjects, independent_subjects
@@ -201,7 +201,7 @@ def influence(
             f"ddf={ddf!r} does not go with leaving out subjects; choose one of "
             f"{', '.join(row_methods())} for the p-values of an influence table."
         )
-    resolved = resolve_contrasts(contrasts, fit.coefficients, fit.coefficient_columns)
+    resolved = contrasts_of(contrasts, fit.coefficients, fit.coefficient_columns, fit.stats)
     joint = [contrast.name for contrast in resolved if len(contrast.matrix) > 1]
     if joint:
         raise InputError(

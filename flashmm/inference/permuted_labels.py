@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, product
 from math import factorial, prod
@@ -14,12 +13,13 @@ import numpy as np
 import pandas as pd
 
 from flashmm.cells.groups import GroupStatistics
-from flashmm.design.columns import group_design
-from flashmm.design.contrasts import Contrast, resolve_contrasts
+from flashmm.design.contrasts import Contrast
+from flashmm.design.counterfactual import designs_by_level
+from flashmm.design.differences import contrasts_of
 from flashmm.design.statistics import SummaryStatistics
 from flashmm.inference.subjects import Subjects, require_groups, subject_column
 from flashmm.lmm import LMMFit, fit_lmm
-from flashmm.options import FlashmmWarning, InputError
+from flashmm.options import InputError
 
 # Permutations, the observed labels among them, below which no p-value can reach 0.05.
 FEWEST = 20
@@ -171,8 +171,8 @@ def plan_permutation(
         codes, found = _values_of_subjects(groups, subjects, name, "strata")
         stratum = np.unique(stratum * len(found) + codes, return_inverse=True)[1].reshape(-1)
     wanted = factor if contrasts is None else contrasts
-    resolved = resolve_contrasts(wanted, stats.coefficients, stats.coefficient_columns)
-    designs = _designs(stats, factor, levels)
+    resolved = contrasts_of(wanted, stats.coefficients, stats.coefficient_columns, stats)
+    designs = designs_by_level(stats, factor, levels)
     fit = model if isinstance(model, LMMFit) else fit_lmm(model)
     permutation = Permutation(fit, resolved, subjects, factor, labels, stratum, designs)
     _check_designs(permutation)
@@ -226,36 +226,6 @@ def _check_factor(
                 f"the random term {component.name!r} holds factor={factor!r} and crosses the "
                 f"{subjects.column}s, so it would change with the labels. Take it out."
             )
-
-
-def _designs(stats: SummaryStatistics, factor: str, levels: pd.Series) -> np.ndarray:
-    """The fixed design over groups if all had each of the labels."""
-    groups, _ = require_groups(stats, "A permutation")
-    model = stats.require_model()
-    L, n = len(levels), groups.n_groups
-    obs = pd.concat([groups.obs] * L, ignore_index=True)
-    obs[factor] = levels.iloc[np.repeat(np.arange(L), n)].to_numpy(copy=True)
-    if isinstance(levels.dtype, pd.CategoricalDtype):
-        obs[factor] = obs[factor].astype(levels.dtype)
-    nothing = np.zeros((L * n, 0))
-    stacked = replace(
-        groups,
-        obs=obs,
-        genes=pd.Index([]),
-        sum=nothing,
-        sumsq=nothing,
-        covariate_sums=dict.fromkeys(groups.covariates, nothing),
-        counts=None,
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FlashmmWarning)  # said when the statistics were made
-        design = group_design(stacked, model.fixed, model.random)
-    if design.coefficients != stats.coefficients:
-        raise InputError(
-            f"the design has other coefficients when {factor!r} is permuted; code it by its plain "
-            "name in the formula."
-        )
-    return np.moveaxis(design.fixed.reshape(len(design.fixed), L, n, -1), 0, 1)
 
 
 def _check_designs(permutation: Permutation) -> None:

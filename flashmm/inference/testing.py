@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from flashmm.design.contrasts import resolve_contrasts
+from flashmm.design.differences import contrasts_of
 from flashmm.inference.advice import advise_contrasts, advise_fit
 from flashmm.inference.ddf import ddf_method
 from flashmm.inference.finish import finish, moderate_tests
@@ -90,7 +90,7 @@ def contrast_tests(
     method = ddf_method(ddf, fit.options.method)
     plan = TestPlan(alternative, level, lfc, moderate)
     method.check(fit, plan)
-    resolved = resolve_contrasts(contrasts, fit.coefficients, fit.coefficient_columns)
+    resolved = contrasts_of(contrasts, fit.coefficients, fit.coefficient_columns, fit.stats)
     plan.check_joint(resolved)
     screened = screen(fit, resolved, method.subject_design(fit), method.needs_between_df)
     tests = moderate_tests(plan, resolved, method.test(plan, screened))

@@ -291,7 +291,9 @@ def read_fit(path: PathLike, groups_path: PathLike | None = None) -> LMMFit:
         options["start"] = tuple(options["start"])
     groups = read_groups(source, _gene_range(adata.obs_names, source, path))
     groups = _with_factors(groups, model.get(RECORD))
-    stats = summary_statistics(groups, model["fixed"], model["random"])
+    stats = summary_statistics(
+        groups, model["fixed"], model["random"], reference=dict(model.get("reference", ()))
+    )
     fit_options = FitOptions(**options)
     K1 = adata.obsm["theta"].shape[1]
     return LMMFit(
