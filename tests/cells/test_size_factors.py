@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from references import real_counts
 
 import flashmm as fm
 from flashmm.cells.groups import GroupStatistics, merge
@@ -168,11 +169,13 @@ def test_all_groups_too_small() -> None:
     assert (factors == 1).all()
 
 
-@pytest.mark.filterwarnings("ignore::flashmm.options.FlashmmWarning")
-def test_real_donors(shared: Path) -> None:
-    path = shared / "data" / "onek1k20.h5ad"
-    if not path.is_file():
-        pytest.skip("no counts of real donors")
+@pytest.mark.parametrize(
+    "path", [None, *real_counts("onek1k20")], ids=lambda path: path and path.stem
+)
+def test_factors_of_a_file(path: Path | None, tmp_path: Path) -> None:
+    if path is None:
+        path = tmp_path / "cells.h5ad"
+        cells().write_h5ad(path)
     groups = fm.summarise(path, ["subject", "cell_type"], ["log(libsize)"])
     factors = fm.size_factors(groups, "cell_type")
     for level in groups.obs["cell_type"].unique():

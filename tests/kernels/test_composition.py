@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from references import DATA
 from scipy.stats import rankdata
 
 from flashmm.kernels.composition import (
@@ -19,7 +18,7 @@ from flashmm.kernels.composition import (
     within_ranks,
 )
 
-EDGER = Path(__file__).resolve().parents[1] / "data" / "edger"
+EDGER = DATA / "edger"
 FACTORS = pd.read_csv(EDGER / "factors.tsv", sep="\t")
 
 
