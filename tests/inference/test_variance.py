@@ -15,6 +15,7 @@ from scipy import stats as distributions
 from scipy.optimize import minimize
 
 import flashmm as fm
+from flashmm.design.columns import cell_design
 from flashmm.design.derived import drop_component
 from flashmm.inference.explained import mean_diagonals
 from flashmm.kernels import variance_tests as kernels
@@ -523,7 +524,7 @@ class TestExplained:
         fit = fm.fit_lmm(from_groups)
         explained = fm.variance_explained(fit)
         assert explained.terms == ("log(libsize)", "type", "type:condition")
-        design = fm.design.cell_design(cells.obs, FORMULA, RANDOM)
+        design = cell_design(cells.obs, FORMULA, RANDOM)
         assert design.coefficient_terms == from_groups.coefficient_terms
         X, Z, n = design.X.to_numpy(), design.Z.toarray(), cells.n_obs
         terms = np.array(design.coefficient_terms)
