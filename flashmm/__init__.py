@@ -51,7 +51,7 @@ from flashmm.options import (
     InputError,
     Status,
 )
-from flashmm.simulate.counts import (
+from flashmm.simulate import (
     GaussianSimulation,
     Simulation,
     SimulationSpec,

@@ -24,7 +24,7 @@ from flashmm.inference.wald import DEFAULT_DDF
 from flashmm.lmm import LMMFit, fit_lmm
 from flashmm.names import listed
 from flashmm.options import FlashmmWarning, InputError
-from flashmm.simulate.spec import SimulationSpec
+from flashmm.simulate import SimulationSpec
 
 MODELS = ("mixed", "permutation")
 PSEUDOBULK = ("pseudobulk", "pseudobulk_cpm")

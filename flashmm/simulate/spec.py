@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from numbers import Integral
 from os import PathLike
 from string import ascii_uppercase
 from typing import Any
@@ -14,9 +13,17 @@ import numpy as np
 import pandas as pd
 
 from flashmm.names import listed
-from flashmm.options import InputError, is_number
+from flashmm.options import InputError
+from flashmm.simulate.values import (
+    categorical,
+    check_metadata,
+    check_not_negative,
+    check_type_names,
+    check_whole,
+    labels,
+    plain,
+)
 
-GROUPINGS = ("subject", "cell_type", "condition")
 DIRECTIONS = ("both", "up", "down")
 DISTRIBUTIONS = ("nb", "gaussian")
 # Fields that belong to one distribution, and the value that leaves them out.
@@ -70,7 +77,7 @@ class SimulationSpec:
     cells_cv : float or None
         None draws the group of each cell, all alike. A number fixes how many cells each subject has
         of each type (and condition, where it has several): the quantiles of a log-normal
-        distribution with this coefficient of variation, dealt to the subjects by lot, type by type;
+        distribution with this coefficient of variation, randomly assigned to subjects type by type;
         one cell at least. 0 is as equal as `n_cells` allows, 1 is a tenfold range of six subjects
         and a fortyfold one of fifty.
     distribution : {"nb", "gaussian"}
@@ -117,7 +124,7 @@ class SimulationSpec:
         if self.metadata is None:
             _check_drawn_design(self)
         else:
-            _check_metadata(self.metadata)
+            check_metadata(self.metadata)
         _check_effects(self)
         _check_de_numbers(self)
         _check_distribution(self)
@@ -163,9 +170,9 @@ def _check_types(spec: SimulationSpec) -> None:
         *("min_log_fc", "max_log_fc", "subject_variance", "subject_cell_type_variance"),
         *("residual_variance", "variance_spread"),
     ):
-        _check_not_negative(name, getattr(spec, name))
+        check_not_negative(name, getattr(spec, name))
     if spec.cells_cv is not None:
-        _check_not_negative("cells_cv", spec.cells_cv)
+        check_not_negative("cells_cv", spec.cells_cv)
     for name in ("nested", "adjust_libsize"):
         if not isinstance(getattr(spec, name), bool | np.bool_):
             raise InputError(f"{name}: True or False expected, found {getattr(spec, name)!r}")
@@ -202,32 +209,6 @@ def _check_distribution(spec: SimulationSpec) -> None:
         raise InputError("cells_cv: metadata say how many cells there are; give one of the two")
 
 
-def _check_metadata(metadata: pd.DataFrame) -> None:
-    if not isinstance(metadata, pd.DataFrame) or metadata.empty:
-        raise InputError("metadata: a DataFrame with one row per cell expected")
-    missing = [name for name in GROUPINGS if name not in metadata]
-    if missing:
-        raise InputError(f"metadata: no column {listed(missing)}; found {listed(metadata.columns)}")
-    for name in (*GROUPINGS, "libsize"):
-        absent = metadata[name].isna().sum() if name in metadata else 0
-        if absent:
-            raise InputError(f"metadata: column {name!r} has {absent} missing values; fill or drop")
-    if "libsize" in metadata:
-        _check_libsize(metadata["libsize"])
-
-
-def _check_libsize(libsize: pd.Series) -> None:
-    if not pd.api.types.is_numeric_dtype(libsize):
-        raise InputError(f"metadata: column 'libsize' must hold numbers, found {libsize.dtype}")
-    values = libsize.to_numpy(np.float64)
-    bad = ~np.isfinite(values) | (values <= 0)
-    if bad.any():
-        raise InputError(
-            f"metadata: column 'libsize' has {bad.sum()} values that are not positive and finite "
-            f"(first {values[bad][0]}); their logarithm is the offset"
-        )
-
-
 def _check_effects(spec: SimulationSpec) -> None:
     if spec.direction not in DIRECTIONS:
         raise InputError(
@@ -260,7 +241,7 @@ def _check_de_by_type(spec: SimulationSpec) -> None:
     by_type = spec.n_de_by_type
     if not isinstance(by_type, Mapping):
         raise InputError(f"n_de_by_type: a mapping cell type -> number expected, found {by_type!r}")
-    _check_type_names("n_de_by_type", by_type, spec.cell_types)
+    check_type_names("n_de_by_type", by_type, spec.cell_types)
     for name, number in by_type.items():
         check_whole(f"n_de_by_type[{name!r}]", number, 0)
     if spec.n_de_genes not in (None, sum(by_type.values())):
@@ -275,7 +256,7 @@ def _check_de_by_type(spec: SimulationSpec) -> None:
 def _check_proportions(spec: SimulationSpec) -> None:
     proportions, types = spec.de_proportions, spec.cell_types
     if isinstance(proportions, Mapping):
-        _check_type_names("de_proportions", proportions, types)
+        check_type_names("de_proportions", proportions, types)
         values = list(proportions.values())
     elif isinstance(proportions, str) or not np.iterable(proportions):
         raise InputError(f"de_proportions: numbers per cell type expected, found {proportions!r}")
@@ -287,53 +268,14 @@ def _check_proportions(spec: SimulationSpec) -> None:
                 f"({listed(types)})"
             )
     for value in values:
-        _check_not_negative("de_proportions", value)
+        check_not_negative("de_proportions", value)
     if not sum(values) > 0:
         raise InputError("de_proportions: at least one must be above zero")
 
 
-def _check_type_names(field: str, named: Mapping[str, Any], types: list[str]) -> None:
-    unknown = [name for name in named if name not in types]
-    if unknown:
-        raise InputError(f"{field}: no cell type {listed(unknown)}; there are {listed(types)}")
-
-
-def check_whole(name: str, value: Any, minimum: int) -> None:
-    """Refuse what is not a whole number of at least `minimum`."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
-        raise InputError(f"{name}: a whole number of at least {minimum} expected, found {value!r}")
-
-
-def _check_not_negative(name: str, value: Any) -> None:
-    if not is_number(value) or not 0 <= value < np.inf:
-        raise InputError(f"{name}: a finite number of at least 0 expected, found {value!r}")
-
-
-# --- small helpers --------------------------------------------------------------------------------
-
-
-def labels(prefix: str, n: int) -> list[str]:
-    """`prefix` and the numbers 1 to n, padded so that they sort as they count."""
-    return [f"{prefix}{number:0{len(str(n))}d}" for number in range(1, n + 1)]
-
-
-def categorical(values: pd.Series) -> pd.Categorical:
-    """Observed levels as text: the declared order, else sorted."""
-    return pd.Categorical(values).remove_unused_categories().rename_categories(str)
-
-
-def plain(value: Any) -> Any:
-    """A value of the spec or the seed as JSON can hold it."""
-    if isinstance(value, anndata.AnnData):
-        return f"AnnData, {value.n_obs} cells x {value.n_vars} genes"
-    if isinstance(value, pd.DataFrame):
-        return f"DataFrame, {len(value)} cells, columns {', '.join(map(str, value.columns))}"
-    if isinstance(value, np.random.SeedSequence):
-        return {"entropy": plain(value.entropy), "spawn_key": list(value.spawn_key)}
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, PathLike):
-        return str(value)
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    return list(map(plain, value)) if isinstance(value, list | tuple) else value
+def require_distribution(spec: SimulationSpec, wanted: str, other: str) -> None:
+    """Refuse the spec of another simulator, naming that one."""
+    if spec.distribution != wanted:
+        raise InputError(
+            f"distribution: {wanted!r} expected, found {spec.distribution!r}, which {other} draws"
+        )

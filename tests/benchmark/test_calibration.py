@@ -32,7 +32,7 @@ from flashmm.report.calibration import (
     verdict_frame,
     write_calibration_report,
 )
-from flashmm.simulate.counts import SimulationSpec, simulate_gaussian_groups
+from flashmm.simulate import SimulationSpec, simulate_gaussian_groups
 
 FORMULA = "~ 0 + cell_type + cell_type:condition"
 NESTED = ("subject", "subject:cell_type")
