@@ -3,12 +3,17 @@
 For gene g in a cell of subject s and cell type t,
 
     y ~ NB(mean = mu, size = size_g),  variance mu + mu² / size_g,
-    log mu = log mean_g + (log libsize − its mean over cells) + a_sg + b_stg + log_fc_gt · treated,
+    log mu = log mean_gt + (log libsize − its mean over cells) + a_sg + b_stg + c_scg
+             + log_fc_gt · treated,
 
-with a ~ N(0, subject_variance), b ~ N(0, subject_cell_type_variance) and natural logarithms.
+with a ~ N(0, f_g · subject_variance), b ~ N(0, f_g · subject_cell_type_variance), c ~ N(0, f_g ·
+subject_condition_variance) per subject and condition, and natural logarithms. Means of types differ
+for markers (log mean_gt = log mean_g + marker_log_fc), or as they do in a reference; f_g is 1, or
+log-normal with `variance_spread`.
 The model is that of FLASHMM's ``simuRNAseq`` (Xu et al., Nat Commun 17:2384, 2026) with the
-component b added. The offset and the effects have mean zero on the log scale, so `mean_g` is the
-expected count of a cell with the geometric mean library size and no effects.
+components b and c, the markers and f added. The offset and the effects have mean zero on the log
+scale, so `mean_g` is the expected count of a cell with the geometric mean library size and no
+effects.
 """
 
 from __future__ import annotations
@@ -47,8 +52,11 @@ class Simulation:
     adata : AnnData (cells, genes)
         `X`: whole counts as CSR float32, the form in which scanpy reads and writes counts. `obs`:
         categories `subject`, `cell_type`, `condition`, and `libsize`, the target library size (not
-        the realised total). `var`: `mean` and `dispersion` of each gene, and `reference_gene` with
-        a reference. `uns["flashmm"]`: `truth`, `reference`, `treated`, and JSON texts of the rest.
+        the realised total). `var`: `mean` and `dispersion` of each gene, `reference_gene` with a
+        reference, and as far as the spec asks for them `marker_of` (a cell type, or missing),
+        `exclusive`, `variance_factor`, `module`. `varm["mean_by_type"]`, where types differ:
+        (genes, types) means in the order of the categories of `cell_type`. `uns["flashmm"]`:
+        `truth`, `reference`, `treated`, and JSON texts of the rest.
         Backed by the file when the simulation was written to one.
     truth : DataFrame
         `gene`, `cell_type`, `log_fc` (natural log) of the DE pairs; every other pair is null.
@@ -122,7 +130,8 @@ def simulate_counts(
     plan = make_plan(spec, seed)
     if path is not None:
         require_disk(path, _stored_size(plan), "simulated counts")
-    sheet = anndata.AnnData(obs=plan.obs, var=plan.var, uns={"flashmm": _self_description(plan)})
+    about = {"flashmm": _self_description(plan)}
+    sheet = anndata.AnnData(obs=plan.obs, var=plan.var, varm=plan.varm, uns=about)
     with ThreadPoolExecutor(threads) as pool:
         blocks = draw_blocks(plan, pool, max(threads, -(-chunk_cells // BLOCK_CELLS)), progress)
         if path is None:
@@ -132,7 +141,7 @@ def simulate_counts(
     return Simulation(
         adata=sheet,
         truth=plan.truth,
-        reference=plan.reference,
+        reference=plan.background.reference,
         treated=spec.treated_condition,
         spec=spec,
         seed=seed,
@@ -161,9 +170,10 @@ def _stored_size(plan: Plan) -> float:
 
 def _self_description(plan: Plan) -> dict[str, Any]:
     """What a file says about itself, under `uns["flashmm"]`."""
+    reference = plan.background.reference
     return {
         "truth": plan.truth.set_axis(plan.truth.index.astype(str), axis=0),
-        "reference": plan.reference.set_axis(plan.reference.index.astype(str), axis=0),
+        "reference": reference.set_axis(reference.index.astype(str), axis=0),
         "treated": plan.spec.treated_condition,
         "spec": json.dumps(plan.spec.describe()),
         "provenance": json.dumps(_provenance(plan)),
@@ -174,8 +184,10 @@ def _self_description(plan: Plan) -> dict[str, Any]:
 def _provenance(plan: Plan) -> dict[str, Any]:
     reference = plan.spec.reference
     digest = file_digest(reference) if isinstance(reference, str | PathLike) else None
+    types = dict(zip(plan.spec.cell_types, plan.background.types, strict=False))
     return {
         "flashmm": package_version(),
         "seed": plain(plan.seed),
         "reference_sha256": digest,
+        **({"reference_cell_types": types} if types else {}),
     }

@@ -9,13 +9,20 @@ import pandas as pd
 
 from flashmm.cells.groups import N_CELLS, GroupStatistics, group_rows
 from flashmm.kernels.gaussian_groups import draw_group_sums
-from flashmm.kernels.negative_binomial import Floats, draw_effects, stream
+from flashmm.kernels.negative_binomial import Floats, Integers
 from flashmm.simulate.genes import DEFAULT_GENES
-from flashmm.simulate.seeds import Seed, Streams
+from flashmm.simulate.seeds import GeneStream, Seed, Streams
 from flashmm.simulate.sheet import sheet_of_cells
 from flashmm.simulate.spec import SimulationSpec, require_distribution
 from flashmm.simulate.truth import check_de_genes, design_notes, draw_truth
 from flashmm.simulate.values import GROUPINGS, labels, plain
+from flashmm.simulate.variation import (
+    GeneTraits,
+    draw_traits,
+    effects_of,
+    marker_shift,
+    trait_columns,
+)
 from flashmm.storage.files import package_version
 
 
@@ -32,6 +39,9 @@ class GaussianSimulation:
         difference in the unit of the values, that of the estimates of a fit.
     variance_factor : (genes,) array
         What each gene's variances are multiplied by; ones where `variance_spread` is zero.
+    var : DataFrame
+        By gene, as far as the spec asks for them: `marker_of` (a cell type, or missing),
+        `variance_factor`, `module`.
     treated : str
         The condition in which the effects act.
     spec : SimulationSpec
@@ -43,6 +53,7 @@ class GaussianSimulation:
     groups: GroupStatistics
     truth: pd.DataFrame
     variance_factor: Floats
+    var: pd.DataFrame
     treated: str
     spec: SimulationSpec
     seed: Seed
@@ -54,13 +65,17 @@ def simulate_gaussian_groups(spec: SimulationSpec, seed: Seed) -> GaussianSimula
 
     For gene g in a cell of subject s and cell type t,
 
-        y = a_sg + b_stg + log_fc_gt · treated + e,
+        y = m_gt + a_sg + b_stg + c_scg + log_fc_gt · treated + e,
 
-    a ~ N(0, f_g · subject_variance), b ~ N(0, f_g · subject_cell_type_variance), e ~ N(0, f_g ·
-    residual_variance). With n cells in a group of mean μ, its sums are drawn by themselves: the
-    mean of the cells is N(μ, σ²/n), the sum of squares about it is σ² χ²(n − 1), and the two are
-    independent (Cochran 1934). Their joint distribution is that of sums over cells drawn one by
-    one, at the cost of two numbers per group and gene.
+    a ~ N(0, f_gt · subject_variance), b ~ N(0, f_gt · subject_cell_type_variance), c ~ N(0, f_gt ·
+    subject_condition_variance) per subject and condition, e ~ N(0, f_gt · residual_variance). A
+    marker has m_gt = marker_log_fc in its type, where f_gt is marker_variance_ratio times that of
+    the other types; in all else m_gt = 0, and f_g is 1 or log-normal with `variance_spread`.
+
+    With n cells in a group of mean μ, its sums are drawn by themselves: the mean of the cells is
+    N(μ, σ²/n), the sum of squares about it is σ² χ²(n − 1), and the two are independent (Cochran
+    1934). Their joint distribution is that of sums over cells drawn one by one, at the cost of two
+    numbers per group and gene.
 
     Parameters
     ----------
@@ -87,9 +102,14 @@ def simulate_gaussian_groups(spec: SimulationSpec, seed: Seed) -> GaussianSimula
     codes, obs = group_rows(cells[list(GROUPINGS)])
     n_cells = np.bincount(codes, minlength=len(obs))
     truth = draw_truth(spec, genes, streams.de)
-    factor = np.exp(spec.variance_spread * stream(streams.genes, 0).standard_normal(n_genes))
-    mean = _group_means(spec, streams, obs, truth, factor)
-    total, squares = draw_group_sums(streams.counts, n_cells, mean, spec.residual_variance * factor)
+    traits = draw_traits(spec, n_genes, len(truth), streams.genes, GeneStream.PARAMETERS)
+    cell_type = pd.Categorical(obs["cell_type"], spec.cell_types).codes.astype(np.int64)
+    factor = _variance_factors(spec, traits)
+    mean = _random_effects(spec, streams, obs, traits)
+    _to_scale_of_types(mean, cell_type, np.sqrt(factor), marker_shift(spec, traits))
+    _add_differences(mean, spec, obs, truth)
+    residual = spec.residual_variance * factor
+    total, squares = draw_group_sums(streams.counts, n_cells, mean, residual, cell_type)
     notes = design_notes(cells, truth, (cells["condition"] == spec.treated_condition).to_numpy())
     made = {"spec": spec.describe(), "seed": plain(seed)}
     return GaussianSimulation(
@@ -107,7 +127,10 @@ def simulate_gaussian_groups(spec: SimulationSpec, seed: Seed) -> GaussianSimula
             notes=notes,
         ),
         truth=truth,
-        variance_factor=factor,
+        variance_factor=traits.variance_factor,
+        var=pd.DataFrame(trait_columns(spec, traits), index=genes).drop(
+            columns="exclusive", errors="ignore"
+        ),
         treated=spec.treated_condition,
         spec=spec,
         seed=seed,
@@ -115,28 +138,52 @@ def simulate_gaussian_groups(spec: SimulationSpec, seed: Seed) -> GaussianSimula
     )
 
 
-def _group_means(
-    spec: SimulationSpec,
-    streams: Streams,
-    obs: pd.DataFrame,
-    truth: pd.DataFrame,
-    factor: Floats,
+def _variance_factors(spec: SimulationSpec, traits: GeneTraits) -> Floats:
+    """What the variances of each gene are multiplied by in each type, (types, genes)."""
+    factor = np.tile(traits.variance_factor, (len(spec.cell_types), 1))
+    markers = np.flatnonzero(traits.marker_of >= 0)
+    factor[traits.marker_of[markers], markers] *= spec.marker_variance_ratio
+    return factor
+
+
+def _random_effects(
+    spec: SimulationSpec, streams: Streams, obs: pd.DataFrame, traits: GeneTraits
 ) -> Floats:
-    """Expected values of the cells of each group, (groups, genes): its random and fixed effects."""
+    """Effects of subjects, with types and with conditions, on each group: (groups, genes)."""
     # levels without cells are dropped from the groups: codes are those of all levels
-    subject, cell_type = (pd.factorize(obs[name], sort=True)[0] for name in GROUPINGS[:2])
-    pair = subject * (cell_type.max() + 1) + cell_type
-    mean = np.zeros((len(obs), len(factor)))
+    subject, cell_type, condition = (pd.factorize(obs[name], sort=True)[0] for name in GROUPINGS)
+    effects = np.zeros((len(obs), len(traits.marker_of)))
     for seed, level, variance in (
         (streams.subject, subject, spec.subject_variance),
-        (streams.pair, pair, spec.subject_cell_type_variance),
+        (
+            streams.pair,
+            subject * (cell_type.max() + 1) + cell_type,
+            spec.subject_cell_type_variance,
+        ),
+        (
+            streams.subject_condition,
+            subject * (condition.max() + 1) + condition,
+            spec.subject_condition_variance,
+        ),
     ):
         if variance > 0:
             first, place = np.unique(level, return_inverse=True)
-            mean += draw_effects(seed, first, len(factor), variance)[place]
-    mean *= np.sqrt(factor)
+            effects += effects_of(spec, traits, seed, first, variance)[place]
+    return effects
+
+
+def _to_scale_of_types(mean: Floats, cell_type: Integers, scale: Floats, shift: Floats) -> None:
+    """Multiply the effects on each group and add to them what belongs to its type, in place."""
+    for row, code in zip(mean, cell_type, strict=True):
+        row *= scale[code]
+        row += shift[code]
+
+
+def _add_differences(
+    mean: Floats, spec: SimulationSpec, obs: pd.DataFrame, truth: pd.DataFrame
+) -> None:
+    """Add the effects of the treated groups, in place."""
     treated = (obs["condition"] == spec.treated_condition).to_numpy()
-    de = slice(len(factor) - len(truth), None)
+    de = slice(mean.shape[1] - len(truth), None)
     is_type = obs["cell_type"].to_numpy()[:, None] == truth["cell_type"].to_numpy()
     mean[:, de] += (treated[:, None] & is_type) * truth["log_fc"].to_numpy()
-    return mean

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,16 @@ from flashmm.kernels.negative_binomial import child_seed
 from flashmm.options import InputError
 
 Seed = int | Sequence[int] | np.random.SeedSequence
+
+
+class GeneStream(IntEnum):
+    """Places of the streams below that of genes; a number that is given stays."""
+
+    PARAMETERS = 0
+    RESAMPLED = 1
+    VARIANCES = 2
+    MARKERS = 3
+    MODULES = 4
 
 
 class Streams(NamedTuple):
@@ -23,6 +34,7 @@ class Streams(NamedTuple):
     subject: np.random.SeedSequence
     pair: np.random.SeedSequence
     counts: np.random.SeedSequence
+    subject_condition: np.random.SeedSequence
 
     @classmethod
     def from_seed(cls, seed: Seed) -> Streams:

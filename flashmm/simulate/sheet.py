@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from string import ascii_uppercase
 
 import numpy as np
@@ -19,13 +20,24 @@ DEFAULT_CELLS = 5_000
 LOG_LIBSIZE_SD = 0.5  # droplet data: 0.56 in the Kang 2018 PBMC subset that the tests read
 
 
+@dataclass(frozen=True, eq=False)
+class ReferenceCells:
+    """Cells of a reference: their totals by name, and the codes of the types they stand for.
+
+    Codes from the number of simulated types on belong to none; None where types are all alike.
+    """
+
+    totals: pd.Series
+    cell_type: Integers | None = None
+
+
 def sheet_of_cells(
-    spec: SimulationSpec, totals: pd.Series | None, seed: np.random.SeedSequence
+    spec: SimulationSpec, reference: ReferenceCells | None, seed: np.random.SeedSequence
 ) -> pd.DataFrame:
     """The sheet of cells, categories in the order of the spec; `libsize` where it was given."""
     rng = np.random.default_rng(seed)
     if spec.metadata is None:
-        default = DEFAULT_CELLS if totals is None else int(np.count_nonzero(totals))
+        default = DEFAULT_CELLS if reference is None else int(np.count_nonzero(reference.totals))
         n_cells = default if spec.n_cells is None else spec.n_cells
         if spec.cells_cv is not None:
             return _spread_sheet(spec, rng, n_cells, spec.cells_cv)
@@ -137,7 +149,7 @@ def _nested_labels(conditions: Sequence[str], per_condition: Integers) -> list[s
 def library_sizes(
     spec: SimulationSpec,
     cells: pd.DataFrame,
-    totals: pd.Series | None,
+    reference: ReferenceCells | None,
     expected_total: float,
     seed: np.random.SeedSequence,
 ) -> Floats:
@@ -145,15 +157,41 @@ def library_sizes(
     rng = np.random.default_rng(seed)
     if "libsize" in cells:
         libsize = cells["libsize"].to_numpy(np.float64)
-    elif totals is None:
+    elif reference is None:
         deviation = rng.normal(0.0, LOG_LIBSIZE_SD * spec.adjust_libsize, size=len(cells))
         libsize = expected_total * np.exp(deviation - deviation.mean())
-    elif spec.metadata is not None and cells.index.astype(str).isin(totals.index).all():
-        libsize = _own_totals(cells, totals)
+    elif spec.metadata is not None and cells.index.astype(str).isin(reference.totals.index).all():
+        libsize = _own_totals(cells, reference.totals)
     else:
-        pool = totals[totals > 0].to_numpy()
-        libsize = pool[resample(rng, len(pool), len(cells))]
-    return libsize if spec.adjust_libsize else np.full(len(cells), libsize.mean())
+        libsize = _drawn_totals(rng, cells, reference)
+    if not spec.adjust_libsize:
+        return np.full(len(cells), libsize.mean())
+    return _by_condition(libsize, cells["condition"] == spec.treated_condition, spec.libsize_ratio)
+
+
+def _drawn_totals(
+    rng: np.random.Generator, cells: pd.DataFrame, reference: ReferenceCells
+) -> Floats:
+    """Totals of cells of the reference, of the same type where types are told apart."""
+    totals = reference.totals.to_numpy()
+    if reference.cell_type is None:
+        pool = totals[totals > 0]
+        return pool[resample(rng, len(pool), len(cells))]
+    drawn, wanted = np.empty(len(cells)), cells["cell_type"].cat.codes.to_numpy()
+    for code in np.unique(wanted):
+        pool = totals[(reference.cell_type == code) & (totals > 0)]
+        members = np.flatnonzero(wanted == code)
+        drawn[members] = pool[resample(rng, len(pool), len(members))]
+    return drawn
+
+
+def _by_condition(libsize: Floats, treated: pd.Series, ratio: float) -> Floats:
+    """Library sizes that differ by a factor between treated and other cells."""
+    if ratio == 1:
+        return libsize
+    # ratio^(treated − its mean): the geometric mean over all cells stays
+    is_treated = treated.to_numpy(np.float64)
+    return libsize * ratio ** (is_treated - is_treated.mean())
 
 
 def _own_totals(cells: pd.DataFrame, totals: pd.Series) -> Floats:

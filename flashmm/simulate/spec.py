@@ -18,6 +18,8 @@ from flashmm.simulate.values import (
     categorical,
     check_metadata,
     check_not_negative,
+    check_positive,
+    check_share,
     check_type_names,
     check_whole,
     labels,
@@ -27,8 +29,14 @@ from flashmm.simulate.values import (
 DIRECTIONS = ("both", "up", "down")
 DISTRIBUTIONS = ("nb", "gaussian")
 # Fields that belong to one distribution, and the value that leaves them out.
-GAUSSIAN_FIELDS = {"residual_variance": 1.0, "variance_spread": 0.0}
-COUNT_FIELDS = {"reference": None, "adjust_libsize": True}
+GAUSSIAN_FIELDS = {"residual_variance": 1.0, "marker_variance_ratio": 1.0}
+COUNT_FIELDS = {
+    "reference": None,
+    "reference_cell_type": None,
+    "adjust_libsize": True,
+    "libsize_ratio": 1.0,
+    "exclusive_markers": 0.0,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +49,11 @@ class SimulationSpec:
         Raw counts (cells x genes) that give the means, dispersions and library sizes. None draws
         mean = 1 + Poisson(1) and size = 1 + Poisson(1) for each gene, and log-normal library sizes
         (standard deviation 0.5 of the natural log) around the sum of the means.
+    reference_cell_type : str or None
+        Column of the reference's obs that names the cell types of its cells. Each simulated type
+        then has the means and library sizes of one of them (and one dispersion, from the variance
+        within types): the one of its name where `metadata` are given; else the types with most
+        cells are taken in that order, ties by name. None gives all types the same means.
     metadata : DataFrame or None
         One row per cell with `subject`, `cell_type`, `condition` and, optionally, `libsize`; other
         columns are carried along. None draws the cells; then `n_subjects`, `n_cell_types`,
@@ -72,8 +85,36 @@ class SimulationSpec:
         Range of the uniform absolute log fold changes (natural log).
     adjust_libsize : bool
         False gives every cell the mean library size, so that the offset is zero.
+    libsize_ratio : float
+        How many times larger the library size of treated cells is; 1 for no difference. The
+        geometric mean over all cells stays.
     subject_variance, subject_cell_type_variance : float
         Variances of the normal effects per gene and subject, and per gene, subject and cell type.
+    subject_condition_variance : float
+        Variance of the effects per gene, subject and condition, the same in all cell types; for
+        subjects with several conditions (``nested=False``).
+    variance_spread : float
+        Each gene has its variances (of the effects above, and the residual one of Gaussian values)
+        multiplied by a log-normal number; this is the standard deviation of its natural logarithm.
+        DE effects stay as they are.
+    gene_correlation : float
+        Correlation, 0 to 1, of the effects above between genes of the same module. Genes of
+        different modules are independent.
+    gene_modules : int
+        Number of modules; each gene belongs to one of them at random.
+    marker_fraction : float
+        Expected share of the genes, 0 to 1, that are markers of a cell type, each of one type at
+        random. A marker is no DE gene by this: it is up in its type whatever the condition. DE
+        genes may be markers too, of any type.
+    marker_log_fc : float
+        How much the natural log of the mean of a marker is higher in its type (the mean itself,
+        for Gaussian values).
+    exclusive_markers : float
+        Expected share of the markers, 0 to 1, that no other type expresses. DE genes are never
+        among them: their means are above zero in all types.
+    marker_variance_ratio : float
+        Gaussian: what all variances of a marker are multiplied by in its type. (Variances of
+        counts follow the mean by themselves.)
     cells_cv : float or None
         None draws the group of each cell, all alike. A number fixes how many cells each subject has
         of each type (and condition, where it has several): the quantiles of a log-normal
@@ -85,9 +126,6 @@ class SimulationSpec:
         of which only the sums over groups are drawn (`simulate_gaussian_groups`).
     residual_variance : float
         Gaussian: variance of the cells of a group; above zero.
-    variance_spread : float
-        Gaussian: each gene has its three variances multiplied by a log-normal number; this is the
-        standard deviation of its natural logarithm. Effects stay as they are.
 
     Raises
     ------
@@ -117,6 +155,15 @@ class SimulationSpec:
     distribution: str = "nb"
     residual_variance: float = 1.0
     variance_spread: float = 0.0
+    reference_cell_type: str | None = None
+    libsize_ratio: float = 1.0
+    subject_condition_variance: float = 0.0
+    gene_correlation: float = 0.0
+    gene_modules: int = 10
+    marker_fraction: float = 0.0
+    marker_log_fc: float = 1.5
+    exclusive_markers: float = 0.0
+    marker_variance_ratio: float = 1.0
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -128,6 +175,9 @@ class SimulationSpec:
         _check_effects(self)
         _check_de_numbers(self)
         _check_distribution(self)
+        _check_reference_types(self)
+        _check_library_sizes(self)
+        _check_variation(self)
 
     @property
     def cell_types(self) -> list[str]:
@@ -163,14 +213,19 @@ class SimulationSpec:
 def _check_types(spec: SimulationSpec) -> None:
     for name, minimum in (("n_subjects", 1), ("n_cell_types", 1), ("n_conditions", 1)):
         check_whole(name, getattr(spec, name), minimum)
+    check_whole("gene_modules", spec.gene_modules, 1)
     for name, minimum in (("n_genes", 1), ("n_cells", 1), ("n_de_genes", 0)):
         if getattr(spec, name) is not None:
             check_whole(name, getattr(spec, name), minimum)
     for name in (
         *("min_log_fc", "max_log_fc", "subject_variance", "subject_cell_type_variance"),
-        *("residual_variance", "variance_spread"),
+        *("residual_variance", "variance_spread", "subject_condition_variance", "marker_log_fc"),
     ):
         check_not_negative(name, getattr(spec, name))
+    for name in ("marker_fraction", "exclusive_markers", "gene_correlation"):
+        check_share(name, getattr(spec, name))
+    for name in ("libsize_ratio", "marker_variance_ratio"):
+        check_positive(name, getattr(spec, name))
     if spec.cells_cv is not None:
         check_not_negative("cells_cv", spec.cells_cv)
     for name in ("nested", "adjust_libsize"):
@@ -207,6 +262,47 @@ def _check_distribution(spec: SimulationSpec) -> None:
         raise InputError("residual_variance: a number above 0 expected, found 0")
     if spec.cells_cv is not None and spec.metadata is not None:
         raise InputError("cells_cv: metadata say how many cells there are; give one of the two")
+
+
+def _check_reference_types(spec: SimulationSpec) -> None:
+    column = spec.reference_cell_type
+    if column is None:
+        return
+    if not isinstance(column, str) or not column:
+        raise InputError(f"reference_cell_type: the name of a column expected, found {column!r}")
+    if spec.reference is None:
+        raise InputError(
+            f"reference_cell_type: {column!r} is a column of the reference, but there is no "
+            "reference; give one, or marker_fraction for the means that are built in"
+        )
+
+
+def _check_library_sizes(spec: SimulationSpec) -> None:
+    if spec.libsize_ratio == 1:
+        return
+    asked = f"libsize_ratio: {spec.libsize_ratio} asked for, but"
+    if not spec.adjust_libsize:
+        raise InputError(f"{asked} adjust_libsize=False gives all cells the same library size")
+    if spec.metadata is not None and "libsize" in spec.metadata:
+        raise InputError(f"{asked} metadata give the library size of each cell; drop one of them")
+    if len(spec.conditions) < 2:
+        raise InputError(f"{asked} all cells are of the condition {listed(spec.conditions)}")
+
+
+def _check_variation(spec: SimulationSpec) -> None:
+    if spec.marker_fraction > 0 and len(spec.cell_types) < 2:
+        raise InputError(
+            "marker_fraction: markers tell two cell types or more apart, found "
+            f"{listed(spec.cell_types)}; set marker_fraction=0"
+        )
+    for name, absent in (("exclusive_markers", 0), ("marker_variance_ratio", 1)):
+        if getattr(spec, name) != absent and spec.marker_fraction == 0:
+            raise InputError(f"{name}: there are no markers; set marker_fraction above 0")
+    if spec.subject_condition_variance > 0 and spec.metadata is None and spec.nested:
+        raise InputError(
+            "subject_condition_variance: each subject has one condition, so that these effects "
+            "are those of subjects; raise subject_variance, or set nested=False"
+        )
 
 
 def _check_effects(spec: SimulationSpec) -> None:

@@ -71,3 +71,21 @@ def design_notes(
             )
         )
     return tuple(notes)
+
+
+def silence_notes(
+    truth: pd.DataFrame, de_cell_type: Integers, type_shift: Floats | None
+) -> tuple[str, ...]:
+    """Say how many DE genes their cell type does not express at all."""
+    if type_shift is None or truth.empty:
+        return ()
+    first = type_shift.shape[1] - len(truth)
+    silent = np.isneginf(type_shift[de_cell_type, first + np.arange(len(truth))])
+    if not silent.any():
+        return ()
+    return (
+        note(
+            f"simulate_counts: {silent.sum()} of {len(truth)} DE genes have no counts in their "
+            "cell type of the reference, so that no method can find them."
+        ),
+    )

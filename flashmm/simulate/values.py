@@ -29,6 +29,18 @@ def check_not_negative(name: str, value: Any) -> None:
         raise InputError(f"{name}: a finite number of at least 0 expected, found {value!r}")
 
 
+def check_positive(name: str, value: Any) -> None:
+    """Refuse what is not a finite number above zero."""
+    if not is_number(value) or not 0 < value < np.inf:
+        raise InputError(f"{name}: a finite number above 0 expected, found {value!r}")
+
+
+def check_share(name: str, value: Any) -> None:
+    """Refuse what is not a number from 0 to 1."""
+    if not is_number(value) or not 0 <= value <= 1:
+        raise InputError(f"{name}: a number from 0 to 1 expected, found {value!r}")
+
+
 def check_type_names(field: str, named: Mapping[str, Any], types: list[str]) -> None:
     """Refuse names that are no cell types."""
     unknown = [name for name in named if name not in types]

@@ -163,8 +163,8 @@ def test_scenarios_are_described():
     assert table["balanced"].tolist() == [False, True, False]
     assert table["subjects"].tolist() == [4, 4, 10]
     assert np.isnan(table.loc["c", "ratio"])
-    with pytest.raises(InputError, match="variance_spread"):
-        scenario_table({"bad": {"variance_spread": 1.0}})
+    with pytest.raises(InputError, match="residual_variance"):
+        scenario_table({"bad": {"residual_variance": 2.0}})
 
 
 def test_replicates_are_averaged(metrics):
