@@ -17,7 +17,9 @@ import pandas as pd
 from flashmm.benchmark.baselines import pooled_tests, pseudobulk_tests
 from flashmm.benchmark.evaluation import evaluate, power_gains
 from flashmm.cells.groups import GroupStatistics
-from flashmm.design.statistics import SummaryStatistics, summary_statistics, take_genes
+from flashmm.design.derived import take_genes
+from flashmm.design.from_groups import summary_statistics
+from flashmm.design.statistics import SummaryStatistics
 from flashmm.inference.permutation import permutation_tests
 from flashmm.inference.testing import DDF, contrast_tests
 from flashmm.inference.wald import DEFAULT_DDF

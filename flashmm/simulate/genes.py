@@ -13,7 +13,8 @@ import pandas as pd
 from anndata.utils import make_index_unique
 from numpy.typing import NDArray
 
-from flashmm.cells.counts import CellMatrix, is_counts, open_counts
+from flashmm.cells.counts import CellMatrix, open_counts
+from flashmm.cells.transforms import is_counts
 from flashmm.kernels.negative_binomial import (
     Floats,
     Integers,
@@ -98,7 +99,10 @@ def _read_reference(
             total += np.bincount(place, block.values, size).reshape(shape)
             total_of_squares += np.bincount(place, block.values**2, size).reshape(shape)
             libsize += np.bincount(block.cells, block.values, n_cells)
-        genes, cells = source.genes.astype(str), pd.Index(map(_text, source.cell_names[:]))
+        genes, cells = (
+            source.genes.astype(str),
+            pd.Index(map(_text, source.container.cell_names[:])),
+        )
     return _Moments(genes, cells, cell_type, types, libsize, total, total_of_squares)
 
 

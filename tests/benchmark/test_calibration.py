@@ -20,7 +20,7 @@ from flashmm.benchmark.criteria import (
     wider_methods,
 )
 from flashmm.benchmark.evaluation import evaluate, power_gains
-from flashmm.design.statistics import summary_statistics
+from flashmm.design.from_groups import summary_statistics
 from flashmm.inference.permutation import permutation_tests
 from flashmm.inference.testing import contrast_tests
 from flashmm.lmm import fit_lmm

@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from flashmm.cells import summary
-from flashmm.cells.counts import TRANSFORMS
 from flashmm.cells.groups import GroupStatistics, merge
 from flashmm.cells.summary import summarise
+from flashmm.cells.transforms import TRANSFORMS
 from flashmm.options import FlashmmWarning, FormulaError, InputError
 from flashmm.storage import chunks
 

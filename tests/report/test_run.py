@@ -13,7 +13,7 @@ import pytest
 from scipy import sparse
 
 from flashmm.cells.summary import summarise
-from flashmm.design.statistics import summary_statistics
+from flashmm.design.from_groups import summary_statistics
 from flashmm.inference.testing import contrast_tests
 from flashmm.io.files import write_fit, write_groups, write_table
 from flashmm.lmm import fit_lmm
