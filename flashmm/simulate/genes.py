@@ -99,11 +99,9 @@ def _read_reference(
             total += np.bincount(place, block.values, size).reshape(shape)
             total_of_squares += np.bincount(place, block.values**2, size).reshape(shape)
             libsize += np.bincount(block.cells, block.values, n_cells)
-        genes, cells = (
-            source.genes.astype(str),
-            pd.Index(map(_text, source.container.cell_names[:])),
-        )
-    return _Moments(genes, cells, cell_type, types, libsize, total, total_of_squares)
+        genes = source.genes.astype(str)
+        names = pd.Index(map(_text, source.container.cell_names[:]))
+    return _Moments(genes, names, cell_type, types, libsize, total, total_of_squares)
 
 
 def _match_types(spec: SimulationSpec, source: CellMatrix) -> tuple[tuple[str, ...], Integers]:

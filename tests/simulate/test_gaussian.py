@@ -134,7 +134,6 @@ def test_designs(nested):
     [
         ({"distribution": "poisson"}, "distribution"),
         ({"distribution": "nb", "residual_variance": 2.0}, "residual_variance: it has no meaning"),
-        ({"distribution": "nb", "variance_spread": 0.5}, "variance_spread: it has no meaning"),
         ({"adjust_libsize": False}, "adjust_libsize: it has no meaning"),
         ({"reference": "counts.h5ad"}, "reference: it has no meaning"),
         ({"residual_variance": 0.0}, "residual_variance: a number above 0"),
