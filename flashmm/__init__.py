@@ -48,7 +48,7 @@ from flashmm.options import (
     InputError,
     Status,
 )
-from flashmm.simulate.counts import (
+from flashmm.simulate import (
     GaussianSimulation,
     Simulation,
     SimulationSpec,

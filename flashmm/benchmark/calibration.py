@@ -26,7 +26,7 @@ from flashmm.inference.testing import contrast_tests
 from flashmm.lmm import LMMFit, fit_lmm
 from flashmm.names import listed
 from flashmm.options import FlashmmWarning, InputError
-from flashmm.simulate.spec import SimulationSpec
+from flashmm.simulate import SimulationSpec
 
 MODELS = ("mixed", "permutation")
 PSEUDOBULK = ("pseudobulk", "pseudobulk_cpm")
@@ -265,7 +265,8 @@ def scenario_table(scenarios: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def _described(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-    spec = SimulationSpec(**{k: v for k, v in fields.items() if k not in ("reference", "metadata")})
+    files = ("reference", "reference_cell_type", "metadata")
+    spec = SimulationSpec(**{key: value for key, value in fields.items() if key not in files})
     own_types = spec.subject_cell_type_variance > 0 and spec.n_cell_types > 1
     cells = (spec.n_cells or 0) / (spec.n_subjects * spec.n_cell_types)
     gaussian = spec.distribution == "gaussian"
@@ -278,5 +279,11 @@ def _described(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
         "balanced": spec.cells_cv == 0,
         "ratio": ratio,
         "own_types": own_types,
-        "matching": ("subject", "subject:cell_type") if own_types else ("subject",),
+        "matching": _matching(own_types, spec.subject_condition_variance > 0),
     }
+
+
+def _matching(own_types: bool, own_conditions: bool) -> tuple[str, ...]:
+    """Random terms of the model that was simulated."""
+    terms = {"subject": True, "subject:cell_type": own_types, "subject:condition": own_conditions}
+    return tuple(term for term, there in terms.items() if there)

@@ -25,7 +25,7 @@ from flashmm.design.statistics import SummaryStatistics
 from flashmm.kernels.tails import t_tail
 from flashmm.lmm import LMMFit, fit_lmm
 from flashmm.options import FlashmmWarning, InputError, Status
-from flashmm.simulate.counts import SimulationSpec, simulate_counts
+from flashmm.simulate import SimulationSpec, simulate_counts
 
 METHODS = {"REML": "REML", "ML": "ML", "REML-FS": "REML", "ML-FS": "ML"}
 ALTERNATIVES = {

@@ -305,7 +305,7 @@ def _simulated(
     yield blocks.table(
         pd.DataFrame(scenarios).T.rename_axis("Scenario").reset_index(),
         "Scenarios",
-        "Fields of the simulation that were set. Unequal cells are dealt by lot: the quantiles of "
+        "Fields of the simulation that were set. Unequal cells are randomly assigned quantiles of "
         "a log-normal distribution with the coefficient of variation cells_cv.",
     )
     yield blocks.table(

@@ -32,7 +32,7 @@ from flashmm.report.calibration import (
     verdict_frame,
     write_calibration_report,
 )
-from flashmm.simulate.counts import SimulationSpec, simulate_gaussian_groups
+from flashmm.simulate import SimulationSpec, simulate_gaussian_groups
 
 FORMULA = "~ 0 + cell_type + cell_type:condition"
 NESTED = ("subject", "subject:cell_type")
@@ -163,8 +163,8 @@ def test_scenarios_are_described():
     assert table["balanced"].tolist() == [False, True, False]
     assert table["subjects"].tolist() == [4, 4, 10]
     assert np.isnan(table.loc["c", "ratio"])
-    with pytest.raises(InputError, match="variance_spread"):
-        scenario_table({"bad": {"variance_spread": 1.0}})
+    with pytest.raises(InputError, match="residual_variance"):
+        scenario_table({"bad": {"residual_variance": 2.0}})
 
 
 def test_replicates_are_averaged(metrics):

@@ -69,7 +69,7 @@ def test_the_sheets_of_the_study_are_what_their_names_say():
         ({"method": {}}, ["'calibration'", "unknown key 'method'", "did you mean 'methods'?"]),
         ({"default": "kr"}, ["'default'", "'kr'", "degrees of freedom"]),
         ({"scenarios": {"a": {"distribution": "normal"}}}, ["'normal'", "nb", "gaussian"]),
-        ({"scenarios": {"a": {"variance_spread": 1}}}, ["variance_spread: it has no meaning"]),
+        ({"scenarios": {"a": {"residual_variance": 2}}}, ["residual_variance: it has no meaning"]),
         ({"scenarios": {"a": {"reference": "x.h5ad"}}}, ["a", "'reference' belongs to"]),
         ({"methods": {"m": {"test": "t"}}}, ["m", "'test'", "'t'", "pseudobulk"]),
         ({"methods": {"m": {"test": "mixed"}}}, ["m", "needs random terms"]),
