@@ -23,7 +23,7 @@ from flashmm.benchmark.criteria import (
     scenario_results,
     wider_methods,
 )
-from flashmm.io.files import read_provenance, read_table
+from flashmm.io.tables import read_provenance, read_table
 from flashmm.plots.calibration import gain_plot, rejection_plot
 from flashmm.plots.figures import save_figure
 from flashmm.report.calibration import (

@@ -20,7 +20,7 @@ from flashmm.inference.permutation import PermutationTable, permutation_tests
 from flashmm.inference.table import TestTable
 from flashmm.inference.testing import contrast_tests
 from flashmm.inference.variance import VarianceTable, variance_tests
-from flashmm.io.files import (
+from flashmm.io import (
     join_fits,
     merge_files,
     read_fit,
@@ -55,11 +55,10 @@ from flashmm.simulate import (
     simulate_counts,
     simulate_gaussian_groups,
 )
+from flashmm.storage.files import __version__ as __version__
 from flashmm.subject_level.means import SubjectMeans, subject_means
 from flashmm.subject_level.models import kinship_by_trait, multitrait_by_gene
 from flashmm.within import FitsWithin, fit_within
-
-__version__ = "0.1.0"
 
 __all__ = [
     "CalibrationMethod",

@@ -49,6 +49,8 @@ class FitsWithin:
         How the models were fitted.
     notes : tuple of str
         What was decided for the user; those of one level begin with its name.
+    reference : tuple of (str, str)
+        Columns and the reference levels that were asked for.
     """
 
     column: str
@@ -58,6 +60,7 @@ class FitsWithin:
     genes: pd.Index
     options: FitOptions
     notes: tuple[str, ...] = ()
+    reference: tuple[tuple[str, str], ...] = ()
 
     def __getitem__(self, level: str) -> LMMFit:
         """The fit of a level."""
@@ -169,7 +172,8 @@ def fit_within(
     notes += joined_notes({level: fit.stats.notes for level, fit in fits.items()})
     levels = tuple(level for level, _ in _levels(groups, within))
     options_used = next(iter(fits.values())).options
-    return FitsWithin(within, fits, refused, levels, groups.genes, options_used, notes)
+    chosen = tuple((name, str(value)) for name, value in (reference or {}).items())
+    return FitsWithin(within, fits, refused, levels, groups.genes, options_used, notes, chosen)
 
 
 def parts_within(groups: GroupStatistics, within: str) -> Iterator[tuple[str, GroupStatistics]]:

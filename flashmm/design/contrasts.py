@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,12 +12,15 @@ from typing import Any, NoReturn, Protocol
 import numpy as np
 import pandas as pd
 
+from flashmm.names import listed, near_names
 from flashmm.options import FormulaError
 
 _NUMBER = re.compile(r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 _OPERATOR = re.compile(r"\s[-+*/]\s")
 _WORD_CHARACTER = re.compile(r"[\w.]")
 
+# How alike a name is to be named to the user: coefficients are long and are typed from memory.
+_LIKENESS = 0.4
 # Weight, relative to the largest of the contrast, that is rounding.
 SPAN_TOLERANCE = 1e-7
 
@@ -264,14 +266,9 @@ class _Reader:
         starts = (m.end() for m in _OPERATOR.finditer(self.text, 0, self.at))
         word = _OPERATOR.split(self.text[max(starts, default=0) :])[0].strip(" (")
         names = dict.fromkeys((*self.columns, *self.names))
-        near = difflib.get_close_matches(word, names, n=3, cutoff=0.4)
+        near = near_names(word, names, likeness=_LIKENESS)
         known = "near names are" if near else "the coefficients are"
-        self.fail(f"no coefficient is called {word!r} ({known} {_listed(near or self.names)})")
-
-
-def _listed(names: Sequence[str], most: int = 12) -> str:
-    shown = ", ".join(map(repr, names[:most]))
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+        self.fail(f"no coefficient is called {word!r} ({known} {listed(near or self.names, 12)})")
 
 
 def _checked(weights: np.ndarray, name: str) -> np.ndarray:
@@ -356,7 +353,7 @@ def resolve_contrasts(
 def _check_different(names: list[str]) -> None:
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
-        raise FormulaError(f"contrasts have the same name: {_listed(repeated)}.")
+        raise FormulaError(f"contrasts have the same name: {listed(repeated, 12)}.")
 
 
 @dataclass(frozen=True)
@@ -424,10 +421,10 @@ class _Coefficients:
         row = np.zeros((1, len(self.names)))
         for coefficient, weight in weights.items():
             if coefficient not in self.names:
-                near = difflib.get_close_matches(str(coefficient), self.names, n=3, cutoff=0.4)
+                near = near_names(str(coefficient), self.names, likeness=_LIKENESS)
                 raise FormulaError(
                     f"contrast {name!r}: no coefficient is called {coefficient!r}; "
-                    f"near names: {_listed(near or self.names)}."
+                    f"near names: {listed(near or self.names, 12)}."
                 )
             if not isinstance(weight, Number):
                 raise FormulaError(f"contrast {name!r}: the weight {weight!r} is not a number.")
@@ -474,6 +471,6 @@ class _Coefficients:
         if unknown or lacking or index.has_duplicates:
             raise FormulaError(
                 f"contrast {name!r}: its index must name every coefficient once; unknown: "
-                f"{_listed(unknown) or 'none'}; lacking: {_listed(lacking) or 'none'}."
+                f"{listed(unknown, 12)}; lacking: {listed(lacking, 12)}."
             )
         return value.set_axis(index, axis=0).loc[list(self.names)]

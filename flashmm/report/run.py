@@ -22,7 +22,7 @@ import pandas as pd
 
 from flashmm.benchmark.evaluation import average_metrics
 from flashmm.inference.ddf import DEFAULT_DDF
-from flashmm.io.files import read_table
+from flashmm.io.tables import read_table
 from flashmm.options import Status
 from flashmm.plots import figures as plots
 from flashmm.report import page as blocks

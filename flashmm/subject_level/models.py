@@ -6,7 +6,6 @@ per cell type (`flashmm.subject_rows` makes the traits).
 
 from __future__ import annotations
 
-import difflib
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from flashmm.kinship.data import KinshipFactor, kinship_root
 from flashmm.kinship.fit import KinshipFit, fit_kinship_lmm
 from flashmm.kinship.rotation import rotate_by_kinship
 from flashmm.multitrait.fit import MultiTraitFit, fit_multitrait_lmm
-from flashmm.names import listed
+from flashmm.names import did_you_mean, listed
 from flashmm.options import DesignError, FlashmmError, FlashmmWarning, InputError, Status, note
 from flashmm.subject_level.means import SubjectMeans
 
@@ -242,9 +241,8 @@ def multitrait_by_gene(
     """
     unknown = [gene for gene in genes if gene not in means.genes]
     if unknown:
-        near = difflib.get_close_matches(unknown[0], map(str, means.genes), n=3)
-        hint = f" Near names are {listed(near)}." if near else ""
-        raise InputError(f"genes: {listed(unknown)} not among the genes of the data set.{hint}")
+        hint = did_you_mean(unknown[0], map(str, means.genes))
+        raise InputError(f"genes: {listed(unknown)} not among the genes of the data set{hint}")
     factor = kinship_root(K)
     means, notes = _complete(means, factor)
     design = means.design(formula)

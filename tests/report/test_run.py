@@ -15,7 +15,9 @@ from scipy import sparse
 from flashmm.cells.summary import summarise
 from flashmm.design.from_groups import summary_statistics
 from flashmm.inference.testing import contrast_tests
-from flashmm.io.files import write_fit, write_groups, write_table
+from flashmm.io.fits import write_fit
+from flashmm.io.groups import write_groups
+from flashmm.io.tables import write_table
 from flashmm.lmm import fit_lmm
 from flashmm.options import InputError
 from flashmm.report import page as blocks

@@ -1,7 +1,8 @@
 from job import job, measured, recipe
 
 from flashmm.benchmark.mixedlm import choose_genes, fit_mixedlm
-from flashmm.io.files import read_groups, write_table
+from flashmm.io.groups import read_groups
+from flashmm.io.tables import write_table
 
 with job(snakemake):
     params = snakemake.params
