@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from flashmm.benchmark.baselines import pooled_tests, pseudobulk_tests
-from flashmm.benchmark.evaluation import evaluate, power_gains
+from flashmm.benchmark.evaluation import evaluate
+from flashmm.benchmark.power import power_gains
 from flashmm.cells.groups import GroupStatistics
 from flashmm.design.statistics import SummaryStatistics, summary_statistics, take_genes
 from flashmm.inference.permutation import permutation_tests

@@ -31,7 +31,7 @@ from scipy.sparse.csgraph import connected_components
 from statsmodels.regression.mixed_linear_model import MixedLM, VCSpec
 from threadpoolctl import threadpool_limits
 
-from flashmm.benchmark.evaluation import adjust_per_contrast
+from flashmm.benchmark.truth import adjust_per_contrast
 from flashmm.cells.counts import read_genes
 from flashmm.design.columns import CellDesign, cell_design
 from flashmm.design.contrasts import Contrast, resolve_contrasts

@@ -20,7 +20,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from flashmm.benchmark.evaluation import average_metrics
+from flashmm.benchmark import average_metrics
 from flashmm.inference.wald import DEFAULT_DDF
 from flashmm.io.files import read_table
 from flashmm.options import Status

@@ -19,7 +19,8 @@ from flashmm.benchmark.criteria import (
     verdicts,
     wider_methods,
 )
-from flashmm.benchmark.evaluation import evaluate, power_gains
+from flashmm.benchmark.evaluation import evaluate
+from flashmm.benchmark.power import power_gains
 from flashmm.design.statistics import summary_statistics
 from flashmm.inference.permutation import permutation_tests
 from flashmm.inference.testing import contrast_tests

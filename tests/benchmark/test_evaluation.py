@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import auc, roc_auc_score
 
-from flashmm.benchmark.evaluation import (
-    MAX_CURVE_POINTS,
+from flashmm.benchmark import (
     average_metrics,
     compare_fits,
     contrast_cell_types,
@@ -23,6 +22,7 @@ from flashmm.benchmark.evaluation import (
     pair_fits,
     power_gains,
 )
+from flashmm.benchmark.curves import MAX_CURVE_POINTS
 from flashmm.options import FlashmmWarning, InputError
 
 TYPES = ("B cells", "T cells", "CD4, T [naive]")

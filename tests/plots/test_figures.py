@@ -15,7 +15,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from scipy import sparse, stats
 
-from flashmm.benchmark.evaluation import control_table, evaluate, pair_fits
+from flashmm.benchmark import control_table, evaluate, pair_fits
 from flashmm.kinship.fit import fit_kinship_lmm
 from flashmm.kinship.rotation import rotate_by_kinship
 from flashmm.kinship.simulation import simulate_kinship_traits
