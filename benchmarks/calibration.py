@@ -24,8 +24,7 @@ from flashmm.benchmark.criteria import (
     wider_methods,
 )
 from flashmm.io.files import read_provenance, read_table
-from flashmm.plots.calibration import gain_plot, rejection_plot
-from flashmm.plots.figures import save_figure
+from flashmm.plots import gain_plot, rejection_plot, save_figure
 from flashmm.report.calibration import (
     NOT_HONEST,
     approaches,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from flashmm import plots
 from flashmm.benchmark.calibration import ALPHA, CalibrationMethod, scenario_table
 from flashmm.benchmark.criteria import (
     comparison,
@@ -20,7 +21,7 @@ from flashmm.benchmark.criteria import (
     verdicts,
     wider_methods,
 )
-from flashmm.plots import calibration as calibration_plots
+from flashmm.plots.calibration import LOOKS
 from flashmm.report import page as blocks
 from flashmm.storage.files import atomic_path, package_version
 from flashmm.storage.provenance import source_digest
@@ -124,7 +125,7 @@ def candidates(matched: pd.DataFrame) -> list[str]:
 def approaches(matched: pd.DataFrame) -> list[str]:
     """All approaches of a study, in the order in which figures name them."""
     there = list(dict.fromkeys(matched["approach"]))
-    known = [name for name in calibration_plots.LOOKS if name in there]
+    known = [name for name in LOOKS if name in there]
     return known + [name for name in there if name not in known]
 
 
@@ -238,7 +239,7 @@ def _rejection(folder: Path, matched: pd.DataFrame) -> Iterator[dict[str, Any]]:
     for kind, part in _by_kind(matched):
         yield blocks.figure(
             folder,
-            calibration_plots.rejection_plot(part, approaches(part)),
+            plots.rejection_plot(part, approaches(part)),
             f"rejection-{blocks.slug(kind)}",
             f"{kind}: rejection of true nulls",
             "Share of tests without an effect with a p-value below the level, over the level, with "
@@ -251,7 +252,7 @@ def _coverage(folder: Path, matched: pd.DataFrame) -> Iterator[dict[str, Any]]:
     for kind, part in _by_kind(matched[matched["metric"] == "coverage"]):
         yield blocks.figure(
             folder,
-            calibration_plots.coverage_plot(part, approaches(part)),
+            plots.coverage_plot(part, approaches(part)),
             f"coverage-{blocks.slug(kind)}",
             f"{kind}: coverage of 95 % intervals",
             "Share of intervals that hold the true effect, with its 95 % interval.",
@@ -264,7 +265,7 @@ def _power(folder: Path, matched: pd.DataFrame) -> Iterator[dict[str, Any]]:
     for kind, part in _by_kind(gains):
         yield blocks.figure(
             folder,
-            calibration_plots.gain_plot(part, [n for n in approaches(part) if n not in NOT_HONEST]),
+            plots.gain_plot(part, [n for n in approaches(part) if n not in NOT_HONEST]),
             f"power-{blocks.slug(kind)}",
             f"{kind}: power gained over pseudobulk",
             "Share of true effects found, less the share that the t test of subjects' means finds "

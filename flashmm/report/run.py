@@ -20,11 +20,11 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
+from flashmm import plots
 from flashmm.benchmark import average_metrics
 from flashmm.inference.wald import DEFAULT_DDF
 from flashmm.io.files import read_table
 from flashmm.options import Status
-from flashmm.plots import figures as plots
 from flashmm.report import page as blocks
 from flashmm.report.subjects import (
     heritability_blocks,

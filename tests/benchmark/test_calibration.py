@@ -26,7 +26,7 @@ from flashmm.inference.permutation import permutation_tests
 from flashmm.inference.testing import contrast_tests
 from flashmm.lmm import fit_lmm
 from flashmm.options import FlashmmWarning, InputError
-from flashmm.plots.calibration import coverage_plot, gain_plot, rejection_plot
+from flashmm.plots import coverage_plot, gain_plot, rejection_plot
 from flashmm.report.calibration import (
     approaches,
     scenario_frame,
