@@ -6,9 +6,9 @@ import difflib
 from collections.abc import Hashable, Iterable
 
 
-def listed(names: Iterable[Hashable], most: int = 8) -> str:
+def listed(names: Iterable[Hashable], most: int = 8, quote: str = "'") -> str:
     """Names in quotes for a message, the first `most` of them, and how many more there are."""
-    quoted = [f"'{name}'" for name in names]
+    quoted = [f"{quote}{name}{quote}" for name in names]
     more = f" and {len(quoted) - most} more" if len(quoted) > most else ""
     return (", ".join(quoted[:most]) or "none") + more
 

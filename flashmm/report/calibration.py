@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,7 @@ from flashmm.benchmark.criteria import (
 )
 from flashmm.plots.calibration import LOOKS
 from flashmm.report import page as blocks
-from flashmm.storage.files import atomic_path, package_version
-from flashmm.storage.provenance import source_digest
+from flashmm.report.provenance import provenance, provenance_blocks, write_provenance
 
 #: how tables name the columns of `overview` and `scenario_results`
 COLUMNS = {
@@ -89,6 +87,7 @@ def write_calibration_report(
     matched = matched_methods(metrics, table, methods)
     wider = wider_methods(metrics, table, methods)
     default = config["calibration"]["default"]
+    said = provenance(config, scenarios=scenarios)
     parts = (
         ("verdicts", "Is the default test honest?", _verdicts(matched, default)),
         ("rejection", "How often true nulls are rejected", _rejection(folder, matched)),
@@ -97,7 +96,7 @@ def write_calibration_report(
         ("model", "With another model than the simulated one", _other_models(folder, wider)),
         ("scenarios", "Every scenario", _every_scenario(matched, default)),
         ("simulated", "What was simulated and tested", _simulated(scenarios, methods)),
-        ("provenance", "Provenance", _provenance(config)),
+        ("provenance", "Provenance", provenance_blocks(said)),
     )
     page = {
         "title": config["report"]["title"],
@@ -107,14 +106,7 @@ def write_calibration_report(
         "sections": [{"id": i, "title": t, "blocks": list(found)} for i, t, found in parts],
     }
     blocks.render_page(path, page)
-    made = {
-        "flashmm": package_version(),
-        "source": source_digest(presentation=True),
-        "config": config,
-        "scenarios": scenarios,
-    }
-    with atomic_path(Path(path).with_name("provenance.json")) as unfinished:
-        unfinished.write_text(json.dumps(made, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    write_provenance(path, said)
 
 
 def candidates(matched: pd.DataFrame) -> list[str]:
@@ -321,11 +313,3 @@ def _simulated(
         "Methods",
         "How each data set was tested.",
     )
-
-
-def _provenance(config: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    yield blocks.text(
-        f"flashmm {package_version()}, source {source_digest(presentation=True)}; every random "
-        f"number derives from the seed {config['seed']}, the scenario's name and the replicate."
-    )
-    yield blocks.details("The config", [json.dumps(config, indent=2, ensure_ascii=False)])
