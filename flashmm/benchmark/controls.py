@@ -1,8 +1,9 @@
-"""Controls: the tests of a method that knows the truth, and of one that knows nothing."""
+"""Controls: tests that know the truth, tests that know nothing, and permuted labels."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,9 @@ from flashmm.benchmark.truth import (
     require_columns,
     true_pairs,
 )
-from flashmm.options import InputError, Status
+from flashmm.cells.groups import GroupStatistics
+from flashmm.names import listed
+from flashmm.options import DesignError, InputError, Status
 
 
 def control_table(
@@ -88,3 +91,49 @@ def _control_tests(
     )
     adjusted = adjust_per_contrast(table["p_value"].to_numpy(), table["contrast"])
     return table.assign(adj_p_value=adjusted, status=str(Status.OK))
+
+
+def permute_labels(
+    groups: GroupStatistics,
+    factor: str = "condition",
+    subject: str = "subject",
+    seed: int | np.random.SeedSequence = 0,
+) -> GroupStatistics:
+    """Permute the labels of a factor over the subjects, so that no test of it has an effect.
+
+    Parameters
+    ----------
+    groups : GroupStatistics
+        Each subject has one level of the factor.
+    factor, subject : str
+        Columns of the groups.
+    seed : int or SeedSequence
+        Seed of the permutation.
+
+    Returns
+    -------
+    GroupStatistics
+        The same sums with as many subjects per level as before.
+
+    Raises
+    ------
+    InputError
+        A column is missing.
+    DesignError
+        A subject has several levels of the factor.
+    """
+    require_columns(groups.obs, [factor, subject], "groups")
+    own = groups.obs.groupby(subject, observed=True)[factor]
+    several = own.nunique() > 1
+    if several.any():
+        raise DesignError(
+            f"{subject} {listed(several.index[several], 3)} has several levels of {factor!r}; only "
+            "labels with one level per subject can be permuted over subjects."
+        )
+    label = own.first()
+    permuted = label.iloc[np.random.default_rng(seed).permutation(len(label))]
+    new = pd.Series(permuted.to_numpy(), label.index, dtype=groups.obs[factor].dtype)
+    labels = new.loc[groups.obs[subject].to_numpy()].to_numpy()
+    obs = groups.obs.assign(**{factor: pd.Series(labels, groups.obs.index, dtype=new.dtype)})
+    obs.index = pd.Index(["|".join(map(str, row)) for row in obs[list(groups.by)].to_numpy()])
+    return replace(groups, obs=obs)

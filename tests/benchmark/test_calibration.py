@@ -137,11 +137,11 @@ def test_without_effects_there_is_no_power():
     ("fields", "said"),
     [
         ({"test": "wilcoxon"}, "test 'wilcoxon' is none of"),
-        ({"random": ()}, "needs random terms"),
-        ({"test": "pooled", "random": ("subject",)}, "has no random terms"),
+        ({"random": ()}, "needs 'random' or 'fixed'"),
+        ({"test": "pooled", "random": ("subject",)}, "has no setting 'random'"),
         ({"ddf": "kr"}, "ddf 'kr' is none of"),
-        ({"test": "permutation", "ddf": "residual"}, "not for 'permutation'"),
-        ({"test": "permutation", "moderate": True}, "not moderated"),
+        ({"test": "permutation", "ddf": "residual"}, "has no setting 'ddf'"),
+        ({"test": "permutation", "moderate": True}, "has no setting 'moderate'"),
     ],
 )
 def test_a_method_that_makes_no_sense(fields, said):

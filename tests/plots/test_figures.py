@@ -443,7 +443,7 @@ def test_heritability_needs_traits_that_were_fitted():
     assert len([ax for ax in plots.heritability_plot(profiles, estimates).axes if ax.axison]) == 1
     with pytest.raises(InputError, match="no trait is there"):
         plots.heritability_plot(profiles.iloc[:0], estimates)
-    with pytest.raises(InputError, match="columns \\['loglik'\\] are missing"):
+    with pytest.raises(InputError, match="columns 'loglik' are missing"):
         plots.heritability_plot(profiles.drop(columns="loglik"), estimates)
 
 
