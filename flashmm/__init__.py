@@ -15,11 +15,9 @@ from flashmm.cells.groups import GroupStatistics, merge
 from flashmm.cells.summary import summarise
 from flashmm.de import de
 from flashmm.design.contrasts import Contrast
-from flashmm.design.statistics import (
-    SummaryStatistics,
-    summary_statistics,
-    summary_statistics_from_matrices,
-)
+from flashmm.design.from_groups import summary_statistics
+from flashmm.design.from_matrices import summary_statistics_from_matrices
+from flashmm.design.statistics import SummaryStatistics
 from flashmm.inference.advice import advise
 from flashmm.inference.influence import InfluenceTable, influence, jackknife
 from flashmm.inference.permutation import PermutationTable, permutation_tests

@@ -10,7 +10,7 @@ import anndata
 import pandas as pd
 
 from flashmm.cells.summary import summarise
-from flashmm.design.statistics import summary_statistics
+from flashmm.design.from_groups import summary_statistics
 from flashmm.formulas import Factor, Term, call_name, read_model
 from flashmm.inference.table import TestTable
 from flashmm.inference.testing import contrast_tests

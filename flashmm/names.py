@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Hashable, Iterable
+from typing import Any
 
 
 def listed(names: Iterable[Hashable], most: int = 8, quote: str = "'") -> str:
@@ -22,3 +23,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return "; did you mean ...?" where a known name is near, else "."."""
     near = difflib.get_close_matches(name, list(known), n=3)
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
+
+
+def text(name: Any) -> str:
+    """A name from a file, which may hold it as bytes."""
+    return name.decode() if isinstance(name, bytes) else str(name)

@@ -11,7 +11,9 @@ import numpy as np
 import pandas as pd
 
 from flashmm.cells.groups import GroupStatistics
-from flashmm.design.statistics import SummaryStatistics, summary_statistics, take_genes
+from flashmm.design.derived import take_genes
+from flashmm.design.from_groups import summary_statistics
+from flashmm.design.statistics import SummaryStatistics
 from flashmm.lmm import LMMFit, fit_lmm
 
 NONE: Mapping[str, Any] = MappingProxyType({})

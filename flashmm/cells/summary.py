@@ -17,20 +17,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from flashmm.cells.counts import (
-    ALL_CELLS,
-    CHUNK_NNZ,
-    TRANSFORMS,
-    Block,
-    CellMatrix,
-    CellRange,
-    CompressedMatrix,
-    Transform,
-    check_libsize,
-    find_transform,
-    is_counts,
-    open_counts,
-)
+from flashmm.cells.counts import ALL_CELLS, CHUNK_NNZ, CellMatrix, CellRange, open_counts
 from flashmm.cells.covariates import covariate_columns, evaluate_covariate
 from flashmm.cells.groups import (
     N_CELLS,
@@ -43,6 +30,8 @@ from flashmm.cells.groups import (
     sum_by_group,
     unsorted_columns,
 )
+from flashmm.cells.matrices import Block, CompressedMatrix
+from flashmm.cells.transforms import TRANSFORMS, Transform, check_libsize, find_transform, is_counts
 from flashmm.kernels.group_sums import add_cells, add_genes, by_kind, log1p_of_shares
 from flashmm.names import listed
 from flashmm.options import InputError, note
@@ -327,7 +316,7 @@ def _prepare(data: Data, request: _Request) -> _Input:
         wanted, counted = _columns_in_use(source, request)
         columns = source.columns(wanted)
         name, genes, rows = source.name, source.genes, source.rows
-        n_all = len(source.cell_names)
+        n_all = len(source.container.cell_names)
     kept, notes = _complete(columns, request, name)
     if counted and request.libsize != _LIBSIZE:
         text = f"{name} has no column '{request.libsize}' in obs; totals of the cells are used."

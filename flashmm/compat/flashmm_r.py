@@ -20,7 +20,8 @@ from scipy import sparse
 
 from flashmm.design.columns import cell_design
 from flashmm.design.contrasts import parse_expression
-from flashmm.design.statistics import SummaryStatistics, summary_statistics_from_matrices
+from flashmm.design.from_matrices import summary_statistics_from_matrices
+from flashmm.design.statistics import SummaryStatistics
 from flashmm.kernels.ddf import t_tail
 from flashmm.lmm import LMMFit, fit_lmm
 from flashmm.options import FlashmmWarning, InputError, Status

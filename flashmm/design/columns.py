@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,7 @@ from formulaic.parser.types import Factor as CodedFactor
 from formulaic.parser.types import Term as CodedTerm
 
 from flashmm.cells.covariates import numbers, require_complete, require_finite
+from flashmm.cells.groups import GroupStatistics
 from flashmm.formulas import (
     ALLOWED,
     CONTRASTS,
@@ -42,9 +43,6 @@ from flashmm.formulas import (
 )
 from flashmm.names import did_you_mean
 from flashmm.options import DesignError, FormulaError, note
-
-if TYPE_CHECKING:
-    from flashmm.cells.groups import GroupStatistics
 
 __all__ = [
     "ALLOWED",

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from flashmm.design.contrasts import resolve_contrasts
-from flashmm.design.statistics import leave_groups, take_genes
+from flashmm.design.derived import leave_groups, take_genes
 from flashmm.inference.jackknife import stays_estimable
 from flashmm.inference.subjects import Subjects, independent_subjects
 from flashmm.inference.table import TestTable

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from flashmm.design.contrasts import Contrast, without_columns
-from flashmm.design.statistics import SummaryStatistics, leave_groups
+from flashmm.design.derived import leave_groups
+from flashmm.design.statistics import SummaryStatistics
 from flashmm.inference.between_subjects import SubjectDesign
 from flashmm.inference.subjects import Subjects
 from flashmm.inference.wald import NO_VARIANCE

@@ -29,7 +29,8 @@ from tqdm.auto import tqdm
 from flashmm.cells.groups import GroupStatistics
 from flashmm.design.columns import group_design
 from flashmm.design.contrasts import Contrast, resolve_contrasts, without_columns
-from flashmm.design.statistics import SummaryStatistics, replace_fixed, subtract_means
+from flashmm.design.derived import replace_fixed, subtract_means
+from flashmm.design.statistics import SummaryStatistics
 from flashmm.inference.subjects import Subjects, require_groups, subject_column
 from flashmm.inference.table import adjust_p_values
 from flashmm.inference.testing import ALTERNATIVES
@@ -376,7 +377,7 @@ def _plan(
         )
     stats = model.stats if isinstance(model, LMMFit) else model
     groups, design = require_groups(stats, "A permutation")
-    if stats.fixed is None:
+    if stats.model is None:
         raise InputError(
             "These statistics have lost their formula (a term was dropped), so the design cannot "
             "be made for other labels: make them anew with summary_statistics."
@@ -451,6 +452,7 @@ def _check_factor(
 def _designs(stats: SummaryStatistics, factor: str, levels: pd.Series) -> np.ndarray:
     """The fixed design over groups if all had each of the labels."""
     groups, _ = require_groups(stats, "A permutation")
+    model = stats.require_model()
     L, n = len(levels), groups.n_groups
     obs = pd.concat([groups.obs] * L, ignore_index=True)
     obs[factor] = levels.iloc[np.repeat(np.arange(L), n)].to_numpy(copy=True)
@@ -468,7 +470,7 @@ def _designs(stats: SummaryStatistics, factor: str, levels: pd.Series) -> np.nda
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FlashmmWarning)  # said when the statistics were made
-        design = group_design(stacked, str(stats.fixed), stats.random)
+        design = group_design(stacked, model.fixed, model.random)
     if design.coefficients != stats.coefficients:
         raise InputError(
             f"the design has other coefficients when {factor!r} is permuted; code it by its plain "

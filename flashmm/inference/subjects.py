@@ -60,20 +60,20 @@ def require_groups(
     stats: SummaryStatistics | None, what: str
 ) -> tuple[GroupStatistics, GroupDesign]:
     """The groups and the design behind statistics, or an InputError in words."""
-    if stats is None or stats.groups is None or stats.design is None:
+    if stats is None or stats.source is None:
         raise InputError(
             f"{what} needs the groups of cells behind the fit, and this one was made from "
             "matrices, or without its groups. Fit from groups: summarise(...), then "
             "summary_statistics(groups, fixed, random)."
         )
-    return stats.groups, stats.design
+    return stats.require_source()
 
 
 def subjects_of(stats: SummaryStatistics | None) -> Subjects | None:
     """The subjects by the random terms, None where there are no groups."""
-    if stats is None or stats.groups is None or stats.design is None:
+    if stats is None or stats.source is None:
         return None
-    return Subjects.of(stats.groups, subject_column(stats.design))
+    return Subjects.of(stats.source.groups, subject_column(stats.source.design))
 
 
 def subject_column(design: GroupDesign) -> str:

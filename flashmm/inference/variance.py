@@ -11,7 +11,8 @@ import pandas as pd
 from scipy import special
 from threadpoolctl import threadpool_limits
 
-from flashmm.design.statistics import SummaryStatistics, drop_component
+from flashmm.design.derived import drop_component
+from flashmm.design.statistics import SummaryStatistics
 from flashmm.inference.table import adjust_p_values
 from flashmm.kernels import variance_tests as kernels
 from flashmm.kernels.engine import take

@@ -18,7 +18,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from flashmm.cells.groups import GroupStatistics, merge_headers, moment_name, moment_names
-from flashmm.design.statistics import summary_statistics
+from flashmm.design.from_groups import summary_statistics
 from flashmm.kinship.data import KinshipFactor, kinship_factor
 from flashmm.lmm import LMMFit, prepare
 from flashmm.names import listed
@@ -152,7 +152,7 @@ def write_fit(fit: LMMFit, path: PathLike, groups_path: PathLike) -> None:
     InputError
         The fit does not come from groups.
     """
-    if fit.stats.groups is None or fit.stats.fixed is None:
+    if fit.stats.model is None:
         raise InputError(
             "Only fits of groups can be written: one of matrices cannot be rebuilt without them."
         )
@@ -175,14 +175,13 @@ def _write_fit(adata: ad.AnnData, path: PathLike) -> None:
 
 
 def _fit_recipe(fit: LMMFit, path: Path, groups_path: Path) -> dict[str, Any]:
-    random = None if fit.stats.random is None else list(fit.stats.random)
     return {
         "coefficients": np.array(fit.coefficients, dtype=object),
         "components": np.array(fit.components, dtype=object),
         "aliased": np.array(fit.aliased, dtype=object),
         "notes": np.array(fit.notes, dtype=object),
         "df_residual": fit.df_residual,
-        "model": json.dumps({"fixed": fit.stats.fixed, "random": random}),
+        "model": json.dumps(asdict(fit.stats.require_model())),
         "options": json.dumps(asdict(fit.options)),
         "groups": _relative(groups_path, path),
         "groups_id": _groups_identity(groups_path),

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from flashmm import plots
-from flashmm.benchmark import average_metrics
+from flashmm.benchmark.metrics import average_metrics
 from flashmm.report import page as blocks
 from flashmm.report.inputs import Inputs, open_stored
 

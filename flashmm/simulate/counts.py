@@ -34,8 +34,9 @@ from numpy.typing import NDArray
 from scipy import sparse
 from tqdm.auto import tqdm
 
-from flashmm.cells.counts import is_counts, open_counts
+from flashmm.cells.counts import open_counts
 from flashmm.cells.groups import N_CELLS, GroupStatistics, group_rows
+from flashmm.cells.transforms import is_counts
 from flashmm.kernels.gaussian_groups import draw_group_sums, spread_cells
 from flashmm.kernels.negative_binomial import (
     LARGEST_COUNT,
@@ -547,7 +548,7 @@ def _read_reference(reference: anndata.AnnData | str | PathLike[str]) -> _Backgr
             total += np.bincount(block.genes, block.values, n_genes)
             total_of_squares += np.bincount(block.genes, block.values**2, n_genes)
             libsize += np.bincount(block.cells, block.values, n_cells)
-        genes, cells = source.genes.astype(str), map(_text, source.cell_names[:])
+        genes, cells = source.genes.astype(str), map(_text, source.container.cell_names[:])
     mean, size = reference_parameters(n_cells, total, total_of_squares)
     kept = np.isfinite(size)
     return _Background(

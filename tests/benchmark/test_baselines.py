@@ -11,7 +11,7 @@ from scipy import sparse, stats
 
 from flashmm.benchmark.baselines import pooled_tests, pseudobulk_tests
 from flashmm.cells.summary import summarise
-from flashmm.design.statistics import summary_statistics
+from flashmm.design.from_groups import summary_statistics
 from flashmm.kernels import moderation
 from flashmm.options import DesignError, InputError
 from flashmm.simulate.counts import SimulationSpec, simulate_counts, simulate_gaussian_groups

@@ -21,7 +21,7 @@ from flashmm.benchmark.criteria import (
 )
 from flashmm.benchmark.evaluation import evaluate
 from flashmm.benchmark.power import power_gains
-from flashmm.design.statistics import summary_statistics
+from flashmm.design.from_groups import summary_statistics
 from flashmm.inference.permutation import permutation_tests
 from flashmm.inference.testing import contrast_tests
 from flashmm.lmm import fit_lmm

@@ -26,7 +26,7 @@ from flashmm.benchmark import (
     pseudobulk_tests,
 )
 from flashmm.cells.summary import summarise
-from flashmm.design.statistics import summary_statistics
+from flashmm.design.from_groups import summary_statistics
 from flashmm.inference.testing import contrast_tests
 from flashmm.lmm import fit_lmm
 from flashmm.options import DesignError, InputError

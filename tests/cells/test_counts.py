@@ -12,15 +12,9 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from flashmm.cells.counts import (
-    TRANSFORMS,
-    Block,
-    CellMatrix,
-    find_transform,
-    is_counts,
-    open_counts,
-    read_genes,
-)
+from flashmm.cells.counts import CellMatrix, open_counts, read_genes
+from flashmm.cells.matrices import Block
+from flashmm.cells.transforms import TRANSFORMS, find_transform, is_counts
 from flashmm.options import InputError
 
 N_CELLS, N_GENES = 23, 7

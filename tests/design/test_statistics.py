@@ -14,13 +14,11 @@ from hypothesis import strategies as st
 
 from flashmm.cells.groups import GroupStatistics, merge
 from flashmm.cells.summary import summarise
-from flashmm.design import statistics as crossproducts
+from flashmm.design import products
 from flashmm.design.columns import cell_design
-from flashmm.design.statistics import (
-    SummaryStatistics,
-    summary_statistics,
-    summary_statistics_from_matrices,
-)
+from flashmm.design.from_groups import summary_statistics
+from flashmm.design.from_matrices import summary_statistics_from_matrices
+from flashmm.design.statistics import ModelFormula, SummaryStatistics
 from flashmm.options import InputError
 
 BY = ["subject", "cell_type", "condition", "age"]
@@ -123,11 +121,12 @@ def test_groups_path_equals_matrices_path(fixed, random):
 def test_record_of_groups_keeps_its_recipe():
     groups = make_groups()
     stats = summary_statistics(groups, "~ condition", "subject")
-    assert stats.groups is groups and stats.fixed == "~ condition" and stats.random == ("subject",)
+    assert stats.groups is groups and stats.model == ModelFormula("~ condition", ("subject",))
     assert stats.design is not None and stats.design.coefficients == stats.coefficients
     assert stats.coefficient_columns == (frozenset(), frozenset({"condition"}))
     assert stats.products_YtZ is None
-    assert summary_statistics(groups, "~ condition + (1 | subject)").random is None
+    model = summary_statistics(groups, "~ condition + (1 | subject)").model
+    assert model is not None and model.random is None
     assert "9 genes, 500 cells, 2 coefficients, random: subject (7)" in repr(stats)
 
 
@@ -145,7 +144,7 @@ def test_YtZ_in_blocks_of_genes(start, stop):
 def test_large_ZtZ_is_sparse(monkeypatch):
     fixed, random = MODELS[0]
     dense = summary_statistics(make_groups(), fixed, random)
-    monkeypatch.setattr(crossproducts, "MAX_DENSE_COLUMNS", 10)
+    monkeypatch.setattr(products, "MAX_DENSE_COLUMNS", 10)
     for stats in (
         summary_statistics(make_groups(), fixed, random),
         from_cells(CELLS, Y, fixed, random),

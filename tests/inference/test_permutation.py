@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
 import flashmm as fm
-from flashmm.design.statistics import subtract_means
+from flashmm.design.derived import subtract_means
 from flashmm.inference.permutation import _arrangements, _plan
 from flashmm.inference.table import adjust_p_values
 
@@ -515,7 +515,7 @@ class TestRefuses:
             fm.permutation_tests(stats)
 
     def test_statistics_without_their_formula(self):
-        from flashmm.design.statistics import drop_component
+        from flashmm.design.derived import drop_component
 
         stats = statistics(regrouped.simulate(), random=["subject", "subject:kind"])
         with pytest.raises(fm.InputError, match="lost their formula"):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from flashmm.design.statistics import summary_statistics
+from flashmm.design.from_groups import summary_statistics
 from flashmm.inference.testing import contrast_tests
 from flashmm.kernels.ddf import FURTHEST, lowered_df, second_order_df
 from flashmm.lmm import fit_lmm

@@ -15,7 +15,7 @@ from scipy import stats as distributions
 from scipy.optimize import minimize
 
 import flashmm as fm
-from flashmm.design.statistics import drop_component
+from flashmm.design.derived import drop_component
 from flashmm.inference.variance import _mean_diagonals
 from flashmm.kernels import variance_tests as kernels
 
@@ -503,7 +503,7 @@ class TestDropComponent:
         assert list(without.Z_levels) == list(fresh.Z_levels)
         for product in ("ZtX", "ZtZ", "YtZ", "Z_sum", "XtX", "YtX", "yty"):
             np.testing.assert_allclose(getattr(without, product), getattr(fresh, product))
-        assert without.fixed is None and without.random is None
+        assert without.model is None
 
     def test_of_matrices_and_sparse_products(self):
         Y, X, Z = three_components()

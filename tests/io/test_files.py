@@ -20,7 +20,7 @@ from scipy import sparse
 import flashmm
 from flashmm.cells.groups import GroupStatistics, merge, moment_names
 from flashmm.cells.summary import summarise
-from flashmm.design.statistics import summary_statistics
+from flashmm.design.from_groups import summary_statistics
 from flashmm.inference.testing import contrast_tests
 from flashmm.io.files import (
     join_fits,
@@ -466,7 +466,7 @@ _FULL = """
 import resource, sys
 from pathlib import Path
 sys.path[:0] = [sys.argv[2]]
-from test_io import make_groups
+from test_files import make_groups
 from flashmm.io.files import write_groups
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 write_groups(make_groups(), sys.argv[1])
@@ -480,7 +480,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path) -> None:
         "-c",
         _FULL,
         str(tmp_path / "g.h5ad"),
-        str(Path(__file__).parents[1]),
+        str(Path(__file__).parent),
     ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1

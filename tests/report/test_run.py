@@ -14,7 +14,7 @@ import pytest
 from scipy import sparse
 
 from flashmm.cells.summary import summarise
-from flashmm.design.statistics import summary_statistics
+from flashmm.design.from_groups import summary_statistics
 from flashmm.inference.testing import contrast_tests
 from flashmm.io.files import write_fit, write_groups, write_table
 from flashmm.lmm import fit_lmm
@@ -145,7 +145,7 @@ def test_figures_are_kept_as_svg_and_png(page):
 
 def test_provenance_is_kept_beside_the_page(page):
     said = json.loads((page.parent / "provenance.json").read_text())
-    assert said["source"] == source_digest(presentation=True)
+    assert said["source"] == source_digest()
     assert said["config"]["seed"] == 1
     assert [len(record["sha256"]) for record in said["inputs"]["mine"]] == [64]
 

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from flashmm.cells.summary import summarise
-from flashmm.design.statistics import summary_statistics
+from flashmm.design.from_groups import summary_statistics
 from flashmm.inference.testing import contrast_tests
 from flashmm.io.files import read_table
 from flashmm.lmm import fit_lmm

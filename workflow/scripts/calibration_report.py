@@ -4,7 +4,7 @@ from job import job, recipe
 from flashmm.benchmark.calibration import CalibrationMethod
 from flashmm.benchmark.criteria import average_replicates
 from flashmm.io.files import read_table, write_table
-from flashmm.report import write_calibration_report
+from flashmm.report.calibration import write_calibration_report
 
 with job(snakemake):
     params, out = snakemake.params, snakemake.output

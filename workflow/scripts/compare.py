@@ -1,6 +1,6 @@
 from job import job, recipe
 
-from flashmm.benchmark import compare_fits, fit_frame, pair_fits
+from flashmm.benchmark.agreement import compare_fits, fit_frame, pair_fits
 from flashmm.inference.testing import contrast_tests
 from flashmm.io.files import read_fit, read_table, write_table
 

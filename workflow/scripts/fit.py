@@ -1,7 +1,7 @@
 import anndata as ad
 from job import job, measured
 
-from flashmm.design.statistics import summary_statistics
+from flashmm.design.from_groups import summary_statistics
 from flashmm.io.files import read_groups, write_fit
 from flashmm.lmm import fit_lmm
 from flashmm.options import InputError

@@ -1,6 +1,8 @@
 from job import job, measured, recipe
 
-from flashmm.benchmark import DataSet, Method, Request, choose_genes
+from flashmm.benchmark.data import DataSet, Request
+from flashmm.benchmark.methods import Method
+from flashmm.benchmark.mixedlm import choose_genes
 from flashmm.io.files import read_groups, write_table
 
 with job(snakemake):
