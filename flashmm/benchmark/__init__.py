@@ -1,9 +1,9 @@
-"""Methods and how they are judged.
+"""Methods and how they are evaluated.
 
 A method is a row of a sheet: its name, a test (`methods.PROCEDURES`) and the settings of that test.
-Its tests are judged against the truth of a simulation: rates of errors, power, curves, and the
+Its tests are evaluated against the truth of a simulation: rates of errors, power, curves, and the
 numbers of two methods against each other. `calibrate` does so for all methods of a study, and
-`criteria` says what is asked of a default test.
+`criteria` holds the criteria of a default test.
 """
 
 from flashmm.benchmark.agreement import compare_fits, fit_frame, pair_fits

@@ -108,7 +108,7 @@ def calibrate(
     matching: Sequence[str] | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Test the groups of one simulation with every method and judge the tests.
+    """Test the groups of one simulation with every method and evaluate the tests.
 
     Parameters
     ----------
@@ -156,7 +156,7 @@ def calibrate(
     others = [m.name for m in chosen if m.test in PSEUDOBULK and not m.moderate]
     parts = []
     for name, table in tables.items():
-        judged = evaluate(
+        metrics = evaluate(
             table, truth, levels=levels, fdr=(FDR,), same_unit=same_unit, pooled=True
         ).metrics.assign(other="")
         gains = [
@@ -164,7 +164,7 @@ def calibrate(
             for other in others
             if other != name and len(truth)
         ]
-        parts.append(pd.concat([judged, *gains], ignore_index=True).assign(method=name))
+        parts.append(pd.concat([metrics, *gains], ignore_index=True).assign(method=name))
     metrics = pd.concat(parts, ignore_index=True)
     columns = ["method", "metric", "level", "other", "value", "std_error", "n"]
     return metrics.loc[metrics["metric"].isin(KEPT), columns].reset_index(drop=True)

@@ -65,9 +65,9 @@ def _false_positive_rate(tests: pd.DataFrame, level: float) -> dict[str, Any]:
 def _coverage_metrics(tests: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """Coverage of the null effect, and of all effects where they are known in this unit."""
     some = tests["conf_low"].notna() & tests["conf_high"].notna()
-    for name, judged in (("coverage", some), ("coverage_null", some & ~tests["de"])):
-        if judged.any() and (name == "coverage_null" or "effect" in tests):
-            part = tests[judged]
+    for name, chosen in (("coverage", some), ("coverage_null", some & ~tests["de"])):
+        if chosen.any() and (name == "coverage_null" or "effect" in tests):
+            part = tests[chosen]
             effect = part.get("effect", 0.0)
             held = ((part["conf_low"] <= effect) & (effect <= part["conf_high"])).to_numpy()
             se = clustered_error(held, part["gene"].to_numpy())

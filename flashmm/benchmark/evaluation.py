@@ -1,4 +1,4 @@
-"""Judge tests against a known truth.
+"""Evaluate tests against a known truth.
 
 Conventions, the same for every metric:
 
@@ -69,7 +69,7 @@ def evaluate(
     same_unit: bool = False,
     pooled: bool = False,
 ) -> Evaluation:
-    """Judge a table of tests against the truth of a simulation.
+    """Evaluate a table of tests against the truth of a simulation.
 
     Parameters
     ----------
@@ -87,14 +87,14 @@ def evaluate(
     cell_type : str
         Name of the cell type column in coefficient names.
     levels : sequence of float
-        Levels at which unadjusted p-values are judged.
+        Levels at which unadjusted p-values are evaluated.
     fdr : sequence of float
-        Levels at which adjusted p-values are judged.
+        Levels at which adjusted p-values are evaluated.
     group : str, optional
         A column of `table` (a stratum of expression, say); metrics are then also given per value.
     same_unit : bool
         Whether `log_fc` of the truth is in the unit of the estimates (Gaussian simulations), so
-        that an interval can be said to cover it; else only intervals of null tests are judged.
+        that an interval can be said to cover it; else only intervals of null tests are evaluated.
     pooled : bool
         Only the metrics of all contrasts together, and no curves: cheap for very many tests.
 

@@ -59,7 +59,7 @@ def _power_at_fpr(tests: pd.DataFrame, fpr: float) -> tuple[float, np.ndarray]:
 
 
 def _roc_at(effects: np.ndarray, null: np.ndarray, fpr: float) -> float:
-    """Height of the ROC curve; straight between its points, so that ties are broken by lot."""
+    """Height of the ROC curve; straight between its points, so that ties are broken at random."""
     # points of the curve at the distinct null scores that enclose the rate; `null` falls
     score = null[min(int(fpr * len(null)), len(null) - 1)]
     above, with_ties = (null > score).sum(), (null >= score).sum()

@@ -5,7 +5,7 @@ from __future__ import annotations
 #: what good looks like, per figure
 CAPTIONS: dict[str, str] = {
     "qq_plot": "Good: the null p-values of a method follow the diagonal inside the grey 95 % "
-    "band; points above it are false confidence, points below it lost power.",
+    "band; above it a test is anti-conservative, below it conservative and short of power.",
     "p_histogram": "Good: null p-values are flat at density 1, within the grey 95 % band; a peak "
     "at zero means too many false positives.",
     "fpr_plot": "Good: intervals cover the dashed nominal levels; above them a method rejects "

@@ -1,4 +1,4 @@
-"""The report of a calibration study: what was simulated, how often each test is wrong, verdicts."""
+"""The report of a calibration study: what was simulated, how often each test is wrong, criteria."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pandas as pd
 from flashmm import plots
 from flashmm.benchmark.calibration import ALPHA, CalibrationMethod, scenario_table
 from flashmm.benchmark.criteria import (
+    check_criteria,
     comparison,
     kind_of,
     matched_methods,
     overview,
     scenario_results,
-    verdicts,
     wider_methods,
 )
 from flashmm.plots.calibration import LOOKS
@@ -52,7 +52,7 @@ CANDIDATES = (
     "jackknife",
     "residual",
 )
-NOT_HONEST = ("pooled", "residual")
+ANTI_CONSERVATIVE = ("pooled", "residual")
 
 
 def write_calibration_report(
@@ -89,7 +89,7 @@ def write_calibration_report(
     default = config["calibration"]["default"]
     said = provenance(config, scenarios=scenarios)
     parts = (
-        ("verdicts", "Is the default test honest?", _verdicts(matched, default)),
+        ("criteria", "Does the default test keep its level?", _criteria(matched, default)),
         ("rejection", "How often true nulls are rejected", _rejection(folder, matched)),
         ("intervals", "How often intervals hold the effect", _coverage(folder, matched)),
         ("power", "How many effects are found", _power(folder, matched)),
@@ -121,22 +121,22 @@ def approaches(matched: pd.DataFrame) -> list[str]:
     return known + [name for name in there if name not in known]
 
 
-def verdict_frame(matched: pd.DataFrame, approach: str) -> pd.DataFrame:
-    """`verdicts` in the words of a table."""
-    found = verdicts(matched, approach)
+def criteria_frame(matched: pd.DataFrame, approach: str) -> pd.DataFrame:
+    """`check_criteria` in the words of a table."""
+    found = check_criteria(matched, approach)
     return pd.DataFrame(
         {
-            "Asked": found["criterion"],
-            "Judged": found["judged"],
-            "Missed": found["missed"],
+            "Criterion": found["criterion"],
+            "Evaluated": found["evaluated"],
+            "Failed": found["failed"],
             "Nearest to its limit, or furthest beyond": [
                 f"{name} at {level:g}" if level == level else name
                 for name, level in zip(found["worst"], found["level"], strict=True)
             ],
             "Found": list(map(_count_or_error, found["value"], found["std_error"])),
             "Limit": list(map(_count_or_number, found["limit"])),
-            "Verdict": [
-                "not judged" if pd.isna(met) else "met" if met else "NOT MET"
+            "Result": [
+                "not evaluated" if pd.isna(met) else "met" if met else "NOT MET"
                 for met in found["met"]
             ],
         }
@@ -190,20 +190,20 @@ def _cards(
     return [{"label": label, "value": f"{value:,}"} for label, value in values.items()]
 
 
-def _verdicts(matched: pd.DataFrame, default: str) -> Iterator[dict[str, Any]]:
+def _criteria(matched: pd.DataFrame, default: str) -> Iterator[dict[str, Any]]:
     yield blocks.text(
         "A test at .05 should call five of a hundred genes without an effect, not more. Every line "
-        "below is computed: how many numbers were judged, how many are beyond their limit, and the "
-        "one that is nearest to it or furthest beyond."
+        "below is computed: how many numbers were evaluated, how many are beyond their limit, and "
+        "the one that is nearest to it or furthest beyond."
     )
     yield blocks.table(
-        verdict_frame(matched, default),
+        criteria_frame(matched, default),
         f"The default, {default}",
         "With the model that was simulated; ± is the standard error of the simulation, the tests "
         "of a gene taken together.",
     )
     yield blocks.table(
-        comparison(matched, candidates(matched)).rename(columns={"criterion": "Asked"}),
+        comparison(matched, candidates(matched)).rename(columns={"criterion": "Criterion"}),
         "The same of other tests",
         "met, or how many numbers of how many are beyond their limit.",
     )
@@ -236,7 +236,7 @@ def _rejection(folder: Path, matched: pd.DataFrame) -> Iterator[dict[str, Any]]:
             f"{kind}: rejection of true nulls",
             "Share of tests without an effect with a p-value below the level, over the level, with "
             "95 % intervals; every mark is one scenario. Open marks lie beyond the axis.",
-            "Good: at the dashed line. Above it a test is false confidence, below it cautious.",
+            "Good: at the dashed line; above it a test is anti-conservative, below conservative.",
         )
 
 
@@ -257,7 +257,7 @@ def _power(folder: Path, matched: pd.DataFrame) -> Iterator[dict[str, Any]]:
     for kind, part in _by_kind(gains):
         yield blocks.figure(
             folder,
-            plots.gain_plot(part, [n for n in approaches(part) if n not in NOT_HONEST]),
+            plots.gain_plot(part, [n for n in approaches(part) if n not in ANTI_CONSERVATIVE]),
             f"power-{blocks.slug(kind)}",
             f"{kind}: power gained over pseudobulk",
             "Share of true effects found, less the share that the t test of subjects' means finds "
@@ -298,8 +298,8 @@ def _simulated(
     yield blocks.table(
         pd.DataFrame(scenarios).T.rename_axis("Scenario").reset_index(),
         "Scenarios",
-        "Fields of the simulation that were set. Unequal cells are dealt by lot: the quantiles of "
-        "a log-normal distribution with the coefficient of variation cells_cv.",
+        "Fields of the simulation that were set. Unequal numbers of cells are the quantiles of a "
+        "log-normal distribution with the coefficient of variation cells_cv, assigned at random.",
     )
     yield blocks.table(
         pd.DataFrame(

@@ -64,7 +64,7 @@ class Run:
 
     @property
     def ddf(self) -> str:
-        """Degrees of freedom asked for, or the default for the likelihood."""
+        """Degrees of freedom asked for, or the default of the criterion, REML or ML."""
         return str(self.model["ddf"] or DEFAULT_DDF[self.model["options"]["method"]])
 
     @property
