@@ -112,7 +112,7 @@ def valid_levels(levels: Sequence[float], name: str) -> tuple[float, ...]:
 
 
 # ----------------------------------------------------------------------------------------------
-# eans of tests, and errors that take the tests of a gene together
+# Means of tests, and errors that take the tests of a gene together
 
 
 def mean(x: np.ndarray) -> float:

@@ -96,7 +96,7 @@ def refuse_unassigned(types: Mapping[str, str | None], cell_type: str) -> None:
 
 
 # ----------------------------------------------------------------------------------------------
-# ests with their truth
+# Tests with their truth
 
 
 def prepare_tests(
@@ -247,7 +247,7 @@ def slices(
 
 
 # ----------------------------------------------------------------------------------------------
-# hecks of tables
+# Checks of tables
 
 
 def require_columns(frame: pd.DataFrame, columns: list[str], name: str) -> None:

@@ -149,7 +149,7 @@ def looks_of(methods: Sequence[str]) -> dict[str, Look]:
 
 
 # ----------------------------------------------------------------------------------------------
-# arts that figures share
+# Parts that figures share
 
 
 def require_columns(frame: pd.DataFrame, columns: Sequence[str], what: str) -> None:

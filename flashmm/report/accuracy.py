@@ -69,7 +69,7 @@ def _field(value: Any) -> str:
 
 
 # ----------------------------------------------------------------------------------------------
-# ccuracy
+# Accuracy
 
 
 def accuracy(inputs: Inputs) -> Iterator[dict[str, Any]]:

@@ -60,7 +60,7 @@ def _run_cards(inputs: Inputs) -> dict[str, Any]:
 
 
 # ----------------------------------------------------------------------------------------------
-# hat was run, and how it ended
+# What was run, and how it ended
 
 
 def what_was_run(inputs: Inputs) -> Iterator[dict[str, Any]]:
@@ -129,7 +129,7 @@ def fits(inputs: Inputs) -> Iterator[dict[str, Any]]:
 
 
 # ----------------------------------------------------------------------------------------------
-# ime and memory
+# Time and memory
 
 
 def performance(inputs: Inputs) -> Iterator[dict[str, Any]]:
@@ -173,7 +173,7 @@ def _measured(inputs: Inputs) -> Iterator[dict[str, Any]]:
 
 
 # ----------------------------------------------------------------------------------------------
-# otes
+# Notes
 
 
 def notes(inputs: Inputs) -> Iterator[dict[str, Any]]:
