@@ -1,9 +1,16 @@
 """flashmm: mixed models for multi-subject single-cell data, fitted from summary statistics."""
 
-from flashmm.benchmark.baselines import pooled_tests, pseudobulk_tests
-from flashmm.benchmark.calibration import CalibrationMethod, calibrate
-from flashmm.benchmark.evaluation import Evaluation, compare_fits, evaluate, power_gains
-from flashmm.benchmark.mixedlm import fit_mixedlm
+from flashmm.benchmark import (
+    CalibrationMethod,
+    Evaluation,
+    calibrate,
+    compare_fits,
+    evaluate,
+    fit_mixedlm,
+    pooled_tests,
+    power_gains,
+    pseudobulk_tests,
+)
 from flashmm.cells.effective_libsize import with_size_factors
 from flashmm.cells.groups import GroupStatistics, merge
 from flashmm.cells.size_factors import size_factors

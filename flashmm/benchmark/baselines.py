@@ -1,7 +1,7 @@
 """Tests that are not mixed models: pseudobulk, and cells taken as replicates.
 
-They are what a mixed model is measured against (`docs/calibration.md`): the first is honest with
-few subjects and throws away how many cells each mean has, the second is wrong on purpose.
+They are what a mixed model is measured against (`docs/calibration.md`): the first keeps its level
+with few subjects and throws away how many cells each mean has, the second is wrong on purpose.
 """
 
 from __future__ import annotations

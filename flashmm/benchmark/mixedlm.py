@@ -31,17 +31,19 @@ from scipy.sparse.csgraph import connected_components
 from statsmodels.regression.mixed_linear_model import MixedLM, VCSpec
 from threadpoolctl import threadpool_limits
 
-from flashmm.benchmark.evaluation import adjust_per_contrast
+from flashmm.benchmark.truth import adjust_per_contrast
 from flashmm.cells.counts import read_genes
 from flashmm.design.columns import CellDesign, cell_design
 from flashmm.design.contrasts import Contrast, resolve_contrasts
 from flashmm.kernels.rotation import independent_columns
 from flashmm.kernels.tails import chi2_tail, normal_tail
+from flashmm.names import listed
 from flashmm.options import DesignError, InputError, Status, note
 
 __all__ = ["MixedLMResult", "choose_genes", "fit_mixedlm"]
 
-METHODS = ("lbfgs", "bfgs", "powell")
+# optimisers that are tried, in their order, and those that MixedLM knows
+TRIED = ("lbfgs", "bfgs", "powell")
 OPTIMISERS = ("lbfgs", "bfgs", "cg", "powell", "nm", "basinhopping")
 # a component below this share of the residual variance is at the boundary
 BOUNDARY_RATIO = 1e-6
@@ -70,7 +72,8 @@ class MixedLMResult:
         Every optimiser tried: `gene, optimiser, accepted, reason` (why not), `converged, loglik,
         seconds, warnings`.
     options : dict
-        How it was fitted: formulas, method, transform, optimisers, version of statsmodels.
+        How it was fitted: formulas, transform, criterion (REML or not), optimisers, version of
+        statsmodels.
     notes : tuple of str
         What was decided for the user.
     """
@@ -111,9 +114,10 @@ def fit_mixedlm(
     *,
     transform: str = "log2p1",
     reml: bool = True,
-    methods: Sequence[str] = METHODS,
+    optimisers: Sequence[str] = TRIED,
     contrasts: Any = None,
     layer: str | None = None,
+    methods: Sequence[str] | None = None,
 ) -> MixedLMResult:
     """Fit statsmodels' MixedLM to some genes.
 
@@ -129,13 +133,15 @@ def fit_mixedlm(
         Transform of the counts as for `summarise`.
     reml : bool
         Restricted (default) or full maximum likelihood.
-    methods : sequence of str
+    optimisers : sequence of str
         Optimisers, in the order of trying. Each starts from MixedLM's own start values; the first
         fit that can be used is taken.
     contrasts : optional
         Contrasts as for `contrast_tests`; None tests every coefficient.
     layer : str, optional
         Layer of the counts instead of X.
+    methods : sequence of str, optional
+        The former name of `optimisers`.
 
     Returns
     -------
@@ -159,23 +165,32 @@ def fit_mixedlm(
     components within the finest groups that share no level: subjects for components nested in
     subjects, all cells in one group for crossed ones.
     """
-    genes, methods = _valid_names(genes, "genes"), _valid_names(methods, "methods")
-    unknown = [method for method in methods if method not in OPTIMISERS]
+    if methods is not None:
+        warnings.warn(
+            "fit_mixedlm: 'methods' is now called 'optimisers'.", DeprecationWarning, stacklevel=2
+        )
+        optimisers = methods
+    genes, optimisers = _valid_names(genes, "genes"), _valid_names(optimisers, "optimisers")
+    unknown = [name for name in optimisers if name not in OPTIMISERS]
     if unknown:
-        raise InputError(f"methods: {unknown} do not fit MixedLM; use some of {list(OPTIMISERS)}.")
+        raise InputError(
+            f"optimisers: {listed(unknown)} do not fit MixedLM; use some of {listed(OPTIMISERS)}."
+        )
     obs, values = read_genes(data, genes, transform=transform, layer=layer)
     problem = _problem(cell_design(obs, fixed, random), reml)
     resolved = resolve_contrasts(
         contrasts, list(problem.design.X.columns), problem.design.coefficient_columns
     )
     with threadpool_limits(limits=1, user_api="blas"):
-        outcomes = [_fit_gene(problem, g, y, methods) for g, y in zip(genes, values.T, strict=True)]
+        outcomes = [
+            _fit_gene(problem, g, y, optimisers) for g, y in zip(genes, values.T, strict=True)
+        ]
     options = {
         "fixed": fixed,
         "random": [random] if isinstance(random, str) else random and list(random),
         "transform": transform,
         "reml": reml,
-        "optimisers": list(methods),
+        "optimisers": list(optimisers),
         "statsmodels": version("statsmodels"),
     }
     return _assemble(problem, outcomes, resolved, options)
@@ -251,7 +266,7 @@ def _problem(design: CellDesign, reml: bool) -> _Problem:
         raise DesignError("MixedLM needs at least one estimable fixed effect and one random term.")
     notes = tuple(design.notes)
     if not kept.all():
-        dropped = ", ".join(design.X.columns[~kept])
+        dropped = listed(design.X.columns[~kept], 20)
         notes += (note(f"MixedLM: linearly dependent fixed effects were dropped: {dropped}."),)
     return _Problem(design, X[:, kept], kept, reml, _random_arguments(design), notes)
 
@@ -328,13 +343,13 @@ class _Outcome:
     peak_memory_mib: float = field(default_factory=lambda: peak_memory_mib())
 
 
-def _fit_gene(problem: _Problem, gene: str, y: np.ndarray, methods: Sequence[str]) -> _Outcome:
+def _fit_gene(problem: _Problem, gene: str, y: np.ndarray, optimisers: Sequence[str]) -> _Outcome:
     if not y.any():
         return _Outcome(gene, Status.ALL_ZERO)
     start = time.perf_counter()
     attempts: list[_Attempt] = []
-    for method in methods:
-        attempts.append(_attempt(problem, y, method))
+    for optimiser in optimisers:
+        attempts.append(_attempt(problem, y, optimiser))
         if attempts[-1].accepted:
             break
     seconds = time.perf_counter() - start
@@ -342,18 +357,18 @@ def _fit_gene(problem: _Problem, gene: str, y: np.ndarray, methods: Sequence[str
     return _Outcome(gene, _status(taken), tuple(attempts), taken, seconds)
 
 
-def _attempt(problem: _Problem, y: np.ndarray, method: str) -> _Attempt:
+def _attempt(problem: _Problem, y: np.ndarray, optimiser: str) -> _Attempt:
     start = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             model = MixedLM(y, problem.X, **problem.arguments)
-            found = _read(problem, model.fit(reml=problem.reml, method=[method]))
+            found = _read(problem, model.fit(reml=problem.reml, method=[optimiser]))
         except _BREAKDOWNS as error:
             found = {"reason": f"{type(error).__name__}: {error}"}
     said = tuple(dict.fromkeys(str(warning.message) for warning in caught))
     seconds = time.perf_counter() - start
-    return _Attempt(method, **found, seconds=seconds, warnings=said)
+    return _Attempt(optimiser, **found, seconds=seconds, warnings=said)
 
 
 def _read(problem: _Problem, result: Any) -> dict[str, Any]:
@@ -530,5 +545,5 @@ def _valid_names(names: Iterable[str], what: str) -> list[str]:
         raise InputError(f"{what}: none given; give at least one.")
     twice = sorted({name for name in given if given.count(name) > 1})
     if twice:
-        raise InputError(f"{what}: {twice} are given more than once.")
+        raise InputError(f"{what}: {listed(twice)} are given more than once.")
     return given

@@ -69,9 +69,7 @@ def write_fit(fit: LMMFit | FitsWithin, path: PathLike, groups_path: PathLike) -
         )
     numbered = isinstance(fit, FitsWithin)
     keyed = {f":{number}" if numbered else "": each for number, each in enumerate(fits)}
-    obs = {
-        f"{n}{key}": getattr(each, n) for key, each in zip(keys, fits, strict=True) for n in _OBS
-    }
+    obs = {f"{n}{key}": getattr(each, n) for key, each in keyed.items() for n in _OBS}
     adata = ad.AnnData(
         obs=pd.DataFrame(obs, index=fit.genes.astype(str)),
         obsm={
