@@ -18,6 +18,7 @@ from itertools import product
 from typing import NamedTuple
 
 import numpy as np
+
 from flashmm.kernels.threads import in_threads
 
 Array = np.ndarray
@@ -47,10 +48,12 @@ FEW_COLUMNS = 64
 MAX_ROUNDS = 60
 MAX_STEPS = 80
 # Smallest likelihood of a gene relative to its largest: beyond it a point is impossible.
-FLOOR = -690.0
+FLOOR = -150.0
 # How far a step may go to the boundary, and by how much complementarity is to fall.
-TO_BOUNDARY = 0.99
-CENTRING = 0.1
+TO_BOUNDARY = 0.999
+CENTRING = 0.03
+# What keeps the system regular where columns are equal.
+REGULAR = 1e-12
 # Mean product of weights and multipliers at which the search ends.
 COMPLEMENTARY = 1e-17
 
@@ -188,8 +191,16 @@ def fit_prior(loglik: Array, stratum: Array, n_strata: int) -> PriorFit:
     -------
     PriorFit
         Weights, log-likelihood and certificate.
+
+    Raises
+    ------
+    ValueError
+        A stratum without a usable gene.
     """
     usable = np.isfinite(loglik).all(1)
+    counts = np.bincount(stratum[usable], minlength=n_strata)
+    if not counts.all():
+        raise ValueError(f"Stratum {int(counts.argmin())} has no gene with a finite likelihood.")
 
     def of(number: int) -> Maximum:
         return maximise_weights(loglik[usable & (stratum == number)])
@@ -199,7 +210,7 @@ def fit_prior(loglik: Array, stratum: Array, n_strata: int) -> PriorFit:
         np.stack([one.weights for one in found]),
         np.array([one.loglik for one in found]),
         np.array([one.gap for one in found]),
-        np.bincount(stratum[usable], minlength=n_strata),
+        counts,
     )
 
 
@@ -225,20 +236,20 @@ def maximise_weights(loglik: Array) -> Maximum:
     """
     top = loglik.max(1)
     L = np.exp(np.maximum(loglik - top[:, None], FLOOR))
-    columns, best, gap = _first_columns(L), np.full(L.shape[1], 1.0 / L.shape[1]), np.inf
-    rounds = 0
-    for rounds in range(1, MAX_ROUNDS + 1):
+    columns = _first_columns(L)
+    best, gap, rounds = np.full(L.shape[1], 1.0 / L.shape[1]), np.inf, 0
+    while rounds < MAX_ROUNDS:
+        rounds += 1
         weights = np.zeros(L.shape[1])
         weights[columns] = _interior_point(L[:, columns])
         ratio = _mean_ratio(L, weights)
         bound = len(L) * float(np.log(ratio.max()))
         if bound < gap:
             best, gap = weights, bound
-        if gap < GAP:
-            break
+        # columns in use whose ratio exceeds one do so by rounding
         new = np.setdiff1d(np.argsort(-ratio, kind="stable")[:COLUMNS], columns)
         new = new[ratio[new] > 1.0]
-        if not len(new):
+        if gap < GAP or not len(new):
             break
         columns = np.union1d(columns[weights[columns] > 0], new)
     total = float((np.log(L @ best) + top).sum())
@@ -257,7 +268,7 @@ def _first_columns(L: Array) -> Array:
 
 
 def _mean_ratio(L: Array, weights: Array) -> Array:
-    """mean_g L_gk/Σ_j π_j L_gj, (points,): one, or less where the weight is zero, at the optimum."""
+    """Mean over genes of L_gk/Σ_j π_j L_gj, (points,): at the optimum at most one."""
     return np.asarray((1.0 / (L @ weights)) @ L / len(L))
 
 
@@ -277,7 +288,7 @@ def _interior_point(L: Array) -> Array:
             break
         # (R'R/n + z/w) dw = σμ/w - gradient,  dz = σμ/w - z - (z/w) dw
         system = R.T @ R / n
-        system[np.diag_indices(m)] += z / w
+        system[np.diag_indices(m)] += np.maximum(z / w, REGULAR)
         aim = CENTRING * mu / w
         dw = np.linalg.solve(system, aim - gradient)
         dz = aim - z - z / w * dw

@@ -99,7 +99,7 @@ def points_of(engine: Any) -> Points:
     raise TypeError(f"No evaluation at shared points for a {type(engine).__name__}.")
 
 
-def _likelihood(dof: int, Q: Array, log_det: Array) -> Array:
+def _likelihood(dof: int, Q: Array, log_det: Array | float) -> Array:
     """-½ [ν log Q + log |I + ΓS|]; NaN where nothing is left."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(Q > 0, -0.5 * (dof * np.log(Q) + log_det), np.nan)

@@ -41,17 +41,17 @@ TERMS = 5000
 CONVERGED = 1e-16
 # Steps to a quantile, at most, and the step, in units of the smallest scale, that is the last.
 STEPS = 100
-LAST_STEP = 3e-6
-# Posterior weights that a tail looks at last, and the share of a sum that is rounding.
-SMALL_WEIGHT = 1e-6
-ROUNDING = 1e-16
-# Posterior weights below this share have no part in a quantile.
+LAST_STEP = 3e-4
+# Share of a sum that is rounding.
+ROUNDING = 1e-14
+# Posterior weights below which terms have no part in the first step to a quantile, and in any.
+SMALL_WEIGHT = 1e-5
 NEGLIGIBLE = 1e-11
 # Statistics from which effective degrees of freedom are solved for, and factor by which the p-value
 # of t may differ from that of the mixture (in standard deviations of the normal distribution).
 LARGE = 2.0
 TOLERATED = 0.05
-ROUNDS = 3
+ROUNDS = 2
 NEWTON_STEPS = 4
 
 
@@ -89,7 +89,7 @@ def tail_table(dof: float) -> TailTable:
 
 
 def _powers(values: Array) -> Array:
-    """Coefficients of powers of the polynomials through values at Chebyshev's points (last axis)."""
+    """Coefficients of powers, of polynomials through values at Chebyshev's points (last axis)."""
     degree = values.shape[-1] - 1
     points = chebyshev.chebpts1(degree + 1)
     powers = np.zeros((degree + 1, degree + 1))
@@ -117,7 +117,7 @@ def _exact_tails(t: Array, dof: float, log_constant: float) -> Array:
 
 
 def _log_constant(a: float) -> float:
-    """log a B(a, 1/2), to rounding for any a."""
+    """Logarithm of a B(a, 1/2), to rounding for any a."""
     # B(a, 1/2) = √π Γ(a)/Γ(a + 1/2), and for large a
     # log Γ(a + 1/2)/(Γ(a) √a) = -1/(8a) + 1/(192a³) - 1/(640a⁵) + 17/(14336a⁷) - …
     shift, ratio = max(0, int(np.ceil(25.0 - a))), 0.0
@@ -129,7 +129,7 @@ def _log_constant(a: float) -> float:
     return float(np.log(a) + 0.5 * np.log(np.pi) - ratio)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _fraction(a: float, b: float, x: float) -> float:
     """I_x(a, b) · a B(a, b) / (x^a (1-x)^b), a continued fraction (DLMF 8.17.22)."""
     # 1/(1 + d_1/(1 + d_2/(1 + …))) from its front, as ratios of successive numerators, denominators
@@ -148,16 +148,16 @@ def _fraction(a: float, b: float, x: float) -> float:
     return 1.0 / value
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _far_factor(t: float, dof: float, log_constant: float) -> float:
-    """m = A(t) (1 + t²/ν)^(ν - 1)/2 t, of t that is not small, from the continued fraction."""
+    """Factor m of A(t), t not small, from the continued fraction."""
     # A = ½ I_x(ν/2, ½), x = ν/(ν + t²)
     ratio = t * t / dof
     rest = 0.5 * np.log(ratio) - np.log1p(ratio) + np.log(t) - log_constant
     return 0.5 * np.exp(rest) * _fraction(0.5 * dof, 0.5, 1.0 / (1.0 + ratio))
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _exact_tail(t: float, dof: float, log_constant: float) -> float:
     """A(t), t ≥ 0."""
     a, ratio = 0.5 * dof, t * t / dof
@@ -170,114 +170,116 @@ def _exact_tail(t: float, dof: float, log_constant: float) -> float:
     return 0.5 - 0.5 * front * _fraction(0.5, a, y)
 
 
-@njit(nogil=True, cache=True)
-def _far_log_tail(t: float, dof: float, far: Array) -> float:
-    """log A(t), t ≥ TABLE_END."""
+@njit(nogil=True, cache=True, error_model="numpy")
+def _far_log_tail(t: float, table: TailTable) -> float:
+    """Logarithm of A(t), t ≥ TABLE_END."""
     x = 2.0 * TABLE_END / t - 1.0
-    m = far[FAR_DEGREE]
+    m = table.far[FAR_DEGREE]
     for power in range(FAR_DEGREE - 1, -1, -1):
-        m = m * x + far[power]
-    return np.log(m / t) - 0.5 * (dof - 1.0) * np.log1p(t * t / dof)
+        m = m * x + table.far[power]
+    return np.log(m / t) - 0.5 * (table.dof - 1.0) * np.log1p(t * t / table.dof)
 
 
-@njit(nogil=True, cache=True)
-def _far_density(t: float, dof: float, log_constant: float) -> float:
-    log_kernel = -0.5 * (dof + 1.0) * np.log1p(t * t / dof)
-    return 0.5 * np.sqrt(dof) * np.exp(log_kernel - log_constant)
+@njit(nogil=True, cache=True, error_model="numpy")
+def _far_density(t: float, table: TailTable) -> float:
+    log_kernel = -0.5 * (table.dof + 1.0) * np.log1p(t * t / table.dof)
+    return 0.5 * np.sqrt(table.dof) * np.exp(log_kernel - table.log_constant)
 
 
-@njit(nogil=True, inline="always")
-def _tail(t: float, dof: float, table: Array, far: Array) -> float:
+@njit(nogil=True, inline="always", error_model="numpy")
+def _tail(t: float, table: TailTable) -> float:
     """A(t), t ≥ 0."""
     place = t * PER_UNIT
     number = int(min(place, 1e6))
-    if number >= len(table):
-        value = np.exp(_far_log_tail(t, dof, far))
+    if number >= len(table.coefficients):
+        value = np.exp(_far_log_tail(t, table))
     else:
         x = 2.0 * (place - number) - 1.0
-        value = table[number, DEGREE]
+        value = table.coefficients[number, DEGREE]
         for power in range(DEGREE - 1, -1, -1):
-            value = value * x + table[number, power]
+            value = value * x + table.coefficients[number, power]
     return value
 
 
-@njit(nogil=True, inline="always")
-def _tail_and_density(
-    t: float, dof: float, log_constant: float, table: Array, far: Array
-) -> tuple[float, float]:
+@njit(nogil=True, inline="always", error_model="numpy")
+def _tail_and_density(t: float, table: TailTable) -> tuple[float, float]:
     """A(t) and -A'(t), t ≥ 0; compiled into its caller, which halves its time."""
     place = t * PER_UNIT
     number = int(min(place, 1e6))
-    if number >= len(table):
-        value = np.exp(_far_log_tail(t, dof, far))
-        density = _far_density(t, dof, log_constant)
+    if number >= len(table.coefficients):
+        value = np.exp(_far_log_tail(t, table))
+        density = _far_density(t, table)
     else:
         x = 2.0 * (place - number) - 1.0
-        value, slope = table[number, DEGREE], 0.0
+        value, slope = table.coefficients[number, DEGREE], 0.0
         for power in range(DEGREE - 1, -1, -1):
             slope = slope * x + value
-            value = value * x + table[number, power]
+            value = value * x + table.coefficients[number, power]
         density = -2.0 * PER_UNIT * slope
     return value, density
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _tails(
     estimate: Array,
-    scale: Array,
-    root: Array,
+    per_scale: Array,
+    per_root: Array,
     weights: Array,
     at: float,
-    dof: float,
-    table: Array,
-    far: Array,
+    table: TailTable,
 ) -> Array:
-    """U and 1 - U, (2, genes, C)."""
+    """U and 1 - U, (2, genes, C), from the inverses of scales and roots."""
     G, C, P = estimate.shape
-    tails = np.empty((2, G, C))
+    tails = np.full((2, G, C), np.nan)
     for g in range(G):
+        terms = _terms(weights[g], 0.0)
         for c in range(C):
             below, above = 0.0, 0.0
-            for large in (True, False):
-                for k in range(P):
-                    w = weights[g, k]
-                    # the small ones only where they matter: they add at most w to either sum
-                    if (w < SMALL_WEIGHT) == large:
-                        continue
-                    if not large and w <= ROUNDING * min(below, above):
-                        continue
-                    t = (estimate[g, c, k] - at) / (scale[g, k] * root[c, k])
-                    if np.isnan(t):
-                        below = above = np.nan
-                        break
-                    a = _tail(abs(t), dof, table, far)
-                    below += w * (a if t > 0 else 1.0 - a)
-                    above += w * (1.0 - a if t > 0 else a)
-            tails[0, g, c], tails[1, g, c] = below, above
+            for k in terms:
+                w = weights[g, k]
+                # those that are left add at most this to either sum
+                if w * P <= ROUNDING * min(below, above):
+                    break
+                t = (estimate[g, c, k] - at) * (per_scale[g, k] * per_root[c, k])
+                a = _tail(abs(t), table) if t == t else np.nan
+                below += w * (a if t > 0 else 1.0 - a)
+                above += w * (1.0 - a if t > 0 else a)
+            if len(terms):
+                tails[0, g, c], tails[1, g, c] = below, above
     return tails
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
+def _terms(weights: Array, least: float) -> Array:
+    """Numbers of weights above the least, largest first; none where one is NaN."""
+    order = np.argsort(-weights)
+    count = 0
+    for k in order:
+        if np.isnan(weights[k]):
+            return order[:0]
+        count += weights[k] > least
+    return order[:count]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
 def _log_mixture(
     sign: float,
     estimate: Array,
     scale: Array,
     weights: Array,
     at: float,
-    dof: float,
-    table: Array,
-    far: Array,
+    table: TailTable,
 ) -> float:
-    """log Σ w_k A(sign (b_k - x)/s_k) of one test, where the sum is too small for a number."""
+    """Logarithm of Σ w_k A(sign (b_k - x)/s_k), where the sum is too small for a number."""
     total, largest = 0.0, -np.inf
     for k in range(len(weights)):
         if weights[k] == 0.0:
             continue
         t = sign * (estimate[k] - at) / scale[k]
         if t >= TABLE_END:
-            term = np.log(weights[k]) + _far_log_tail(t, dof, far)
+            term = np.log(weights[k]) + _far_log_tail(t, table)
         else:
-            a = _tail(abs(t), dof, table, far)
+            a = _tail(abs(t), table)
             term = np.log(weights[k]) + np.log(a if t > 0 else 1.0 - a)
         if term > largest:
             total = total * np.exp(largest - term) + 1.0
@@ -287,112 +289,123 @@ def _log_mixture(
     return largest + np.log(total)
 
 
-@njit(nogil=True, cache=True)
-def _half_width(b: Array, r: Array, w: Array, deviate: float, dof: float) -> tuple:
-    """Mean of a mixture and distance of a quantile from it, by moments and Wallace's deviate."""
-    mean = (w * b).sum()
-    spread, first, second = 0.0, 0.0, 0.0
+class Goal(NamedTuple):
+    """A probability, and its quantiles of the normal distribution and of t_ν."""
+
+    probability: float
+    deviate: float
+    single: float
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _first_limits(b: Array, r: Array, w: Array, deviate: float, dof: float) -> tuple[float, float]:
+    """Quantiles by moments and Wallace's deviate of t, at a normal deviate and at its negative."""
+    mean, square, first, second = 0.0, 0.0, 0.0, 0.0
     for k in range(len(b)):
-        square = 1.0 / (r[k] * r[k])
-        spread += w[k] * (b[k] - mean) ** 2
-        first += w[k] * square
-        second += w[k] * square * square
+        v = 1.0 / (r[k] * r[k])
+        mean += w[k] * b[k]
+        square += w[k] * b[k] * b[k]
+        first += w[k] * v
+        second += w[k] * v * v
     # relative variance of σ², (1 + 2/ν) E[s⁴]/E[s²]² - 1, and the df of the t that has it
     excess = (1.0 + 2.0 / dof) * second / (first * first) - 1.0
     df = max(2.0 / max(excess, 1e-12), 1.0)
     z = deviate * (8.0 * df + 3.0) / (8.0 * df + 1.0)
-    return mean, np.sqrt((first + spread) * df * np.expm1(min(z * z / df, 30.0)))
+    variance = first + max(square - mean * mean, 0.0)
+    half = np.sqrt(variance * df * np.expm1(min(z * z / df, 30.0)))
+    half = half if deviate < 0 else -half
+    return mean - half, mean + half
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _quantile(
     x: float,
+    n: int,
+    sign: float,
     b: Array,
     r: Array,
     w: Array,
-    probability: float,
-    single: float,
-    dof: float,
-    log_constant: float,
-    table: Array,
-    far: Array,
+    goal: Goal,
+    table: TailTable,
 ) -> float:
-    """Where U(x) is a probability, from a first x; r = 1/s, `single` the quantile of t_ν."""
-    # it is between those of single terms
+    """Where U(x) of ±β is a probability; r = 1/s.
+
+    The search begins at x, where the first n terms, those that are not small, are enough.
+    """
+    dof, single, probability = table.dof, goal.single, goal.probability
+    per_square = (dof + 1.0) / (dof + single * single)
+    # the quantile is between those of single terms
     largest, low, high = 0.0, np.inf, -np.inf
     for k in range(len(b)):
-        one = b[k] + single / r[k]
+        one = sign * b[k] + single / r[k]
         largest, low, high = max(largest, r[k]), min(low, one), max(high, one)
     x = min(max(x, low), high)
     for _ in range(STEPS):
-        U, u = 0.0, 0.0
-        for k in range(len(b)):
-            t = (b[k] - x) * r[k]
-            a, density = _tail_and_density(abs(t), dof, log_constant, table, far)
+        U, u1, u2 = 0.0, 0.0, 0.0
+        for k in range(n):
+            t = (sign * b[k] - x) * r[k]
+            a, density = _tail_and_density(abs(t), table)
             U += w[k] * (a if t > 0 else 1.0 - a)
-            u += w[k] * r[k] * density
-        if U > probability:
+            slope = w[k] * r[k] * density
+            u1 += slope
+            u2 += slope * r[k] * t
+        whole = n == len(b)
+        if whole and probability < U:
             high = x
-        else:
+        elif whole:
             low = x
-        # Newton on log U, which is nearly a parabola
-        step = np.log(probability / U) * U / u if U > 0 and u > 0 else np.inf
-        moved = x + step
+        moved = x + _step(U, u1, u2 * per_square, probability)
         if not (low <= moved <= high):
             moved = 0.5 * (low + high)
-        if abs(moved - x) * largest <= LAST_STEP:
+        if whole and abs(moved - x) * largest <= LAST_STEP:
             return moved
-        x = moved
+        x, n = moved, len(b)
     return x
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
+def _step(U: float, u1: float, u2: float, probability: float) -> float:
+    """Halley's step to the root of h = log U - log p: -h/h' / (1 - h h''/2h'²)."""
+    if not (U > 0 and u1 > 0):
+        return np.nan
+    h, bend = np.log(U / probability), u2 * U / (u1 * u1) - 1.0
+    # between half and twice Newton's step; NaN is neither
+    return -h * U / u1 / min(max(1.0 - 0.5 * h * bend, 0.5), 2.0)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
 def _quantiles(
     estimate: Array,
-    scale: Array,
-    root: Array,
+    per_scale: Array,
+    per_root: Array,
     weights: Array,
-    probability: float,
-    deviate: float,
-    single: float,
+    goal: Goal,
     lower: bool,
     upper: bool,
-    dof: float,
-    constant: float,
-    table: Array,
-    far: Array,
+    table: TailTable,
 ) -> Array:
     """Where U and where 1 - U is a probability, as far as wanted, (2, genes, C)."""
     G, C, P = estimate.shape
     limits = np.full((2, G, C), np.nan)
     b, r, w = np.empty(P), np.empty(P), np.empty(P)
     for g in range(G):
+        terms = _terms(weights[g], NEGLIGIBLE)
+        n, large = len(terms), max(1, int((weights[g] > SMALL_WEIGHT).sum()))
         for c in range(C):
-            n, fine = 0, True
-            for k in range(P):
-                fine = fine and not np.isnan(weights[g, k])
-                if weights[g, k] > NEGLIGIBLE:
-                    b[n], w[n] = estimate[g, c, k], weights[g, k]
-                    s = scale[g, k] * root[c, k]
-                    fine = fine and np.isfinite(b[n]) and s > 0
-                    r[n] = 1.0 / s if s > 0 else np.nan
-                    n += 1
-            if not fine or n == 0:
+            fine = n > 0
+            for i in range(n):
+                k = terms[i]
+                b[i], w[i] = estimate[g, c, k], weights[g, k]
+                r[i] = per_scale[g, k] * per_root[c, k]
+                fine = fine and np.isfinite(b[i]) and r[i] < np.inf
+            if not fine:
                 continue
-            mean, half = _half_width(b[:n], r[:n], w[:n], deviate, dof)
-            half = half if single < 0 else -half
+            B, R, W = b[:n], r[:n], w[:n]
+            low, high = _first_limits(B, R, W, goal.deviate, table.dof)
             if lower:
-                x = mean - half
-                limits[0, g, c] = _quantile(
-                    x, b[:n], r[:n], w[:n], probability, single, dof, constant, table, far
-                )
+                limits[0, g, c] = _quantile(low, large, 1.0, B, R, W, goal, table)
             if upper:
-                # the same of -β
-                b[:n] = -b[:n]
-                x = -mean - half
-                limits[1, g, c] = -_quantile(
-                    x, b[:n], r[:n], w[:n], probability, single, dof, constant, table, far
-                )
+                limits[1, g, c] = -_quantile(-high, large, -1.0, B, R, W, goal, table)
     return limits
 
 
@@ -437,15 +450,21 @@ def tails(mixture: Mixture, at: float = 0.0) -> tuple[Array, Array]:
     """
     b, scale, root, w, dof = mixture
     table = tail_table(float(dof))
-    tail_of = (table.dof, table.coefficients, table.far)
-    p = _tails(b, scale, root, w, float(at), *tail_of)
+    per_scale, per_root = _inverses(mixture)
+    p = _tails(b, per_scale, per_root, w, float(at), table)
     with np.errstate(divide="ignore"):
         log_p = np.log(p)
     for side, g, c in np.argwhere(p < SMALL_P):
         sign = 1.0 - 2.0 * side
-        one = (b[g, c], scale[g] * root[c], w[g])
-        log_p[side, g, c] = _log_mixture(sign, *one, float(at), *tail_of)
+        s = scale[g] * root[c]
+        log_p[side, g, c] = _log_mixture(sign, b[g, c], s, w[g], float(at), table)
     return p, log_p
+
+
+def _inverses(mixture: Mixture) -> tuple[Array, Array]:
+    """1/scale and 1/root, infinite where there is no variance."""
+    with np.errstate(divide="ignore"):
+        return 1.0 / mixture.scale, 1.0 / mixture.root
 
 
 def p_values(mixture: Mixture, alternative: str, minimum: float = 0.0) -> tuple[Array, Array]:
@@ -499,10 +518,11 @@ def limits(mixture: Mixture, level: float, alternative: str = "two-sided") -> tu
         Where the one-sided p-values equal (1 - level)/2, or 1 - level; NaN without a posterior.
     """
     tail = (1 - level) / 2 if alternative == "two-sided" else 1 - level
-    wanted = (alternative != "less", alternative != "greater")
-    deviate, quantile = special.ndtri(tail), special.stdtrit(mixture.dof, tail)
-    table = tail_table(float(mixture.dof))
-    low, high = _quantiles(*mixture[:4], tail, float(deviate), float(quantile), *wanted, *table)
+    lower, upper = alternative != "less", alternative != "greater"
+    goal = Goal(tail, float(special.ndtri(tail)), float(special.stdtrit(mixture.dof, tail)))
+    per_scale, per_root = _inverses(mixture)
+    b, w, table = mixture.estimate, mixture.weights, tail_table(float(mixture.dof))
+    low, high = _quantiles(b, per_scale, per_root, w, goal, lower, upper, table)
     none = np.isnan(high if alternative == "less" else low)
     if alternative == "less":
         low = np.where(none, np.nan, -np.inf)
@@ -580,16 +600,15 @@ def effective_df(statistic: Array, log_p: Array, df: Array, dof: int) -> Array:
     return np.asarray(_effective_df(*flat, float(dof))).reshape(statistic.shape)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _deviate(t: float, df: float) -> float:
     """Normal deviate with the tail of t (Wallace 1959)."""
     return (8 * df + 1) / (8 * df + 3) * np.sqrt(df * np.log1p(t * t / df))
 
 
-@njit(nogil=True, cache=True)
-def _df_of_deviate(t: float, z: float, dof: float) -> float:
-    """Degrees of freedom, from one to ν, whose deviate of t is z."""
-    d = dof
+@njit(nogil=True, cache=True, error_model="numpy")
+def _df_of_deviate(t: float, z: float, d: float, dof: float) -> float:
+    """Degrees of freedom, from one to ν, whose deviate of t is z; d is a first guess."""
     for _ in range(ROUNDS):
         # r = t²/d solves log(1 + r)/r = y; y ≤ 1/√(1 + r) bounds it, and Newton falls to it
         y = (z / t * (8 * d + 3) / (8 * d + 1)) ** 2
@@ -602,12 +621,12 @@ def _df_of_deviate(t: float, z: float, dof: float) -> float:
     return d
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _effective_df(t: Array, z: Array, df: Array, dof: float) -> Array:
     """The degrees of freedom of `effective_df`, from |t| and the normal deviate of p."""
     found = np.full(len(t), np.nan)
     for i in range(len(t)):
-        d = _df_of_deviate(t[i], z[i], dof) if t[i] >= LARGE else df[i]
+        d = _df_of_deviate(t[i], z[i], df[i], dof) if t[i] >= LARGE else df[i]
         if np.abs(_deviate(t[i], d) - z[i]) <= TOLERATED * max(z[i], 1.0):
             found[i] = d
     return found

@@ -26,8 +26,6 @@ Array = np.ndarray
 
 # Numbers in the estimates of a part of the genes (it stays in the cache).
 PART_ELEMENTS = 2**17
-# Variance of a contrast, relative to the largest of the same contrast, that is none.
-NO_VARIANCE = 1e-12
 
 
 class SingleTests(NamedTuple):
@@ -100,8 +98,7 @@ def mixture_of(
     used = _used(posterior)
     effects = model.effects(points[used], genes, contrasts)
     variance = np.ascontiguousarray(np.einsum("kcc->ck", effects.unit))
-    with np.errstate(invalid="ignore"):
-        root = np.sqrt(np.where(variance > NO_VARIANCE * _size(model, contrasts), variance, np.nan))
+    root = np.sqrt(np.where(variance > 0, variance, np.nan))
     weights = np.ascontiguousarray(posterior[:, used])
     scale = np.sqrt(effects.variance)
     return Mixture(np.ascontiguousarray(effects.estimate), scale, root, weights, model.dof)
@@ -109,14 +106,9 @@ def mixture_of(
 
 def _used(posterior: Array) -> Array:
     """Points with weight, (points,) bool; one at least, so that NaN have a place."""
-    used = (posterior > 0).any(0)
+    used = np.asarray((posterior > 0).any(0))
     used[0] |= not used.any()
     return used
-
-
-def _size(model: Points, contrasts: Array) -> Array:
-    """Squared length of the contrasts, (C, 1): the scale of their variances."""
-    return (contrasts**2).sum(0)[:, None]
 
 
 def single_tests(
@@ -158,9 +150,7 @@ def single_tests(
     return tests
 
 
-def _single_tests(
-    mixture: Mixture, alternative: str, level: float, minimum: float
-) -> SingleTests:
+def _single_tests(mixture: Mixture, alternative: str, level: float, minimum: float) -> SingleTests:
     """The same for a part of the genes."""
     estimate, std_error, df = summarise(mixture)
     p, log10_p = p_values(mixture, "two-sided")
