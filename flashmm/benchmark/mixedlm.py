@@ -29,7 +29,6 @@ import pandas as pd
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 from statsmodels.regression.mixed_linear_model import MixedLM, VCSpec
-from threadpoolctl import threadpool_limits
 
 from flashmm.benchmark.truth import adjust_per_contrast
 from flashmm.cells.counts import read_genes
@@ -37,6 +36,7 @@ from flashmm.design.columns import CellDesign, cell_design
 from flashmm.design.contrasts import Contrast, resolve_contrasts
 from flashmm.kernels.rotation import independent_columns
 from flashmm.kernels.tails import chi2_tail, normal_tail
+from flashmm.kernels.threads import single_blas_thread
 from flashmm.names import listed
 from flashmm.options import DesignError, InputError, Status, note
 
@@ -181,7 +181,7 @@ def fit_mixedlm(
     resolved = resolve_contrasts(
         contrasts, list(problem.design.X.columns), problem.design.coefficient_columns
     )
-    with threadpool_limits(limits=1, user_api="blas"):
+    with single_blas_thread():
         outcomes = [
             _fit_gene(problem, g, y, optimisers) for g, y in zip(genes, values.T, strict=True)
         ]

@@ -8,7 +8,6 @@ from dataclasses import dataclass, fields
 import numpy as np
 import pandas as pd
 from scipy import special
-from threadpoolctl import threadpool_limits
 
 from flashmm.inference.explained import mean_diagonals
 from flashmm.inference.table import adjust_columns
@@ -21,6 +20,7 @@ from flashmm.inference.variance_likelihood import (
 )
 from flashmm.inference.variance_plan import VariancePlan
 from flashmm.kernels import variance_tests as kernels
+from flashmm.kernels.threads import single_blas_thread
 from flashmm.lmm import LMMFit
 from flashmm.options import InputError, Status
 
@@ -185,7 +185,7 @@ def variance_tests(
         raise InputError(f"n_simulations must be at least 100; found {n_simulations}.")
     rows = _rows_of(fit, genes)
     wanted = np.isin(np.arange(fit.n_genes), rows) & fit.fitted
-    with threadpool_limits(limits=1, user_api="blas"):
+    with single_blas_thread():
         values = _estimates(fit, wanted, plan.level if "wald" in plan.intervals else None)
         if "lrt" in plan.tests or "rlrt" in plan.tests:
             values |= likelihood_ratio_tests(fit, plan, wanted, n_simulations, seed)

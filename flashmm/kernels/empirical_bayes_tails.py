@@ -23,7 +23,7 @@ from numba import njit
 from numpy.polynomial import chebyshev
 from scipy import special
 
-from flashmm.kernels.ddf import SMALL_P, f_tail
+from flashmm.kernels.tails import SMALL_P, f_tail
 
 Array = np.ndarray
 

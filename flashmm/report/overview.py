@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from flashmm import plots
+from flashmm.names import first_of
 from flashmm.options import Status
 from flashmm.report import page as blocks
 from flashmm.report.inputs import Inputs, Run, open_stored, said_by
