@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterable
 from typing import Any
 
 
-def listed(names: Iterable[Hashable], most: int = 8) -> str:
+def listed(names: Iterable[Hashable], most: int = 8, quote: str = "'") -> str:
     """Names in quotes for a message, the first `most` of them, and how many more there are."""
     return first_of((f"'{name}'" for name in names), most)
 

@@ -278,6 +278,13 @@ def _check_alike(parts: Sequence[GroupStatistics]) -> None:
                     f"{_origin(part, number)}. Summarise all parts in the same way."
                 )
 
+    factored = [number for number, part in enumerate(parts) if "size_factors" in part.provenance]
+    if factored and len(parts) > 1:
+        raise InputError(
+            f"{_origin(parts[factored[0]], factored[0] + 1)} has size factors, which belong to the "
+            "samples that were compared. Merge the groups as summarised, then take size factors."
+        )
+
 
 def _origin(part: GroupStatistics, number: int) -> str:
     """Name a part by its files, or by its number where it has come from memory."""

@@ -29,9 +29,9 @@ from flashmm.compat.flashmm_statistics import (
 from flashmm.compat.rlist import RList
 from flashmm.design.columns import cell_design
 from flashmm.design.contrasts import parse_expression
-from flashmm.kernels.ddf import t_tail
+from flashmm.kernels.tails import t_tail
 from flashmm.options import InputError
-from flashmm.simulate.counts import SimulationSpec, simulate_counts
+from flashmm.simulate import SimulationSpec, simulate_counts
 
 ALTERNATIVES = {
     "two.sided": "two-sided",

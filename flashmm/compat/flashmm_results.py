@@ -11,7 +11,7 @@ import pandas as pd
 
 from flashmm.compat.rlist import RList
 from flashmm.design.statistics import SummaryStatistics
-from flashmm.kernels.ddf import t_tail
+from flashmm.kernels.tails import t_tail
 from flashmm.lmm import LMMFit, fit_lmm
 from flashmm.options import FlashmmWarning, InputError, Status
 

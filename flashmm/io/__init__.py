@@ -5,7 +5,7 @@ them. Formats of other programs' counts are not read here but in `flashmm.cells`
 """
 
 from flashmm.io.fits import join_fits, read_fit, write_fit
-from flashmm.io.groups import merge_files, read_groups, write_groups
+from flashmm.io.groups import merge_files, read_groups, read_size_factors, write_groups
 from flashmm.io.kinship import read_kinship_file
 from flashmm.io.tables import read_provenance, read_table, write_table
 
@@ -16,6 +16,7 @@ __all__ = [
     "read_groups",
     "read_kinship_file",
     "read_provenance",
+    "read_size_factors",
     "read_table",
     "write_fit",
     "write_groups",

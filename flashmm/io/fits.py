@@ -13,37 +13,44 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
+from flashmm.cells.effective_libsize import with_size_factors
+from flashmm.cells.groups import GroupStatistics
+from flashmm.cells.reference import with_reference
+from flashmm.cells.size_factors import RECORD, recorded_factors
 from flashmm.design.from_groups import summary_statistics
-from flashmm.io.groups import gene_names, groups_identity, read_groups, texts
+from flashmm.io.groups import gene_names, groups_identity, read_groups
 from flashmm.lmm import LMMFit, prepare
 from flashmm.names import listed
 from flashmm.options import FitOptions, InputError
 from flashmm.storage.files import PathLike, atomic_path, package_version, reading
+from flashmm.within import FitsWithin, parts_within
 
 # What fits that are joined have in common, and how a message calls it.
 _SAME = {
     "groups_id": "the groups that were fitted",
-    "model": "the model",
+    "fits": "the model or its coefficients",
+    "within": "the levels that have models of their own",
+    "size_factors": "the size factors",
     "options": "the options of the fit",
-    "coefficients": "the coefficients",
-    "aliased": "the aliased coefficients",
-    "components": "the variance components",
-    "df_residual": "the residual degrees of freedom",
     "version": "the version of flashmm",
 }
+# Arrays of a fit: numbers of genes, and rows of genes.
+_OBS = ("status", "loglik", "n_iter", "decrement")
+_OBSM = ("coef", "theta", "fisher_information")
 
 
-def write_fit(fit: LMMFit, path: PathLike, groups_path: PathLike) -> None:
+def write_fit(fit: LMMFit | FitsWithin, path: PathLike, groups_path: PathLike) -> None:
     """Write a fit as an AnnData whose obs are the genes (`.h5ad`).
 
     obs holds `status`, `loglik`, `n_iter` and `decrement`, obsm `coef`, `theta` and
     `fisher_information` (each matrix as one row), and `uns["flashmm"]` the names, formulas and
     options, and the groups file with its digest. Covariances are not stored: `read_fit` rebuilds
-    the model.
+    the model. Of fits within levels each name ends in ``:`` and the number of the level, from 0,
+    in the list of `uns["flashmm"]["fits"]`.
 
     Parameters
     ----------
-    fit : LMMFit
+    fit : LMMFit or FitsWithin
         A fit of statistics that came from groups.
     path : path
         The file to write.
@@ -55,19 +62,22 @@ def write_fit(fit: LMMFit, path: PathLike, groups_path: PathLike) -> None:
     InputError
         The fit does not come from groups.
     """
-    if fit.stats.model is None:
+    fits = list(fit.fits.values()) if isinstance(fit, FitsWithin) else [fit]
+    if any(each.stats.model is None for each in fits):
         raise InputError(
             "Only fits of groups can be written: one of matrices cannot be rebuilt without them."
         )
-    obs = {name: getattr(fit, name) for name in ("status", "loglik", "n_iter", "decrement")}
+    numbered = isinstance(fit, FitsWithin)
+    keyed = {f":{number}" if numbered else "": each for number, each in enumerate(fits)}
+    obs = {f"{n}{key}": getattr(each, n) for key, each in keyed.items() for n in _OBS}
     adata = ad.AnnData(
         obs=pd.DataFrame(obs, index=fit.genes.astype(str)),
         obsm={
-            "coef": fit.coef,
-            "theta": fit.theta,
-            "fisher_information": fit.fisher_information.reshape(fit.n_genes, -1),
+            f"{name}{key}": getattr(each, name).reshape(len(fit.genes), -1)
+            for key, each in keyed.items()
+            for name in _OBSM
         },
-        uns={"flashmm": _fit_recipe(fit, Path(path), Path(groups_path))},
+        uns={"flashmm": _recipe_of(fit, fits) | _place_of(Path(path), Path(groups_path))},
     )
     _write_fit(adata, path)
 
@@ -77,15 +87,34 @@ def _write_fit(adata: ad.AnnData, path: PathLike) -> None:
         adata.write_h5ad(unfinished, compression="gzip", compression_opts=1)
 
 
-def _fit_recipe(fit: LMMFit, path: Path, groups_path: Path) -> dict[str, Any]:
+def _recipe_of(fit: LMMFit | FitsWithin, fits: Sequence[LMMFit]) -> dict[str, Any]:
+    """What rebuilds the fits: the names and formulas of each, and what they share."""
+    groups, _ = fits[0].stats.require_source()
+    within = None
+    if isinstance(fit, FitsWithin):
+        kept = ("column", "refused", "levels", "reference")
+        within = {name: getattr(fit, name) for name in kept} | {"fitted": list(fit.fits)}
     return {
-        "coefficients": np.array(fit.coefficients, dtype=object),
-        "components": np.array(fit.components, dtype=object),
-        "aliased": np.array(fit.aliased, dtype=object),
-        "notes": np.array(fit.notes, dtype=object),
-        "df_residual": fit.df_residual,
-        "model": json.dumps(asdict(fit.stats.require_model())),
-        "options": json.dumps(asdict(fit.options)),
+        "fits": json.dumps([_names_of(each) for each in fits]),
+        "within": json.dumps(within),
+        "size_factors": json.dumps(groups.provenance.get(RECORD)),
+        "options": json.dumps(asdict(fits[0].options)),
+        "notes": json.dumps([list(fit.notes), *(list(each.notes) for each in fits)]),
+    }
+
+
+def _names_of(fit: LMMFit) -> dict[str, Any]:
+    return {
+        "coefficients": list(fit.coefficients),
+        "components": list(fit.components),
+        "aliased": list(fit.aliased),
+        "df_residual": int(fit.df_residual),
+        "model": asdict(fit.stats.require_model()),
+    }
+
+
+def _place_of(path: Path, groups_path: Path) -> dict[str, Any]:
+    return {
         "groups": _relative(groups_path, path),
         "groups_id": groups_identity(groups_path),
         "version": package_version(),
@@ -96,7 +125,7 @@ def _relative(groups_path: Path, path: Path) -> str:
     return os.path.relpath(groups_path.resolve(), path.resolve().parent)
 
 
-def read_fit(path: PathLike, groups_path: PathLike | None = None) -> LMMFit:
+def read_fit(path: PathLike, groups_path: PathLike | None = None) -> LMMFit | FitsWithin:
     """Read what `write_fit` wrote, and rebuild the statistics from the groups file that it names.
 
     Parameters
@@ -108,7 +137,7 @@ def read_fit(path: PathLike, groups_path: PathLike | None = None) -> LMMFit:
 
     Returns
     -------
-    LMMFit
+    LMMFit or FitsWithin
         As it was fitted; nothing is fitted again. The statistics are those of its genes.
 
     Raises
@@ -123,30 +152,71 @@ def read_fit(path: PathLike, groups_path: PathLike | None = None) -> LMMFit:
             f"'{source}' is not the groups file that '{path}' was fitted from (its digest "
             "differs). Fit again, or name the original with groups_path."
         )
-    model, options = json.loads(recipe["model"]), json.loads(recipe["options"])
+    groups = read_groups(source, _gene_range(adata.obs_names, source, path))
+    factors = json.loads(recipe["size_factors"])
+    if factors is not None and RECORD not in groups.provenance:
+        groups = with_size_factors(groups, recorded_factors(factors))
+    names, within = json.loads(recipe["fits"]), json.loads(recipe["within"])
+    options, notes = _options(recipe), json.loads(recipe["notes"])
+    if within is None:
+        return _rebuilt(adata, "", groups, names[0], options, notes[0])
+    groups = with_reference(groups, dict(within["reference"]))
+    parts = dict(parts_within(groups, within["column"]))
+    fits = {
+        level: _rebuilt(adata, f":{i}", parts[level], names[i], options, notes[1 + i])
+        for i, level in enumerate(within["fitted"])
+    }
+    return FitsWithin(
+        within["column"],
+        fits,
+        within["refused"],
+        tuple(within["levels"]),
+        adata.obs_names,
+        options,
+        tuple(notes[0]),
+        tuple(map(tuple, within["reference"])),
+    )
+
+
+def _options(recipe: Mapping[str, Any]) -> FitOptions:
+    options = json.loads(recipe["options"])
     if options["start"] is not None:
         options["start"] = tuple(options["start"])
-    groups = read_groups(source, _gene_range(adata.obs_names, source, path))
-    stats = summary_statistics(groups, model["fixed"], model["random"])
-    fit_options = FitOptions(**options)
-    K1 = adata.obsm["theta"].shape[1]
+    return FitOptions(**options)
+
+
+def _rebuilt(
+    adata: ad.AnnData,
+    key: str,
+    groups: GroupStatistics,
+    names: Mapping[str, Any],
+    options: FitOptions,
+    notes: Sequence[str],
+) -> LMMFit:
+    """The fit whose arrays have names that end in `key`, with its statistics and its model."""
+    formula = names["model"]
+    reference = dict(formula["reference"])
+    stats = summary_statistics(groups, formula["fixed"], formula["random"], reference=reference)
+    theta = np.asarray(adata.obsm[f"theta{key}"])
+    K1 = theta.shape[1]
+    information = np.asarray(adata.obsm[f"fisher_information{key}"])
     return LMMFit(
-        coef=np.asarray(adata.obsm["coef"]),
-        theta=np.asarray(adata.obsm["theta"]),
-        fisher_information=np.asarray(adata.obsm["fisher_information"]).reshape(-1, K1, K1),
-        loglik=adata.obs["loglik"].to_numpy(),
-        status=adata.obs["status"].to_numpy().astype(str),
-        n_iter=adata.obs["n_iter"].to_numpy(),
-        decrement=adata.obs["decrement"].to_numpy(),
+        coef=np.asarray(adata.obsm[f"coef{key}"]),
+        theta=theta,
+        fisher_information=information.reshape(-1, K1, K1),
+        loglik=adata.obs[f"loglik{key}"].to_numpy(),
+        status=adata.obs[f"status{key}"].to_numpy().astype(str),
+        n_iter=adata.obs[f"n_iter{key}"].to_numpy(),
+        decrement=adata.obs[f"decrement{key}"].to_numpy(),
         genes=adata.obs_names,
-        coefficients=texts(recipe["coefficients"]),
-        components=texts(recipe["components"]),
-        aliased=texts(recipe["aliased"]),
-        df_residual=int(recipe["df_residual"]),
+        coefficients=tuple(names["coefficients"]),
+        components=tuple(names["components"]),
+        aliased=tuple(names["aliased"]),
+        df_residual=names["df_residual"],
         stats=stats,
-        options=fit_options,
-        model=prepare(stats, fit_options),
-        notes=texts(recipe["notes"]),
+        options=options,
+        model=prepare(stats, options),
+        notes=tuple(notes),
     )
 
 
@@ -201,16 +271,15 @@ def join_fits(paths: Iterable[PathLike], path: PathLike) -> None:
         _check_same_fit(recipe, first, part, paths[0])
     source = _groups_path(paths[0], first)
     places = _places([adata.obs_names for adata, _ in parts], paths, source)
-    obs = pd.concat([adata.obs.astype({"status": object}) for adata, _ in parts]).iloc[places]
+    status = {name: object for name in parts[0][0].obs if name.startswith("status")}
+    obs = pd.concat([adata.obs.astype(status) for adata, _ in parts]).iloc[places]
     obsm = {
         name: np.concatenate([np.asarray(adata.obsm[name]) for adata, _ in parts])[places]
-        for name in ("coef", "theta", "fisher_information")
+        for name in parts[0][0].obsm
     }
-    notes = dict.fromkeys(text for _, recipe in parts for text in texts(recipe["notes"]))
-    changes = {
-        "groups": _relative(source, Path(path)),
-        "notes": np.array(list(notes), dtype=object),
-    }
+    said = zip(*(json.loads(recipe["notes"]) for _, recipe in parts), strict=True)
+    notes = [list(dict.fromkeys(text for some in each for text in some)) for each in said]
+    changes = {"groups": _relative(source, Path(path)), "notes": json.dumps(notes)}
     _write_fit(ad.AnnData(obs=obs, obsm=obsm, uns={"flashmm": dict(first) | changes}), path)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import anndata as ad
@@ -13,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from flashmm.cells.groups import GroupStatistics, merge_headers, moment_name, moment_names
+from flashmm.cells.size_factors import GENES, size_factors
 from flashmm.names import listed
 from flashmm.options import InputError
 from flashmm.storage.chunks import write_gzip
@@ -71,7 +73,46 @@ def read_groups(path: PathLike, genes: tuple[int, int] | None = None) -> GroupSt
     """
     with reading(path), h5py.File(path, "r") as file:
         header = _header_of(file, path)
-        return header.with_sums(*_sums_of(file, path, header, genes))
+        chosen, sums = _sums_of(file, path, header, genes)
+    if len(chosen) < header.n_genes:
+        header = replace(header, provenance=header.provenance | {GENES: header.n_genes})
+    return header.with_sums(chosen, sums)
+
+
+def read_size_factors(
+    path: PathLike,
+    within: str | None = None,
+    method: str = "tmm",
+    samples: Sequence[str] | None = None,
+) -> pd.Series:
+    """Take the size factors of groups in a file, from their raw counts alone.
+
+    For jobs that fit some of the genes (`read_groups` with `genes`): the factors need all of them.
+
+    Parameters
+    ----------
+    path : path
+        A file that `write_groups` wrote.
+    within, method, samples
+        As in `flashmm.size_factors`.
+
+    Returns
+    -------
+    pandas.Series
+        (groups,) That of `flashmm.size_factors` of all that is in the file.
+
+    Raises
+    ------
+    InputError
+        As `read_groups` and `flashmm.size_factors`.
+    """
+    with reading(path), h5py.File(path, "r") as file:
+        header = _header_of(file, path)
+        if header.counts is not None:
+            counts = zeros(header.counts.shape, f"counts of '{path}'")
+            _fill(counts, file["X"], header.n_genes, slice(None))
+            header = replace(header, counts=counts)
+    return size_factors(header, within, method, samples)
 
 
 def merge_files(paths: Iterable[PathLike], genes: str = "same") -> GroupStatistics:

@@ -244,7 +244,7 @@ class KinshipFit:
         return full
 
     def profile_frame(self, traits: Sequence[str] | None = None, points: int = 201) -> pd.DataFrame:
-        """Log-likelihood over h² as a tidy table, for `flashmm.plots.figures.heritability_plot`.
+        """Log-likelihood over h² as a tidy table, for `flashmm.plots.heritability_plot`.
 
         Parameters
         ----------

@@ -11,7 +11,6 @@ import pandas as pd
 from scipy import sparse
 from tqdm.auto import tqdm
 
-from flashmm.kernels.ddf import chi2_tail, f_tail
 from flashmm.kernels.kronecker import (
     Evaluation,
     Tests,
@@ -19,6 +18,7 @@ from flashmm.kernels.kronecker import (
     candidate_tests,
     covariates_beside,
 )
+from flashmm.kernels.tails import chi2_tail, f_tail
 from flashmm.kernels.threads import single_blas_thread
 from flashmm.multitrait.inputs import is_sparse, read_table, read_trait_design, row_order
 from flashmm.multitrait.model import TraitModel
