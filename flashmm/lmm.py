@@ -14,6 +14,7 @@ from flashmm.design.statistics import SummaryStatistics
 from flashmm.kernels.ddf import invert_information
 from flashmm.kernels.dense import DenseEngine
 from flashmm.kernels.elimination import EliminationEngine, find_elimination
+from flashmm.kernels.empirical_bayes_points import Points, points_of
 from flashmm.kernels.engine import Engine, VarianceForms, take
 from flashmm.kernels.rotation import (
     Projection,
@@ -258,6 +259,16 @@ class FittedGenes:
         model, fit = self.fit.model, self.fit
         genes = take(model.responses(fit.stats, *self.bounds), self.index - self.bounds[0])
         return model.engine.information(theta[:, :-1] / theta[:, -1:], theta[:, -1], genes)[0]
+
+    def shared_points(self) -> tuple[Points, Any]:
+        """The design at ratios of components that genes share, and the genes as it takes them."""
+        model = self.fit.model
+        genes = take(model.responses(self.fit.stats, *self.bounds), self.index - self.bounds[0])
+        return points_of(model.engine), genes
+
+    def contrast_columns(self, rows: np.ndarray) -> np.ndarray:
+        """Contrasts (C, p) in the orthonormal basis of the design, (kept, C)."""
+        return orthonormal_contrasts(self.fit.model.projection, rows[:, self.kept])
 
     def variance_forms(self, left: np.ndarray, right: np.ndarray) -> VarianceForms:
         """Covariances of the rows of `left` and `right` (C, p) times β̂."""
