@@ -149,7 +149,7 @@ class DenseEngine:
         return by_parts(part, self._part(), len(gamma))
 
     def objective(self, gamma: Array, genes: Rotated) -> Array:
-        """F at one γ per gene, (genes,); infinite where W° is not positive definite."""
+        """f at one γ per gene, (genes,); infinite where W° is not positive definite."""
         Q, log_dets = self._least_squares(gamma, genes)
         fine = np.isfinite(log_dets) & (Q > 0)
         return np.where(fine, self.dof * np.log(np.where(fine, Q, 1.0)) + log_dets, np.inf)

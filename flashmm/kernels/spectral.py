@@ -101,7 +101,7 @@ class SpectralEngine:
         return grid, 1.0 / (1.0 + np.outer(lam, grid)), log_det
 
     def _objective(self, gamma: Array, t2: Array, e: Array) -> Array:
-        """F at one γ per gene, (genes,)."""
+        """f at one γ per gene, (genes,)."""
         Q = e + (t2 * self._rho(gamma[:, None])).sum(1)
         log_det = np.log1p(gamma[:, None] * self.log_det_values).sum(1)
         return self.dof * np.log(Q) + log_det
