@@ -14,20 +14,8 @@ from pathlib import Path
 import common
 import pandas as pd
 
-from flashmm.blocks import with_error
-from flashmm.calibration import CalibrationMethod, scenario_table
-from flashmm.calibration_plots import gain_plot, rejection_plot
-from flashmm.calibration_report import (
-    NOT_HONEST,
-    approaches,
-    candidates,
-    overview_frame,
-    scenario_frame,
-    verdict_frame,
-)
-from flashmm.io import read_provenance, read_table
-from flashmm.plots import save_figure
-from flashmm.verdicts import (
+from flashmm.benchmark.calibration import CalibrationMethod, scenario_table
+from flashmm.benchmark.criteria import (
     MOST_SE,
     comparison,
     kind_of,
@@ -35,6 +23,18 @@ from flashmm.verdicts import (
     scenario_results,
     wider_methods,
 )
+from flashmm.io.files import read_provenance, read_table
+from flashmm.plots.calibration import gain_plot, rejection_plot
+from flashmm.plots.figures import save_figure
+from flashmm.report.calibration import (
+    NOT_HONEST,
+    approaches,
+    candidates,
+    overview_frame,
+    scenario_frame,
+    verdict_frame,
+)
+from flashmm.report.page import with_error
 
 FOLDER = common.ROOT / "results" / "calibration"
 DOCUMENT = common.ROOT / "docs" / "calibration.md"

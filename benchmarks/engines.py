@@ -28,8 +28,8 @@ import pandas as pd
 from scipy import sparse
 
 import flashmm as fm
+from flashmm.inference.table import adjust_p_values
 from flashmm.kernels.ddf import t_tail
-from flashmm.testtable import adjust_p_values
 
 # subjects, cell types, covariates, genes, cells, genes of the dense engine
 SIZES = {

@@ -26,7 +26,7 @@ import scaling
 import steps
 
 import flashmm as fm
-from flashmm.files import atomic_path
+from flashmm.storage.files import atomic_path
 
 RANDOM = ["subject", "subject:cell_type"]
 MOST_MB = 2_000  # beyond the group statistics

@@ -29,11 +29,11 @@ from engines import draw_groups
 from scipy import sparse
 
 import flashmm as fm
-from flashmm import simulate
-from flashmm.counts import read_genes
+from flashmm.benchmark.mixedlm import choose_genes
+from flashmm.cells.counts import read_genes
+from flashmm.inference.wald import row_tests
 from flashmm.kernels.negative_binomial import draw_block
-from flashmm.mixedlm import choose_genes
-from flashmm.waldtests import row_tests
+from flashmm.simulate import counts as simulate
 
 Calls = dict[str, Callable[[], Any]]
 

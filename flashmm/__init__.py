@@ -1,19 +1,28 @@
 """flashmm: mixed models for multi-subject single-cell data, fitted from summary statistics."""
 
-from flashmm.advice import advise
-from flashmm.baselines import pooled_tests, pseudobulk_tests
-from flashmm.calibration import CalibrationMethod, calibrate
-from flashmm.contrasts import Contrast
-from flashmm.crossproducts import (
-    SummaryStatistics,
-    summary_statistics,
-    summary_statistics_from_matrices,
-)
+from flashmm.benchmark.baselines import pooled_tests, pseudobulk_tests
+from flashmm.benchmark.calibration import CalibrationMethod, calibrate
+from flashmm.benchmark.evaluation import Evaluation, compare_fits, evaluate, power_gains
+from flashmm.benchmark.mixedlm import fit_mixedlm
+from flashmm.cells.groups import GroupStatistics, merge
+from flashmm.cells.summary import summarise
 from flashmm.de import de
-from flashmm.evaluate import Evaluation, compare_fits, evaluate, power_gains
-from flashmm.groups import GroupStatistics, merge
-from flashmm.inference import contrast_tests
-from flashmm.io import (
+from flashmm.design.contrasts import Contrast
+from flashmm.design.from_groups import summary_statistics
+from flashmm.design.from_matrices import summary_statistics_from_matrices
+from flashmm.design.statistics import SummaryStatistics
+from flashmm.inference.advice import advise
+from flashmm.inference.influence import InfluenceTable, influence, jackknife
+from flashmm.inference.permutation import PermutationTable, permutation_tests
+from flashmm.inference.table import TestTable
+from flashmm.inference.testing import contrast_tests
+from flashmm.inference.variance import (
+    VarianceExplained,
+    VarianceTable,
+    variance_explained,
+    variance_tests,
+)
+from flashmm.io.files import (
     join_fits,
     merge_files,
     read_fit,
@@ -25,14 +34,13 @@ from flashmm.io import (
     write_groups,
     write_table,
 )
-from flashmm.jackknife import InfluenceTable, influence, jackknife
-from flashmm.kinship import KinshipFit, fit_kinship_lmm
-from flashmm.kinship_data import KinshipFactor, kinship_factor, kinship_root
-from flashmm.kinship_rotation import KinshipRotation, rotate_by_kinship
-from flashmm.kinship_simulation import KinshipSimulation, simulate_kinship_traits
+from flashmm.kinship.data import KinshipFactor, kinship_factor, kinship_root
+from flashmm.kinship.fit import KinshipFit, fit_kinship_lmm
+from flashmm.kinship.rotation import KinshipRotation, rotate_by_kinship
+from flashmm.kinship.simulation import KinshipSimulation, simulate_kinship_traits
 from flashmm.lmm import LMMFit, fit_lmm
-from flashmm.mixedlm import fit_mixedlm
-from flashmm.multitrait import MultiTraitFit, fit_multitrait_lmm
+from flashmm.multitrait.fit import MultiTraitFit, fit_multitrait_lmm
+from flashmm.multitrait.scan import TraitScan
 from flashmm.options import (
     DesignError,
     FlashmmError,
@@ -41,25 +49,15 @@ from flashmm.options import (
     InputError,
     Status,
 )
-from flashmm.permutation import PermutationTable, permutation_tests
-from flashmm.simulate import (
+from flashmm.simulate.counts import (
     GaussianSimulation,
     Simulation,
     SimulationSpec,
     simulate_counts,
     simulate_gaussian_groups,
 )
-from flashmm.subject_models import kinship_by_trait, multitrait_by_gene
-from flashmm.subject_rows import SubjectMeans, subject_means
-from flashmm.summary import summarise
-from flashmm.testtable import TestTable
-from flashmm.traitscan import TraitScan
-from flashmm.variance import (
-    VarianceExplained,
-    VarianceTable,
-    variance_explained,
-    variance_tests,
-)
+from flashmm.subject_level.means import SubjectMeans, subject_means
+from flashmm.subject_level.models import kinship_by_trait, multitrait_by_gene
 
 __version__ = "0.1.0"
 

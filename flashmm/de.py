@@ -9,12 +9,12 @@ from typing import Any
 import anndata
 import pandas as pd
 
-from flashmm.crossproducts import summary_statistics
+from flashmm.cells.summary import summarise
+from flashmm.design.from_groups import summary_statistics
 from flashmm.formulas import Factor, Term, call_name, read_model
-from flashmm.inference import contrast_tests
+from flashmm.inference.table import TestTable
+from flashmm.inference.testing import contrast_tests
 from flashmm.lmm import fit_lmm
-from flashmm.summary import summarise
-from flashmm.testtable import TestTable
 
 # Functions whose result, on a cell-level column, follows from the stored sums of their argument.
 STANDARDISING = ("scale", "center")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from flashmm.crossproducts import SummaryStatistics
+from flashmm.design.statistics import SummaryStatistics
 from flashmm.kernels.ddf import invert_information
 from flashmm.kernels.dense import DenseEngine
 from flashmm.kernels.elimination import EliminationEngine, find_elimination
@@ -225,7 +225,7 @@ class LMMFit:
 
 @dataclass(frozen=True, eq=False)
 class FittedGenes:
-    """Some genes of a fit with what their tests need (`flashmm.fits.FittedBlock`)."""
+    """Some genes of a fit with what their tests need (`inference.model_fit.FittedBlock`)."""
 
     fit: LMMFit
     index: np.ndarray

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 import flashmm as fm
-from flashmm.groups import GroupStatistics
+from flashmm.cells.groups import GroupStatistics
 
 BY = ["subject", "batch", "kind", "condition", "dose"]
 

@@ -18,13 +18,14 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from flashmm.contrasts import parse_expression
-from flashmm.crossproducts import SummaryStatistics, summary_statistics_from_matrices
-from flashmm.design import cell_design
+from flashmm.design.columns import cell_design
+from flashmm.design.contrasts import parse_expression
+from flashmm.design.from_matrices import summary_statistics_from_matrices
+from flashmm.design.statistics import SummaryStatistics
 from flashmm.kernels.ddf import t_tail
 from flashmm.lmm import LMMFit, fit_lmm
 from flashmm.options import FlashmmWarning, InputError, Status
-from flashmm.simulate import SimulationSpec, simulate_counts
+from flashmm.simulate.counts import SimulationSpec, simulate_counts
 
 METHODS = {"REML": "REML", "ML": "ML", "REML-FS": "REML", "ML-FS": "ML"}
 ALTERNATIVES = {

@@ -18,10 +18,10 @@ from scipy.linalg import LinAlgError, cholesky
 from threadpoolctl import threadpool_limits
 
 from flashmm.kernels.kronecker import Evaluation
-from flashmm.multitrait import maximise
+from flashmm.multitrait.fit import maximise
+from flashmm.multitrait.model import TraitModel, build_model
+from flashmm.multitrait.scan import TraitScan, scan
 from flashmm.options import InputError
-from flashmm.traitmodel import TraitModel, build_model
-from flashmm.traitscan import TraitScan, scan
 
 # C₁ = L₁L₁' + εI in the original.
 EPSILON = float(np.sqrt(np.finfo(float).eps)) * 1000.0

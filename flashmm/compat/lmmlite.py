@@ -17,9 +17,9 @@ import pandas as pd
 from scipy.linalg import eigh
 
 from flashmm.compat.flashmm_r import RList
-from flashmm.kinship import KinshipFit, fit_kinship_lmm
-from flashmm.kinship_data import Table, match_individuals, nonnegative_kinship, read_kinship
-from flashmm.kinship_rotation import KinshipRotation, KinshipSource, rotate_values
+from flashmm.kinship.data import Table, match_individuals, nonnegative_kinship, read_kinship
+from flashmm.kinship.fit import KinshipFit, fit_kinship_lmm
+from flashmm.kinship.rotation import KinshipRotation, KinshipSource, rotate_values
 from flashmm.options import InputError
 
 

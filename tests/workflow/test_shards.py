@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 import yaml
 
-from flashmm.crossproducts import summary_statistics
-from flashmm.inference import contrast_tests
-from flashmm.io import read_table
+from flashmm.cells.summary import summarise
+from flashmm.design.from_groups import summary_statistics
+from flashmm.inference.testing import contrast_tests
+from flashmm.io.files import read_table
 from flashmm.lmm import fit_lmm
 from flashmm.options import FlashmmWarning
-from flashmm.summary import summarise
 
 from .conftest import ROOT
 

@@ -19,10 +19,10 @@ CHECKOUT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).pare
 if (CHECKOUT / "flashmm" / "__init__.py").is_file():
     sys.path.insert(0, str(CHECKOUT))
 
-from flashmm.design import formula_columns
+from flashmm.design.columns import formula_columns
 from flashmm.formulas import read_model
 from flashmm.options import FlashmmError
-from flashmm.provenance import source_digest
+from flashmm.storage.provenance import source_digest
 
 # Whether inputs and outputs lie in a storage (--default-storage-provider) instead of this folder.
 BUCKET = workflow.storage_settings.default_storage_provider is not None

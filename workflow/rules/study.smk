@@ -1,6 +1,6 @@
 # Reads and checks the scenarios and methods of a calibration study, if there is one.
 
-from flashmm.calibration import CalibrationMethod, scenario_table
+from flashmm.benchmark.calibration import CalibrationMethod, scenario_table
 
 
 def calibrated():

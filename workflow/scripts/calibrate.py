@@ -1,8 +1,8 @@
 import pandas as pd
 from job import job, measured, recipe
 
-from flashmm.calibration import CalibrationMethod, calibrate
-from flashmm.io import read_groups, write_table
+from flashmm.benchmark.calibration import CalibrationMethod, calibrate
+from flashmm.io.files import read_groups, write_table
 
 with job(snakemake):
     params = snakemake.params

@@ -1,10 +1,10 @@
 import pandas as pd
 from job import job, recipe
 
-from flashmm.calibration import CalibrationMethod
-from flashmm.calibration_report import write_calibration_report
-from flashmm.io import read_table, write_table
-from flashmm.verdicts import average_replicates
+from flashmm.benchmark.calibration import CalibrationMethod
+from flashmm.benchmark.criteria import average_replicates
+from flashmm.io.files import read_table, write_table
+from flashmm.report.calibration import write_calibration_report
 
 with job(snakemake):
     params, out = snakemake.params, snakemake.output

@@ -1,8 +1,8 @@
 import pandas as pd
 from job import job, recipe
 
-from flashmm.evaluate import evaluate
-from flashmm.io import read_table, write_table
+from flashmm.benchmark.evaluation import evaluate
+from flashmm.io.files import read_table, write_table
 
 with job(snakemake):
     path = snakemake.input.get("truth")

@@ -1,11 +1,11 @@
 import anndata as ad
 from job import job, measured
 
-from flashmm.crossproducts import summary_statistics
-from flashmm.files import reading
-from flashmm.io import read_groups, write_fit
+from flashmm.design.from_groups import summary_statistics
+from flashmm.io.files import read_groups, write_fit
 from flashmm.lmm import fit_lmm
 from flashmm.options import InputError
+from flashmm.storage.files import reading
 
 
 def range_of(shard, path):

@@ -1,6 +1,6 @@
 from job import job, write_notes, write_tables
 
-from flashmm.heritability import recover_heritability
+from flashmm.subject_level.heritability import recover_heritability
 
 with job(snakemake):
     spec = snakemake.params.spec

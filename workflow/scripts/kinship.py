@@ -1,8 +1,8 @@
 from job import job, write_notes, write_tables
 
-from flashmm.io import read_groups, read_kinship_file
-from flashmm.subject_models import kinship_by_trait
-from flashmm.subject_rows import subject_means
+from flashmm.io.files import read_groups, read_kinship_file
+from flashmm.subject_level.means import subject_means
+from flashmm.subject_level.models import kinship_by_trait
 
 with job(snakemake):
     given = snakemake.params.settings

@@ -1,8 +1,8 @@
 from job import job, write_notes, write_tables
 
-from flashmm.io import read_groups, read_kinship_file, read_table
-from flashmm.subject_models import indicators, most_significant, multitrait_by_gene
-from flashmm.subject_rows import subject_means
+from flashmm.io.files import read_groups, read_kinship_file, read_table
+from flashmm.subject_level.means import subject_means
+from flashmm.subject_level.models import indicators, most_significant, multitrait_by_gene
 
 with job(snakemake):
     given, files = snakemake.params.settings, snakemake.input

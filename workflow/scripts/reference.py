@@ -1,7 +1,7 @@
 from job import job, measured, recipe
 
-from flashmm.io import read_groups, write_table
-from flashmm.mixedlm import choose_genes, fit_mixedlm
+from flashmm.benchmark.mixedlm import choose_genes, fit_mixedlm
+from flashmm.io.files import read_groups, write_table
 
 with job(snakemake):
     params = snakemake.params

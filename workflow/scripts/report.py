@@ -1,6 +1,6 @@
 from job import job
 
-from flashmm.report import write_report
+from flashmm.report.run import write_report
 
 with job(snakemake):
     given = snakemake.params

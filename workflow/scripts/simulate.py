@@ -1,8 +1,8 @@
 import pandas as pd
 from job import job
 
-from flashmm.files import atomic_path
-from flashmm.simulate import SimulationSpec, simulate_counts
+from flashmm.simulate.counts import SimulationSpec, simulate_counts
+from flashmm.storage.files import atomic_path
 
 with job(snakemake):
     files = {key: str(path) for key, path in snakemake.input.items()}

@@ -1,8 +1,8 @@
 from job import job
 
-from flashmm.files import atomic_path
-from flashmm.io import write_groups
-from flashmm.simulate import SimulationSpec, simulate_gaussian_groups
+from flashmm.io.files import write_groups
+from flashmm.simulate.counts import SimulationSpec, simulate_gaussian_groups
+from flashmm.storage.files import atomic_path
 
 with job(snakemake):
     spec = SimulationSpec(**snakemake.params.spec)

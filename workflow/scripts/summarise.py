@@ -1,7 +1,7 @@
 from job import job
 
-from flashmm.io import write_groups
-from flashmm.summary import summarise
+from flashmm.cells.summary import summarise
+from flashmm.io.files import write_groups
 
 with job(snakemake):
     options = ("shard", "by", "covariates", "transform", "layer", "libsize", "missing")

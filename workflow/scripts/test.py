@@ -1,7 +1,7 @@
 from job import job, recipe, write_notes
 
-from flashmm.inference import contrast_tests
-from flashmm.io import read_fit, write_table
+from flashmm.inference.testing import contrast_tests
+from flashmm.io.files import read_fit, write_table
 
 with job(snakemake):
     fit = read_fit(snakemake.input.fit, snakemake.input.groups)

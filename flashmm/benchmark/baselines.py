@@ -1,0 +1,211 @@
+"""Tests that are not mixed models: pseudobulk, and cells taken as replicates.
+
+They are what a mixed model is measured against (`docs/calibration.md`): the first is honest with
+few subjects and throws away how many cells each mean has, the second is wrong on purpose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from flashmm.cells.groups import N_CELLS, GroupStatistics
+from flashmm.design.contrasts import resolve_contrasts
+from flashmm.design.statistics import SummaryStatistics
+from flashmm.inference.table import adjust_p_values
+from flashmm.kernels import ddf as kernels
+from flashmm.kernels import moderation, student
+from flashmm.names import listed
+from flashmm.options import DesignError, InputError, Status
+
+VALUES = ("mean", "log2_cpm")
+# Counts that are added before the logarithm of counts per million, as in limma-voom.
+OFFSET_COUNT, OFFSET_TOTAL = 0.5, 1.0
+# Variance, relative to the mean square, that is rounding.
+NOTHING = 1e-12
+
+
+def pseudobulk_tests(
+    groups: GroupStatistics,
+    factor: str = "condition",
+    *,
+    subject: str = "subject",
+    cell_type: str = "cell_type",
+    values: str = "mean",
+    moderate: bool = False,
+    level: float = 0.95,
+) -> pd.DataFrame:
+    """Test a two-level factor in each cell type by the t test of one value per subject.
+
+    Parameters
+    ----------
+    groups : GroupStatistics
+        Grouped by subject, cell type and factor; each subject has one level of the factor.
+    factor, subject, cell_type : str
+        Columns of the groups.
+    values : {"mean", "log2_cpm"}
+        A subject's value: the mean of its transformed cells, or log₂ of the counts per million of
+        its added counts.
+    moderate : bool
+        Shrink the variances of a cell type across genes by empirical Bayes, as limma does.
+    level : float
+        Coverage of the confidence intervals.
+
+    Returns
+    -------
+    DataFrame
+        As `TestTable.to_frame(intervals=True)`; contrasts are named like the coefficients of
+        ``0 + cell_type + cell_type:condition``.
+
+    Raises
+    ------
+    InputError
+        A column is missing, the groups are finer, or there are no counts.
+    DesignError
+        The factor has other than two levels, or a subject has both.
+
+    Notes
+    -----
+    Student's t with the variance pooled over the two sides, every subject weighing the same
+    whatever its number of cells. Subjects without cells of a type are left out of its test.
+    """
+    obs = _checked_groups(groups, (subject, cell_type, factor))
+    _check_factor(obs, factor, subject)
+    bulk, low_high = _bulk(groups, values), _levels(obs[factor])
+    parts = []
+    for name in _levels(obs[cell_type]):
+        rows = (obs[cell_type] == name).to_numpy()
+        low, high = (bulk[rows & (obs[factor] == side).to_numpy()] for side in low_high)
+        test = _student(low, high, moderate)
+        contrast = f"{cell_type}[{name}]:{factor}[T.{low_high[1]}]"
+        parts.append(_frame(contrast, groups.genes, level, test))
+    return pd.concat(parts, ignore_index=True)
+
+
+def pooled_tests(
+    stats: SummaryStatistics, contrasts: Any = None, *, level: float = 0.95
+) -> pd.DataFrame:
+    """Test contrasts by ordinary least squares over the cells, as if there were no subjects.
+
+    The control that must fail: for effects between subjects it rejects far too often.
+
+    Parameters
+    ----------
+    stats : SummaryStatistics
+        Its random terms are not used.
+    contrasts : optional
+        Single contrasts as in `contrast_tests`.
+    level : float
+        Coverage of the confidence intervals.
+
+    Returns
+    -------
+    DataFrame
+        As `TestTable.to_frame(intervals=True)`.
+
+    Raises
+    ------
+    DesignError
+        X has not full column rank.
+    """
+    resolved = resolve_contrasts(contrasts, stats.coefficients, stats.coefficient_columns)
+    if np.linalg.matrix_rank(stats.XtX, hermitian=True) < len(stats.XtX):
+        raise DesignError("Columns of X follow from others; drop them from the formula.")
+    inverse, df = np.linalg.inv(stats.XtX), stats.n_cells - len(stats.XtX)
+    coef = stats.YtX @ inverse
+    residual = (stats.yty - (coef * stats.YtX).sum(1)) / df
+    residual[residual <= NOTHING * stats.yty / df] = np.nan
+    parts = []
+    for contrast in resolved:
+        if len(contrast.matrix) > 1:
+            raise InputError(f"contrasts: {contrast.name!r} is a joint one; give single contrasts.")
+        c = contrast.matrix[0]
+        test = {"estimate": coef @ c, "std_error": np.sqrt(residual * (c @ inverse @ c)), "df": df}
+        parts.append(_frame(contrast.name, stats.genes, level, test))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _checked_groups(groups: GroupStatistics, columns: tuple[str, ...]) -> pd.DataFrame:
+    if set(groups.by) != set(columns):
+        raise InputError(
+            f"Groups of {listed(columns)} are needed; these are of {listed(groups.by)}. Summarise "
+            "by these columns."
+        )
+    return groups.obs
+
+
+def _check_factor(obs: pd.DataFrame, factor: str, subject: str) -> None:
+    if obs[factor].nunique() != 2:
+        raise DesignError(
+            f"Pseudobulk compares two levels; {factor!r} has {obs[factor].nunique()}."
+        )
+    both = obs.groupby(subject, observed=True)[factor].nunique() > 1
+    if both.any():
+        raise DesignError(
+            f"{subject} {listed(both.index[both][:3])} has both levels of {factor!r}, so that its "
+            "two values are no replicates; a paired test is needed."
+        )
+
+
+def _levels(values: pd.Series) -> list[Any]:
+    """Levels in their order: that of the categories, else sorted."""
+    return list(pd.Categorical(values).remove_unused_categories().categories)
+
+
+def _bulk(groups: GroupStatistics, values: str) -> np.ndarray:
+    """One value per group, (groups, genes)."""
+    if values not in VALUES:
+        raise InputError(f"values: one of {listed(VALUES)} expected, found {values!r}.")
+    if values == "mean":
+        return groups.sum / groups.obs[N_CELLS].to_numpy(dtype=float)[:, None]
+    if groups.counts is None:
+        raise InputError("values: 'log2_cpm' needs counts, and these groups hold none.")
+    total = groups.counts.sum(1, keepdims=True)
+    return np.log2((groups.counts + OFFSET_COUNT) / (total + OFFSET_TOTAL) * 1e6)
+
+
+def _student(low: np.ndarray, high: np.ndarray, moderate: bool) -> dict[str, Any]:
+    """Difference of the means of two sides (subjects, genes), its standard error and df."""
+    sizes = len(low), len(high)
+    df = sum(sizes) - 2
+    nothing = np.full(low.shape[1], np.nan)
+    if min(sizes) == 0 or df < 1:
+        return {"estimate": nothing, "std_error": nothing, "df": nothing}
+    squares = sum(((side - side.mean(0)) ** 2).sum(0) for side in (low, high))
+    scale = np.maximum((low**2).sum(0), (high**2).sum(0))
+    variance = np.where(squares > NOTHING * scale, squares / df, np.nan)
+    each = np.full(len(variance), float(df))
+    prior = moderation.fit_prior(variance, each) if moderate else None
+    if prior is not None:
+        variance, each = moderation.posterior(variance, each, prior)
+    std_error = np.sqrt(variance * (1 / sizes[0] + 1 / sizes[1]))
+    return {"estimate": high.mean(0) - low.mean(0), "std_error": std_error, "df": each}
+
+
+def _frame(contrast: str, genes: pd.Index, level: float, test: Mapping[str, Any]) -> pd.DataFrame:
+    """Tests of one contrast as `TestTable.to_frame` has them."""
+    estimate, std_error = test["estimate"], test["std_error"]
+    df = np.broadcast_to(np.asarray(test["df"], dtype=float), estimate.shape)
+    statistic = estimate / std_error
+    p, log10_p = kernels.t_tail(statistic, df, "two-sided")
+    low, high = student.confidence_limits(estimate, std_error, df, level, "two-sided")
+    missing = np.where(np.isnan(estimate), str(Status.NOT_ESTIMABLE), str(Status.ZERO_VARIANCE))
+    return pd.DataFrame(
+        {
+            "gene": np.asarray(genes, dtype=object),
+            "contrast": contrast,
+            "estimate": estimate,
+            "std_error": std_error,
+            "conf_low": low,
+            "conf_high": high,
+            "statistic": statistic,
+            "df": df,
+            "p_value": p,
+            "log10_p": log10_p,
+            "adj_p_value": adjust_p_values(p),
+            "status": np.where(np.isnan(p), missing, str(Status.OK)),
+        }
+    )

@@ -1,0 +1,13 @@
+"""From cells to groups.
+
+Readers of counts, transforms, covariates, and the one pass that sums the cells of each group.
+"""
+
+from flashmm.cells.groups import GroupStatistics, merge
+from flashmm.cells.summary import summarise
+
+__all__ = [
+    "GroupStatistics",
+    "merge",
+    "summarise",
+]

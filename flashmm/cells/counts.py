@@ -1,0 +1,304 @@
+"""Counts in blocks: one pass over cells x genes, from a file or memory, in bounded memory."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+
+from flashmm.cells.containers import CONTAINERS, Container
+from flashmm.cells.matrices import Block, Matrix, matrix_shape, wrap_matrix
+from flashmm.cells.transforms import check_libsize, find_transform
+from flashmm.names import listed, text
+from flashmm.options import InputError
+from flashmm.storage.files import PathLike
+
+CHUNK_NNZ = 2**21  # nonzero values of a block; the pass needs 40 to 100 bytes for each
+
+
+@dataclass(frozen=True)
+class CellRange:
+    """Which cells of a matrix to read; all of them unless one of the two is given.
+
+    Attributes
+    ----------
+    cells : tuple of int, optional
+        First cell, and one past the last.
+    shard : tuple of int, optional
+        (i, n): part i, from 1 to n, of n parts of consecutive cells, equal up to one cell.
+    """
+
+    cells: tuple[int, int] | None = None
+    shard: tuple[int, int] | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all cells are meant."""
+        return self.cells is None and self.shard is None
+
+    def bounds(self, n_cells: int, name: str) -> tuple[int, int]:
+        """First cell and one past the last, of `n_cells`; an InputError where there are none."""
+        if self.cells is not None and self.shard is not None:
+            raise InputError("cells and shard both say which cells to read; give one of them.")
+        if self.shard is not None:
+            i, n = _pair(self.shard, "shard", "(i, n), part i of n")
+            if not 1 <= i <= n <= n_cells:
+                raise InputError(
+                    f"shard={(i, n)} of {name}: the first number goes from 1 to the second, and "
+                    f"that to the number of cells, {n_cells}."
+                )
+            return (i - 1) * n_cells // n, i * n_cells // n
+        if self.cells is None:
+            return 0, n_cells
+        start, stop = _pair(self.cells, "cells", "(start, stop)")
+        if not 0 <= start < stop <= n_cells:
+            raise InputError(
+                f"cells={(start, stop)} of {name}: start is included, stop is not, and "
+                f"0 <= start < stop <= {n_cells}, the number of cells."
+            )
+        return start, stop
+
+
+def _pair(given: Any, argument: str, meaning: str) -> tuple[int, int]:
+    try:
+        first, second = map(operator.index, given)
+    except (TypeError, ValueError):
+        raise InputError(f"{argument}={given!r} is not two whole numbers {meaning}.") from None
+    return first, second
+
+
+ALL_CELLS = CellRange()
+
+
+@dataclass(frozen=True, eq=False)
+class CellMatrix:
+    """Cells x genes that can be streamed, with what is known of the cells.
+
+    Attributes
+    ----------
+    name : str
+        What messages call it.
+    container : Container
+        Where it is: names of all cells and of the genes, and the table of all cells.
+    matrix : CompressedMatrix, CellsOfGenes or DenseMatrix
+        The values of the cells that are read.
+    rows : slice
+        Which cells these are.
+    """
+
+    name: str
+    container: Container
+    matrix: Matrix
+    rows: slice
+
+    @property
+    def path(self) -> Path | None:
+        """The file; None for an AnnData in memory."""
+        return self.container.path
+
+    @property
+    def genes(self) -> pd.Index:
+        """Names of the genes: (genes,)."""
+        return self.container.genes
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells that are read."""
+        return self.matrix.shape[0]
+
+    def check_names(self) -> None:
+        """Raise an InputError where two cells or two genes have the same name.
+
+        Of several ranges of one matrix, the first looks at all cells, the others at their own.
+        """
+        rows = self.rows if self.rows.start else slice(None)
+        with self.container.reading():
+            cells = pd.Index(np.asarray(self.container.cell_names[rows]))
+        for what, names in (("cells", cells), ("genes", self.genes)):
+            if not names.is_unique:
+                twice = names[names.duplicated()].unique()
+                raise InputError(
+                    f"{self.name}: {len(twice)} names are given to more than one of the {what}: "
+                    f"{listed(map(text, twice), 3)}. Make them unique."
+                )
+
+    def column_names(self) -> list[str]:
+        """Names of the columns of the table of cells."""
+        return self.container.column_names()
+
+    def columns(self, names: Sequence[str]) -> pd.DataFrame:
+        """Read some columns of the table of cells: (cells, names)."""
+        there = self.column_names()
+        lacking = [name for name in names if name not in there]
+        if lacking:
+            raise InputError(
+                f"{self.name} has no column {listed(lacking)} in obs; it has {listed(there, 40)}."
+            )
+        with self.container.reading():
+            table = self.container.columns(names)
+        return table.iloc[self.rows].reset_index(drop=True)
+
+    def table(self) -> pd.DataFrame:
+        """Read all columns of the table of cells: (cells, columns), indexed by cell name."""
+        with self.container.reading():
+            index = pd.Index([text(name) for name in self.container.cell_names[self.rows]])
+        return self.columns(self.column_names()).set_axis(index, axis=0)
+
+    def totals(self, chunk_nnz: int = CHUNK_NNZ) -> np.ndarray:
+        """Sum of all values of each cell: (cells,); a pass over the values."""
+        total = np.zeros(self.n_cells)
+        for block in self.blocks(chunk_nnz):
+            np.add.at(total, block.cells, block.values)
+        return total
+
+    def cell_name(self, position: int) -> str:
+        """Name of one cell, for a message."""
+        return text(self.container.cell_names[self.rows.start + int(position)])
+
+    def blocks(self, chunk_nnz: int = CHUNK_NNZ) -> Iterator[Block]:
+        """Yield all nonzero values, about `chunk_nnz` at a time.
+
+        Each gene's cells come in ascending order. Values are finite; see `require_counts`.
+        """
+        if chunk_nnz < 1:
+            raise InputError(f"chunk_nnz={chunk_nnz} must be at least 1.")
+        with self.container.reading():
+            for block in self.matrix.blocks(chunk_nnz):
+                if block.largest_count < 0:
+                    self._refuse(block, np.isnan(block.values), "not a number")
+                    self._refuse(block, np.isinf(block.values), "infinite")
+                yield block
+
+    def require_counts(self, block: Block, transform: str) -> None:
+        """Raise an InputError unless the values are integers from 0, as `transform` needs."""
+        if block.largest_count >= 0:
+            return
+        advice = (
+            f" The transform '{transform}' needs raw counts: name the layer that holds them, "
+            "or use transform='none' for values that are transformed already."
+        )
+        self._refuse(block, block.values < 0, "negative", advice)
+        self._refuse(block, block.values != np.floor(block.values), "not an integer", advice)
+
+    def _refuse(self, block: Block, bad: np.ndarray, fault: str, advice: str = "") -> None:
+        if not bad.any():
+            return
+        first = np.argmax(bad)
+        raise InputError(
+            f"{self.name}: the value of cell '{self.cell_name(block.cells[first])}' and gene "
+            f"'{self.genes[block.genes[first]]}' is {fault} ({block.values[first]}); "
+            f"{np.count_nonzero(bad)} such values in this block of {len(bad)}.{advice}"
+        )
+
+
+def read_genes(
+    data: ad.AnnData | PathLike,
+    genes: Sequence[str],
+    *,
+    transform: str = "log2p1",
+    layer: str | None = None,
+    libsize: str = "libsize",
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Read a few genes of all cells, transformed, with the table of cells.
+
+    Parameters
+    ----------
+    data : anndata.AnnData or path
+        As for `open_counts`.
+    genes : sequence of str
+        Names of genes.
+    transform, layer, libsize : str
+        As for `flashmm.cells.summary.summarise`.
+
+    Returns
+    -------
+    obs : pandas.DataFrame
+        (cells, columns) All columns of the table of cells; the column `libsize` is added where
+        there is none.
+    values : numpy.ndarray
+        (cells, genes) Transformed values in the order of `genes`.
+    """
+    rule = find_transform(transform)
+    with open_counts(data, layer) as source:
+        source.check_names()
+        wanted = pd.Index(genes)
+        if not wanted.isin(source.genes).all():
+            lacking = wanted[~wanted.isin(source.genes)]
+            raise InputError(f"{source.name} has no gene {listed(lacking)}.")
+        obs = source.table()
+        if libsize not in obs:
+            obs[libsize] = source.totals()
+        sizes = obs[libsize].to_numpy() if rule.needs_libsize else np.ones(len(obs))
+        check_libsize(sizes, libsize, source.name)
+        values = np.zeros((source.n_cells, len(wanted)))
+        columns = wanted.get_indexer(source.genes)
+        for block in source.blocks():
+            if rule.needs_counts:
+                source.require_counts(block, transform)
+            column = columns[block.genes]
+            kept = (column >= 0) & (block.values != 0)
+            cells, raw = block.cells[kept], block.values[kept]
+            values[cells, column[kept]] = rule.apply(raw, sizes[cells])
+    return obs, values
+
+
+@contextmanager
+def open_counts(
+    data: ad.AnnData | PathLike, layer: str | None = None, part: CellRange = ALL_CELLS
+) -> Iterator[CellMatrix]:
+    """Open a matrix of cells x genes for streaming.
+
+    Parameters
+    ----------
+    data : anndata.AnnData or path
+        In memory, backed, or an `.h5ad` file.
+    layer : str, optional
+        Name of the layer; None takes `X`.
+    part : CellRange
+        Which cells to read.
+
+    Yields
+    ------
+    CellMatrix
+        Valid inside the `with` block. Nothing but names and index arrays has been read.
+
+    Raises
+    ------
+    InputError
+        Where there is no such file, layer or range of cells, the file is damaged or no `.h5ad`, the
+        matrix is of an unknown kind, or there are no cells or no genes.
+    """
+    for container in CONTAINERS:
+        if container.takes(data):
+            with container.opened(data, layer) as found:
+                yield _cells_of(found, part)
+            return
+    raise InputError(
+        f"data is a {type(data).__name__}; give {' or '.join(c.what for c in CONTAINERS)}, or a "
+        "list of them."
+    )
+
+
+def _cells_of(container: Container, part: CellRange) -> CellMatrix:
+    """Put together what has been found, if tables and matrix have the same, nonzero, sizes."""
+    name = container.name
+    shape = matrix_shape(container.values, name)
+    lengths = (len(container.cell_names), len(container.genes))
+    for what, length, size in zip(("cells", "genes"), lengths, shape, strict=True):
+        if length != size:
+            raise InputError(f"{name} has {size} {what}, their table {length} rows.")
+        if size == 0:
+            raise InputError(f"{name} has no {what}.")
+    start, stop = part.bounds(shape[0], name)
+    with container.reading():
+        matrix = wrap_matrix(container.values, shape, start, stop, name)
+    if not part.is_whole:
+        name = f"{name}, cells {start} to {stop - 1}"
+    return CellMatrix(name, container, matrix, slice(start, stop))

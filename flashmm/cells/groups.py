@@ -1,0 +1,522 @@
+"""Statistics of groups of cells: the record that every design is fitted from, and its merge.
+
+A group is the finest cell of all group-level columns in use (subject x cell type x condition ...).
+Sums over its cells are all that is kept of them (`docs/model.md`, from cells to a fit), so the
+groups of different files, shards or sites are merged by addition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations_with_replacement, pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from flashmm.names import listed
+from flashmm.options import InputError, note
+from flashmm.storage.workspace import zeros
+
+N_CELLS = "n_cells"
+
+
+def moment_name(*factors: str) -> str:
+    """Name of the obs column that holds the sum of the product of `factors` over the cells."""
+    return "sum:" + "*".join(factors) if factors else N_CELLS
+
+
+def moment_names(covariates: Sequence[str]) -> list[str]:
+    """Names of all gene-free sums: n_cells, each covariate, then each pair (squares included)."""
+    pairs = combinations_with_replacement(covariates, 2)
+    return [N_CELLS, *map(moment_name, covariates), *(moment_name(*pair) for pair in pairs)]
+
+
+@dataclass(frozen=True, eq=False)
+class GroupStatistics:
+    """Sums over the cells of each group, per gene.
+
+    Attributes
+    ----------
+    obs : pandas.DataFrame
+        (groups, ...) The `by` columns with their own dtypes, then `n_cells`, `sum:<x>` per
+        covariate and `sum:<x>*<z>` per pair of covariates, squares included. The index holds the
+        `by` values joined by ``|``.
+    genes : pandas.Index
+        (genes,) Names of the genes.
+    sum, sumsq : numpy.ndarray
+        (groups, genes) Sums of y and of y squared, y being the transformed value of a cell.
+    covariate_sums : dict of str to numpy.ndarray
+        For each covariate x the (groups, genes) sums of x times y.
+    counts : numpy.ndarray or None
+        (groups, genes) Sums of the raw counts; None where the input does not hold counts.
+    by, covariates : tuple of str
+        Columns that define the groups; cell-level covariates as they were written.
+    transform : str
+        The transform of the counts, a key of `flashmm.cells.counts.TRANSFORMS`.
+    provenance : dict
+        Package version, options and inputs (name, digest, cells, genes); can be written as JSON.
+    notes : tuple of str
+        What was decided for the user on the way.
+    """
+
+    obs: pd.DataFrame
+    genes: pd.Index
+    sum: np.ndarray
+    sumsq: np.ndarray
+    covariate_sums: dict[str, np.ndarray]
+    counts: np.ndarray | None
+    by: tuple[str, ...]
+    covariates: tuple[str, ...]
+    transform: str
+    provenance: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check that columns and shapes agree with each other."""
+        lacking = [c for c in (*self.by, *moment_names(self.covariates)) if c not in self.obs]
+        if lacking:
+            raise InputError(f"The table of groups lacks the column(s) {listed(lacking)}.")
+        if set(self.covariate_sums) != set(self.covariates):
+            raise InputError(
+                f"Covariates are {listed(self.covariates)}, "
+                f"their sums with the genes are given for {listed(self.covariate_sums)}."
+            )
+        for name, values in self.gene_sums().items():
+            if values.shape != (self.n_groups, self.n_genes):
+                raise InputError(
+                    f"'{name}' has the shape {values.shape}; "
+                    f"{self.n_groups} groups x {self.n_genes} genes are needed."
+                )
+
+    @property
+    def n_groups(self) -> int:
+        """Number of groups."""
+        return len(self.obs)
+
+    @property
+    def n_genes(self) -> int:
+        """Number of genes."""
+        return len(self.genes)
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells in all groups together."""
+        return int(self.obs[N_CELLS].sum())
+
+    def moment(self, k: int, l: int) -> np.ndarray:  # noqa: E741 - the axes of a matrix
+        """Sum of x_k x_l over the cells of each group; x_0 = 1, then the covariates in order.
+
+        Returns
+        -------
+        numpy.ndarray
+            (groups,) float64; `moment(0, 0)` is the number of cells.
+        """
+        factors = (self.covariates[i - 1] for i in sorted((k, l)) if i > 0)
+        return self.obs[moment_name(*factors)].to_numpy(dtype=np.float64)
+
+    def cross_sum(self, k: int) -> np.ndarray:
+        """Sum of x_k y over the cells of each group: (groups, genes); x_0 = 1."""
+        return self.sum if k == 0 else self.covariate_sums[self.covariates[k - 1]]
+
+    def subset(self, groups: Any) -> GroupStatistics:
+        """Statistics of some of the groups; levels that no group has any more are dropped.
+
+        Parameters
+        ----------
+        groups : array_like
+            A boolean mask over groups, integer positions, a slice, or names of groups.
+        """
+        rows = self._positions(groups)
+        obs = self.obs.iloc[rows]
+        obs = obs.assign(**{column: drop_unused_levels(obs[column]) for column in self.by})
+        whole = self.gene_sums()
+        sums = zeros((len(whole), len(rows), self.n_genes), "chosen group statistics")
+        for values, out in zip(whole.values(), sums, strict=True):
+            np.take(values, rows, axis=0, out=out, mode="clip")  # other modes need a buffer
+        return self._with(obs, self.genes, dict(zip(whole, sums, strict=True)))
+
+    def __add__(self, other: GroupStatistics) -> GroupStatistics:
+        """Merge with other statistics of the same genes."""
+        if not isinstance(other, GroupStatistics):
+            return NotImplemented
+        return merge([self, other])
+
+    def _positions(self, groups: Any) -> np.ndarray:
+        if isinstance(groups, slice):
+            return np.arange(self.n_groups)[groups]
+        wanted = np.atleast_1d(np.asarray(groups))
+        if wanted.dtype == bool and wanted.shape != (self.n_groups,):
+            raise InputError(
+                f"A mask of shape {wanted.shape} cannot choose among {self.n_groups} groups."
+            )
+        if wanted.dtype.kind in "biu" or wanted.size == 0:
+            return np.arange(self.n_groups)[wanted if wanted.size else []]
+        rows = self.obs.index.get_indexer(pd.Index(wanted))
+        if (rows < 0).any():
+            raise InputError(f"There is no group {listed(wanted[rows < 0])}.")
+        return rows
+
+    def gene_sums(self) -> dict[str, np.ndarray]:
+        """All (groups, genes) arrays by name: sum, sumsq, sum:<x>, and counts where they exist."""
+        crossed = {moment_name(x): values for x, values in self.covariate_sums.items()}
+        counted = {} if self.counts is None else {"counts": self.counts}
+        return {"sum": self.sum, "sumsq": self.sumsq} | crossed | counted
+
+    def with_sums(self, genes: pd.Index, sums: Mapping[str, np.ndarray]) -> GroupStatistics:
+        """Return the same groups with the sums of other genes, named as in `gene_sums`."""
+        return self._with(self.obs, genes, sums)
+
+    def _with(
+        self, obs: pd.DataFrame, genes: pd.Index, sums: Mapping[str, np.ndarray], **changes: Any
+    ) -> GroupStatistics:
+        """Return the same record over other groups or genes; `sums` is named as in `_gene_sums`."""
+        return replace(
+            self,
+            obs=obs,
+            genes=genes,
+            sum=sums["sum"],
+            sumsq=sums["sumsq"],
+            covariate_sums={x: sums[moment_name(x)] for x in self.covariates},
+            counts=sums.get("counts"),
+            **changes,
+        )
+
+
+def merge(parts: Iterable[GroupStatistics], genes: str = "same") -> GroupStatistics:
+    """Add the statistics of several files, shards or sites.
+
+    Groups with equal `by` values are added, others are put beside each other; the result has its
+    groups in the order of the levels. Partial sums are added in the order given.
+
+    Parameters
+    ----------
+    parts : iterable of GroupStatistics
+        At least one; all with the same `by`, covariates and transform.
+    genes : {"same", "intersection"}
+        Whether all parts must have the same set of genes (the order may differ), or the genes that
+        they share are kept. The order of the first part is kept.
+
+    Returns
+    -------
+    GroupStatistics
+        Equal to the statistics of all the cells together, up to rounding. A categorical column has
+        the longest order of levels when it contains all others, else the sorted union.
+
+    Raises
+    ------
+    InputError
+        Where parts differ in `by`, covariates, transform, kinds of columns, or genes, or hold the
+        same cells of one file; the message names the files.
+    """
+    parts = list(parts)
+    return merge_headers(parts, lambda number: parts[number].gene_sums(), genes)
+
+
+def merge_headers(
+    parts: Sequence[GroupStatistics],
+    sums_of: Callable[[int], dict[str, np.ndarray]],
+    genes: str = "same",
+) -> GroupStatistics:
+    """Merge parts whose gene sums are asked for one part after another, as `merge` does.
+
+    Parameters
+    ----------
+    parts : sequence of GroupStatistics
+        Of their gene sums only the names are used.
+    sums_of : callable
+        Gives the gene sums of the part of a number from 0, as `GroupStatistics.gene_sums`.
+    genes : {"same", "intersection"}
+        As in `merge`.
+    """
+    if not parts:
+        raise InputError("There is nothing to merge: the list of group statistics is empty.")
+    first = parts[0]
+    _check_alike(parts)
+    _refuse_double_counts(parts)
+    kept = _shared_genes(parts, genes)
+    keys = [_keys(part) for part in parts]
+    codes, obs = group_rows(pd.concat(align_tables(keys), ignore_index=True))
+    # ranges of a file lack levels by chance, which changes nothing where all orders are sorted
+    named = unsorted_columns(keys) if all(map(_is_range, parts)) else first.by
+    notes = note_references(keys, obs, named) + _notes_of_losses(parts, kept)
+
+    # rows of the result to which the groups of each part belong
+    rows = np.split(codes, np.cumsum([part.n_groups for part in parts])[:-1])
+    for name in moment_names(first.covariates):
+        moments = np.concatenate([part.obs[name].to_numpy() for part in parts])
+        obs[name] = sum_by_group(codes, moments, len(obs))
+    return first._with(
+        obs,
+        kept,
+        _added(parts, sums_of, rows, kept, len(obs)),
+        provenance=first.provenance | {"inputs": _inputs(parts)},
+        notes=_distinct([*(text for part in parts for text in part.notes), *notes]),
+    )
+
+
+def group_rows(keys: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame]:
+    """Give numbers to the distinct rows of `keys` in the order of their levels.
+
+    Parameters
+    ----------
+    keys : pandas.DataFrame
+        (rows, by) No missing values; categories count in their own order.
+
+    Returns
+    -------
+    codes : numpy.ndarray
+        (rows,) The group of each row.
+    table : pandas.DataFrame
+        (groups, by) The distinct rows, indexed by their values joined by ``|``; unused levels are
+        dropped.
+    """
+    by = list(keys.columns)
+    codes = keys.groupby(by, observed=True, sort=True).ngroup().to_numpy()
+    table = keys.drop_duplicates().sort_values(by)
+    rows = table.itertuples(index=False, name=None)
+    table.index = pd.Index(["|".join(map(str, row)) for row in rows])
+    if not table.index.is_unique:
+        twice = table.index[table.index.duplicated()]
+        raise InputError(
+            f"Different groups would have the same name {listed(twice)}: "
+            f"values of the columns {listed(by)} hold the separator '|'; rename them."
+        )
+    return codes, table.assign(**{name: drop_unused_levels(table[name]) for name in by})
+
+
+def sum_by_group(codes: np.ndarray, values: np.ndarray, n_groups: int) -> np.ndarray:
+    """Sum `values` (rows,) over the rows of each group, one after another in their order."""
+    total = np.zeros(n_groups, dtype=values.dtype)
+    np.add.at(total, codes, values)
+    return total
+
+
+def merge_levels(orders: Sequence[pd.Index]) -> pd.Index:
+    """Take the longest order of levels if it contains all others in their order, else sort all."""
+    longest = max(orders, key=len)
+    if all(_contains(longest, order) for order in orders):
+        return longest
+    union = set().union(*orders)
+    try:
+        return pd.Index(sorted(union))
+    except TypeError as error:
+        kinds = sorted({type(level).__name__ for level in union})
+        raise InputError(f"Levels of different types cannot be merged: {listed(kinds)}.") from error
+
+
+def align_tables(tables: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
+    """Give the columns of several tables one dtype each: for categories, one order of levels.
+
+    Raises
+    ------
+    InputError
+        Where a column is categorical in one table and numeric or boolean in another.
+    """
+    dtypes = {name: _common_dtype([table[name] for table in tables]) for name in tables[0]}
+    changes = {name: dtype for name, dtype in dtypes.items() if dtype is not None}
+    return [table.astype(changes) for table in tables]
+
+
+def note_references(
+    tables: Sequence[pd.DataFrame], merged: pd.DataFrame, columns: Iterable[str]
+) -> list[str]:
+    """Say the reference levels of `columns` where `tables` differ in them.
+
+    Nothing is said of a column whose levels, in the merged table, are those of the longest order
+    and have the reference that all tables had.
+    """
+    chosen = []
+    for name in columns:
+        orders = [t[name].cat.categories for t in tables if _kind(t[name]) == "categorical"]
+        if any(not orders[0].equals(order) for order in orders):
+            levels = merged[name].cat.categories
+            same_reference = all(order[0] == levels[0] for order in orders)
+            if not same_reference or max(map(len, orders)) < len(levels):
+                chosen.append(f"{name} '{levels[0]}'")
+    if not chosen:
+        return []
+    return [note(f"Levels differ between the parts; reference levels now: {', '.join(chosen)}.")]
+
+
+def drop_unused_levels(column: pd.Series) -> pd.Series:
+    """Return the column without the categories that no row has; other columns as they are."""
+    return column.cat.remove_unused_categories() if _kind(column) == "categorical" else column
+
+
+def _contains(longer: pd.Index, shorter: pd.Index) -> bool:
+    positions = longer.get_indexer(shorter)
+    return bool((positions >= 0).all() and (np.diff(positions) > 0).all())
+
+
+def _kind(column: pd.Series) -> str:
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return "categorical"
+    return "boolean" if pd.api.types.is_bool_dtype(column.dtype) else "numeric"
+
+
+def _common_dtype(columns: Sequence[pd.Series]) -> pd.CategoricalDtype | None:
+    kinds = _distinct(_kind(column) for column in columns)
+    if len(kinds) > 1:
+        raise InputError(
+            f"Column '{columns[0].name}' is {' and '.join(kinds)} in different parts; "
+            "give it the same type in all of them."
+        )
+    if kinds != ("categorical",):
+        return None
+    levels = merge_levels([column.cat.categories for column in columns])
+    return pd.CategoricalDtype(levels, ordered=all(column.cat.ordered for column in columns))
+
+
+def _distinct(items: Iterable[Any]) -> tuple[Any, ...]:
+    """Distinct items in the order of their first appearance; items need not be hashable."""
+    kept: list[Any] = []
+    for item in items:
+        if item not in kept:
+            kept.append(item)
+    return tuple(kept)
+
+
+def _check_alike(parts: Sequence[GroupStatistics]) -> None:
+    for field in ("by", "covariates", "transform"):
+        value = getattr(parts[0], field)
+        for number, part in enumerate(parts[1:], start=2):
+            if getattr(part, field) != value:
+                raise InputError(
+                    f"Group statistics with different '{field}' cannot be merged: {value!r} of "
+                    f"{_origin(parts[0], 1)} and {getattr(part, field)!r} of "
+                    f"{_origin(part, number)}. Summarise all parts in the same way."
+                )
+
+
+def _origin(part: GroupStatistics, number: int) -> str:
+    """Name a part by its files, or by its number where it has come from memory."""
+    inputs = part.provenance.get("inputs", [])
+    where = "the first part" if number == 1 else f"part {number}"
+    named = [_input_name(record) for record in inputs if record.get("file")]
+    if not named:
+        return where
+    more = f" and {len(named) - 1} more" if len(named) > 1 else ""
+    return f"{where}, {named[0]}{more}"
+
+
+def _input_name(record: Mapping[str, Any]) -> str:
+    """Name one input: its file, and which of its cells."""
+    which = []
+    if "shard" in record:
+        which.append(f"shard {record['shard'][0]} of {record['shard'][1]}")
+    if "cells" in record:
+        which.append(f"cells {record['cells'][0]} to {record['cells'][1] - 1}")
+    return f"'{record['file']}'" + (f" ({', '.join(which)})" if which else "")
+
+
+def _is_range(part: GroupStatistics) -> bool:
+    inputs = part.provenance.get("inputs", [])
+    return bool(inputs) and all("cells" in record for record in inputs)
+
+
+def _keys(part: GroupStatistics) -> pd.DataFrame:
+    """Return the `by` columns, with the order of levels in the files of which they are ranges."""
+    keys = part.obs[list(part.by)]
+    declared = [record.get("levels", {}) for record in part.provenance.get("inputs", [])]
+    for name in part.by:
+        orders = [levels[name] for levels in declared if name in levels]
+        if orders and _kind(keys[name]) == "categorical":
+            own = keys[name].cat.categories
+            levels = merge_levels([own, *(pd.Index(order, dtype=own.dtype) for order in orders)])
+            dtype = pd.CategoricalDtype(levels, ordered=keys[name].cat.ordered)
+            keys = keys.astype({name: dtype})
+    return keys
+
+
+def unsorted_columns(tables: Sequence[pd.DataFrame]) -> list[str]:
+    """Columns with levels in another order than the sorted one, so that a merge has to choose."""
+    return [str(name) for name in tables[0] if not all(_is_sorted(table[name]) for table in tables)]
+
+
+def _is_sorted(column: pd.Series) -> bool:
+    categories = getattr(column.dtype, "categories", None)
+    return categories is None or bool(categories.is_monotonic_increasing)
+
+
+def _refuse_double_counts(parts: Sequence[GroupStatistics]) -> None:
+    """Raise an InputError where two inputs hold the same cells of one file."""
+    read: dict[str, list[tuple[int, int, str]]] = {}
+    for record in _inputs(parts):
+        if record.get("file_id"):
+            start, stop = record.get("cells", (0, record["n_cells"]))
+            read.setdefault(record["file_id"], []).append((start, stop, _input_name(record)))
+    for ranges in read.values():
+        for (_, end, one), (begin, _, other) in pairwise(sorted(ranges)):
+            if begin < end:
+                raise InputError(
+                    f"{other} holds cells of {one}, which would count double; give each once."
+                )
+
+
+def _shared_genes(parts: Sequence[GroupStatistics], genes: str) -> pd.Index:
+    indices = [part.genes for part in parts]
+    if genes == "same":
+        for number, part in enumerate(parts[1:], start=2):
+            names = _origin(parts[0], 1), _origin(part, number)
+            check_same_genes(indices[0], part.genes, *names)
+        return indices[0]
+    if genes != "intersection":
+        raise InputError(f"genes={genes!r} is not known; use 'same' or 'intersection'.")
+    kept = indices[0]
+    for index in indices[1:]:
+        kept = kept[kept.isin(index)]
+    if len(kept) == 0:
+        raise InputError("The parts share no gene; look at how their genes are named.")
+    return kept
+
+
+def check_same_genes(genes: pd.Index, others: pd.Index, name: str, other_name: str) -> None:
+    """Raise an InputError unless both hold the same set of genes, in any order."""
+    lacking, extra = genes[~genes.isin(others)], others[~others.isin(genes)]
+    if len(lacking) or len(extra):
+        raise InputError(
+            f"{other_name} has not the same genes as {name}: "
+            f"it lacks {len(lacking)} of {len(genes)} ({listed(lacking, 3)}) "
+            f"and has {len(extra)} others ({listed(extra, 3)}). "
+            "Summarise the parts apart and use merge(..., genes='intersection') "
+            "to keep the genes they share."
+        )
+
+
+def _notes_of_losses(parts: Sequence[GroupStatistics], kept: pd.Index) -> list[str]:
+    notes = []
+    n_lost = len(set().union(*(part.genes for part in parts))) - len(kept)
+    if n_lost:
+        notes.append(note(f"{n_lost} genes that are not in all parts are left out of the merge."))
+    with_counts = [part.counts is not None for part in parts]
+    if any(with_counts) and not all(with_counts):
+        notes.append(note("Sums of raw counts are left out: some of the parts do not have them."))
+    return notes
+
+
+def _added(
+    parts: Sequence[GroupStatistics],
+    sums_of: Callable[[int], dict[str, np.ndarray]],
+    rows: Sequence[np.ndarray],
+    genes: pd.Index,
+    n_groups: int,
+) -> dict[str, np.ndarray]:
+    """Add up the parts; `rows` says where the groups of each part go in the result."""
+    names = list(parts[0].gene_sums())
+    if any(part.counts is None for part in parts):
+        names = [name for name in names if name != "counts"]
+    sums = zeros((len(names), n_groups, len(genes)), "merged group statistics")
+    for number, part in enumerate(parts):
+        same = part.genes.equals(genes)
+        columns = slice(None) if same else part.genes.get_indexer(genes)
+        values = sums_of(number)
+        for total, name in zip(sums, names, strict=True):
+            for row, value in zip(rows[number], values[name], strict=True):
+                total[row] += value[columns]
+    return dict(zip(names, sums, strict=True))
+
+
+def _inputs(parts: Sequence[GroupStatistics]) -> list[Any]:
+    return [entry for part in parts for entry in part.provenance.get("inputs", [])]

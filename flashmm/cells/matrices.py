@@ -1,0 +1,342 @@
+"""Matrices of cells x genes as streams of blocks.
+
+Every layout (CSR, CSC, dense; in a file or in memory) is read as a stream of `Block`s: lines of
+nonzero values (cells, or genes for CSC), each gene's cells in ascending order. Whoever adds them up
+one after another gets the same sums, to the last bit, from every layout and every block size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+from typing import Any, NoReturn, TypeAlias
+
+import h5py
+import numpy as np
+from scipy import sparse
+
+from flashmm.kernels.group_sums import in_order, largest_count, line_totals, types_of_values
+from flashmm.names import text
+from flashmm.options import InputError
+from flashmm.storage.chunks import read_ahead
+
+Matrix: TypeAlias = "CompressedMatrix | CellsOfGenes | DenseMatrix"
+
+_COMPRESSED = (sparse.csr_array, sparse.csc_array, sparse.csr_matrix, sparse.csc_matrix)
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Some of the nonzero values of a matrix of cells x genes, by lines: cells, or genes for CSC.
+
+    Attributes
+    ----------
+    first : int
+        Position of the first line in the matrix.
+    indptr : numpy.ndarray
+        (lines + 1,) int64; where in the block the values of each line begin.
+    minor, stored : numpy.ndarray
+        (values,) Positions along the line, ascending: genes, or cells for CSC; and the values, of
+        which some may be zero. Of the types that `types_of_values` gives.
+    by_cells : bool
+        Whether the lines are cells.
+    rows : slice
+        The cells to which the block belongs; where blocks go by cells, all their values are in it.
+    n_read : int
+        Stored values that were read for it, to show the progress.
+    """
+
+    first: int
+    indptr: np.ndarray
+    minor: np.ndarray
+    stored: np.ndarray
+    by_cells: bool
+    rows: slice
+    n_read: int
+
+    @cached_property
+    def largest_count(self) -> int:
+        """Largest value, where all are counts that a table can hold; -1 elsewhere."""
+        return int(largest_count(self.stored))
+
+    @property
+    def n_lines(self) -> int:
+        """Number of lines."""
+        return len(self.indptr) - 1
+
+    @cached_property
+    def values(self) -> np.ndarray:
+        """Values as float64: (values,)."""
+        return self.stored.astype(np.float64, copy=False)
+
+    @cached_property
+    def cells(self) -> np.ndarray:
+        """Position of the cell of each value: (values,)."""
+        return self._lines if self.by_cells else self.minor.astype(np.int64, copy=False)
+
+    @cached_property
+    def genes(self) -> np.ndarray:
+        """Position of the gene of each value: (values,)."""
+        return self.minor.astype(np.int64, copy=False) if self.by_cells else self._lines
+
+    @property
+    def _lines(self) -> np.ndarray:
+        lines = np.arange(self.first, self.first + self.n_lines)
+        return np.repeat(lines, np.diff(self.indptr))
+
+    def totals(self) -> np.ndarray:
+        """Sum of the values of each cell of `rows`, in a block by cells."""
+        totals = np.zeros(self.rows.stop - self.rows.start)
+        begin = self.first - self.rows.start
+        totals[begin : begin + self.n_lines] = line_totals(self.indptr, self.stored)
+        return totals
+
+
+@dataclass(frozen=True, eq=False)
+class CompressedMatrix:
+    """A CSR or CSC matrix; `data` and `indices` are arrays or HDF5 datasets, read by slices.
+
+    Attributes
+    ----------
+    data, indices : array_like
+        (nonzero,) Values; positions along the other axis than the compressed one.
+    indptr : numpy.ndarray
+        (cells + 1,) for CSR and (genes + 1,) for CSC; of some cells of a CSR matrix it is a slice,
+        and begins where they do.
+    shape : tuple of int
+        Cells, genes.
+    by_cells : bool
+        True for CSR.
+    name : str
+        What messages call it.
+    """
+
+    data: Any
+    indices: Any
+    indptr: np.ndarray
+    shape: tuple[int, int]
+    by_cells: bool
+    name: str
+
+    def __post_init__(self) -> None:
+        """Check that the three arrays belong together."""
+        steps = np.diff(self.indptr)
+        stored = min(len(self.data), len(self.indices))
+        fits = len(steps) == self.shape[0 if self.by_cells else 1] and stored >= self.indptr[-1]
+        if not fits or self.indptr[0] < 0 or (steps < 0).any():
+            _refuse_arrays(self.name)
+
+    @property
+    def size(self) -> int:
+        """Number of stored values."""
+        return int(self.indptr[-1] - self.indptr[0])
+
+    def blocks(self, chunk_nnz: int) -> Iterator[Block]:
+        """Yield whole cells (CSR), or runs of genes that may end within a gene (CSC)."""
+        last = -1
+        width = self.shape[1 if self.by_cells else 0]
+        arrays = (self.indices, self.data)
+        types = types_of_values(self.indices.dtype, self.data.dtype)
+        for (start, stop), (minor, values) in read_ahead(arrays, types, self._cuts(chunk_nnz)):
+            first, indptr = self._lines(start, stop)
+            before = last if self.indptr[first] < start else -1  # a gene that has been cut
+            if not in_order(indptr, minor, width, before):
+                self._refuse(minor, width, start, stop)
+                indptr, minor, values = _sorted(indptr, minor, values, width)
+            last = int(minor[-1]) if len(minor) else -1
+            rows = self._rows(start, stop)
+            yield Block(first, indptr, minor, values, self.by_cells, rows, stop - start)
+
+    def _cuts(self, chunk_nnz: int) -> Iterator[tuple[int, int]]:
+        """Yield ranges of stored values: whole cells or genes, `chunk_nnz` or one of them.
+
+        A gene that is longer than `chunk_nnz` is cut, so that memory does not grow with the number
+        of cells; a cell is at most as long as the list of genes, and never cut.
+        """
+        start, end = int(self.indptr[0]), int(self.indptr[-1])
+        if start == end:
+            yield start, end
+        while start < end:
+            limit = min(start + chunk_nnz, end)
+            stop = int(self.indptr[np.searchsorted(self.indptr, limit, side="right") - 1])
+            if stop <= start and self.by_cells:
+                stop = int(self.indptr[np.searchsorted(self.indptr, start, side="right")])
+            elif stop <= start:
+                stop = limit
+            yield start, stop
+            start = stop
+
+    def _rows(self, start: int, stop: int) -> slice:
+        if not self.by_cells:
+            return slice(0, self.shape[0])
+        first, last = np.searchsorted(self.indptr, [start, stop], side="left")
+        return slice(int(first), self.shape[0] if stop == self.indptr[-1] else int(last))
+
+    def _lines(self, start: int, stop: int) -> tuple[int, np.ndarray]:
+        """First line of the values from start to stop, and where among them each line begins."""
+        first = int(np.searchsorted(self.indptr, start, side="right")) - 1
+        last = max(first, int(np.searchsorted(self.indptr, stop, side="left")))
+        begins = np.clip(self.indptr[first : last + 1], start, stop) - start
+        return first, begins.astype(np.int64)
+
+    def _refuse(self, minor: np.ndarray, width: int, start: int, stop: int) -> None:
+        """Raise an InputError for positions that sorting does not put in order."""
+        if not 0 <= minor.min() <= minor.max() < width:
+            raise InputError(f"{self.name} is damaged: it has positions outside its shape.")
+        if not np.isin([start, stop], self.indptr).all():
+            raise InputError(
+                f"{self.name}: the cells of a gene's values are not in ascending order, and the "
+                "gene is too long for one block: sort the indices, or use a larger chunk_nnz."
+            )
+
+
+def _sorted(
+    indptr: np.ndarray, minor: np.ndarray, values: np.ndarray, width: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sort the values of each line by position, and add those of the same cell and gene."""
+    n_lines = len(indptr) - 1
+    line = np.repeat(np.arange(n_lines), np.diff(indptr))
+    key, inverse = np.unique(line * width + minor, return_inverse=True)
+    line, minor = np.divmod(key, width)
+    begins = np.searchsorted(line, np.arange(n_lines + 1)).astype(np.int64)
+    return begins, minor, np.bincount(inverse, weights=values)
+
+
+def _refuse_arrays(name: str) -> NoReturn:
+    raise InputError(f"{name} is damaged: its index arrays do not fit each other.")
+
+
+@dataclass(frozen=True, eq=False)
+class CellsOfGenes:
+    """Cells `first` to `last` - 1 of a CSC matrix: all values are read, others are dropped."""
+
+    whole: CompressedMatrix
+    first: int
+    last: int
+    by_cells: bool = False
+
+    @property
+    def data(self) -> Any:
+        """Values of all cells."""
+        return self.whole.data
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Cells, genes."""
+        return self.last - self.first, self.whole.shape[1]
+
+    @property
+    def size(self) -> int:
+        """Number of stored values that are read."""
+        return self.whole.size
+
+    def blocks(self, chunk_nnz: int) -> Iterator[Block]:
+        """Yield the blocks of the whole matrix, without the values of other cells."""
+        for block in self.whole.blocks(chunk_nnz):
+            kept = (block.minor >= self.first) & (block.minor < self.last)
+            before = np.concatenate([[0], np.cumsum(kept, dtype=np.int64)])
+            yield replace(
+                block,
+                indptr=before[block.indptr],
+                minor=block.minor[kept] - block.minor.dtype.type(self.first),
+                stored=block.stored[kept],
+                rows=slice(0, self.shape[0]),
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class DenseMatrix:
+    """Cells `first` to `last` - 1 of a dense array or HDF5 dataset, read by slices of cells."""
+
+    data: Any
+    first: int
+    last: int
+    by_cells: bool = True
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Cells, genes."""
+        return self.last - self.first, self.data.shape[1]
+
+    @property
+    def size(self) -> int:
+        """Number of stored values."""
+        return self.shape[0] * self.shape[1]
+
+    def blocks(self, chunk_nnz: int) -> Iterator[Block]:
+        """Yield the nonzero values of runs of whole cells."""
+        step = self._step(max(1, chunk_nnz // self.shape[1]))
+        ends = range(self.first - self.first % step + step, self.last, step)
+        for start, stop in pairwise([self.first, *ends, self.last]):
+            values = np.asarray(self.data[start:stop], dtype=np.float64)
+            cells, genes = np.nonzero(values)
+            begins = np.searchsorted(cells, np.arange(len(values) + 1)).astype(np.int64)
+            rows = slice(start - self.first, stop - self.first)
+            lines = (rows.start, begins, genes.astype(np.int64), values[cells, genes])
+            yield Block(*lines, True, rows, values.size)
+
+    def _step(self, step: int) -> int:
+        """Cells per block: whole chunks of the file, so that none is decompressed twice."""
+        height = (getattr(self.data, "chunks", None) or (1,))[0]
+        return step - step % height if step > height else step
+
+
+def matrix_shape(values: Any, name: str) -> tuple[int, int]:
+    """Cells and genes of an array, a scipy matrix, or their HDF5 forms."""
+    if values is None:
+        raise InputError(f"{name} is empty: there are no values. Name a layer.")
+    stored = isinstance(values, h5py.Group)
+    if stored and _encoding(values) not in ("csr_matrix", "csc_matrix"):
+        raise InputError(
+            f"{name} is stored as '{_encoding(values)}'; use CSR, CSC or a dense array."
+        )
+    shape = values.attrs["shape"] if stored else getattr(values, "shape", ())
+    known = stored or isinstance(values, (*_COMPRESSED, np.ndarray, h5py.Dataset))
+    if not known or len(shape) != 2:
+        raise InputError(f"{name} is a {type(values).__name__}; use CSR, CSC or a dense array.")
+    n_cells, n_genes = map(int, shape)
+    return n_cells, n_genes
+
+
+def wrap_matrix(values: Any, shape: tuple[int, int], start: int, stop: int, name: str) -> Matrix:
+    """Wrap the cells from start to stop of what has a known shape."""
+    if isinstance(values, h5py.Group):
+        arrays = values["data"], values["indices"], values["indptr"]
+        matrix = _compressed(arrays, _encoding(values)[:3], shape, start, stop, name)
+    elif isinstance(values, _COMPRESSED):
+        arrays = values.data, values.indices, values.indptr
+        matrix = _compressed(arrays, values.format, shape, start, stop, name)
+    else:
+        matrix = DenseMatrix(values, start, stop)
+    if matrix.data.dtype.kind not in "biuf":
+        raise InputError(f"{name} holds values of the type {matrix.data.dtype}, not numbers.")
+    return matrix
+
+
+def _compressed(
+    arrays: tuple[Any, Any, Any],
+    layout: str,
+    shape: tuple[int, int],
+    start: int,
+    stop: int,
+    name: str,
+) -> Matrix:
+    """Cut the cells from start to stop out of a CSR matrix; of a CSC matrix, remember them."""
+    data, indices, indptr = arrays
+    by_cells = layout == "csr"
+    if len(indptr) != shape[0 if by_cells else 1] + 1 or indptr[0] != 0:
+        _refuse_arrays(name)
+    lines = indptr[start : stop + 1] if by_cells else indptr[:]
+    cut = (stop - start, shape[1]) if by_cells else shape
+    matrix = CompressedMatrix(
+        data, indices, lines.astype(np.int64, copy=False), cut, by_cells, name
+    )
+    if by_cells or (start, stop) == (0, shape[0]):
+        return matrix
+    return CellsOfGenes(matrix, start, stop)
+
+
+def _encoding(group: h5py.Group) -> str:
+    return text(group.attrs.get("encoding-type", "unknown"))

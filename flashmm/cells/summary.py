@@ -1,0 +1,554 @@
+"""From counts to statistics of groups: the only pass over the cells."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import combinations_with_replacement
+from pathlib import Path
+from typing import Any, BinaryIO, TypeAlias
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from flashmm.cells.counts import ALL_CELLS, CHUNK_NNZ, CellMatrix, CellRange, open_counts
+from flashmm.cells.covariates import covariate_columns, evaluate_covariate
+from flashmm.cells.groups import (
+    N_CELLS,
+    GroupStatistics,
+    align_tables,
+    check_same_genes,
+    group_rows,
+    moment_name,
+    note_references,
+    sum_by_group,
+    unsorted_columns,
+)
+from flashmm.cells.matrices import Block, CompressedMatrix
+from flashmm.cells.transforms import TRANSFORMS, Transform, check_libsize, find_transform, is_counts
+from flashmm.kernels.group_sums import add_cells, add_genes, by_kind, log1p_of_shares
+from flashmm.names import listed
+from flashmm.options import InputError, note
+from flashmm.storage.files import PathLike, file_identity, package_version, range_digest, reading
+from flashmm.storage.workspace import zeros
+
+Data: TypeAlias = ad.AnnData | PathLike
+
+_LIBSIZE = "libsize"
+# Cells of each group that a block holds on average, and the most values that it may hold.
+_CELLS_PER_GROUP = 10
+_MOST_VALUES = 2**24
+# Above this, groups of one cell each are taken for a mistake: the result would be a dense matrix.
+_MOST_SINGLE_CELLS = 20_000
+
+
+@dataclass(frozen=True)
+class _Request:
+    """The arguments of `summarise`, checked."""
+
+    by: tuple[str, ...]
+    covariates: tuple[str, ...]
+    transform: str
+    layer: str | None
+    libsize: str
+    missing: str
+    chunk_nnz: int | None
+    progress: bool | None
+    part: CellRange = ALL_CELLS
+
+    def __post_init__(self) -> None:
+        find_transform(self.transform)
+        if not self.by:
+            raise InputError("by is empty: name the columns of obs that define the groups.")
+        for argument in ("by", "covariates"):
+            names = getattr(self, argument)
+            if len(set(names)) < len(names):
+                raise InputError(f"{argument} names something twice: {listed(names)}.")
+        reserved = [name for name in self.by if name == N_CELLS or name.startswith("sum:")]
+        if reserved:
+            raise InputError(f"by holds {listed(reserved)}, a name kept for results; rename it.")
+        if self.chunk_nnz is not None and self.chunk_nnz < 1:
+            raise InputError(f"chunk_nnz={self.chunk_nnz} must be at least 1.")
+        if self.missing not in ("error", "drop"):
+            raise InputError(f"missing={self.missing!r} is not known; use 'error' or 'drop'.")
+
+
+@dataclass
+class _Input:
+    """One matrix of cells x genes on its way into the sums.
+
+    `rows` are the cells that are read, of `n_all`; cells are counted from the first of them.
+    `x` (covariates, cells) and `libsize` (cells,) are filled block by block where the library size
+    has to be counted (`counted`); `keys` (kept cells, by) has a row per kept cell only.
+    """
+
+    data: Data
+    name: str
+    genes: pd.Index
+    columns: pd.DataFrame
+    keys: pd.DataFrame
+    kept: np.ndarray
+    x: np.ndarray
+    libsize: np.ndarray
+    counted: bool
+    transform: Transform
+    rows: slice
+    n_all: int
+    notes: list[str] = field(default_factory=list)
+
+    def fill(self, rows: slice, request: _Request) -> None:
+        """Evaluate the covariates of some cells."""
+        cells = np.arange(rows.start, rows.stop)[self.kept[rows]]
+        if len(cells) == 0:
+            return
+        table = self.columns.iloc[cells]
+        if self.counted:
+            table = table.assign(**{request.libsize: self.libsize[cells]})
+        try:
+            for x, covariate in zip(self.x, request.covariates, strict=True):
+                x[cells] = evaluate_covariate(covariate, table)
+        except InputError as error:
+            raise InputError(f"{self.name}: {error}") from error
+
+    def read_libsize(self, request: _Request) -> None:
+        """Take the library sizes, where the transform divides by them, from their column."""
+        if self.transform.needs_libsize:
+            sizes = evaluate_covariate(request.libsize, self.columns[self.kept])
+            check_libsize(sizes, request.libsize, self.name)
+            self.libsize[self.kept] = sizes
+
+
+@dataclass
+class _Sums:
+    """Running sums over the cells of each group.
+
+    `values` (groups, genes, 3 + covariates) holds the sums of y, of y², of the raw values, and of
+    each covariate times y; `of_counts` tells whether all raw values so far are counts.
+    """
+
+    values: np.ndarray
+    of_counts: bool = True
+
+    def add(self, block: Block, cells: _Input, group: np.ndarray, gene: np.ndarray) -> None:
+        """Add values one after another, so that the result does not depend on blocks.
+
+        Parameters
+        ----------
+        block : Block
+            The values.
+        cells : _Input
+            Where they come from.
+        group, gene : numpy.ndarray
+            (cells,) Group of each cell, -1 for cells that are left out; (genes,) place of each
+            gene in the sums.
+        """
+        look_up = block.largest_count >= 0 and not cells.transform.needs_libsize
+        y = cells.transform.table(block.largest_count) if look_up else self._y(block, cells, group)
+        add = add_cells if block.by_cells else add_genes
+        lines = (block.indptr, block.minor, block.stored)
+        add(self.values, *lines, y, look_up, block.first, group, gene, cells.x)
+
+    def _y(self, block: Block, cells: _Input, group: np.ndarray) -> np.ndarray:
+        """Transform each value that is used."""
+        if cells.transform.scale is not None:
+            lines = (block.indptr, block.minor, block.stored, block.by_cells, block.first)
+            return log1p_of_shares(*lines, cells.transform.scale, cells.libsize)
+        used = (group[block.cells] >= 0) & (block.values != 0)
+        raw = block.values[used]
+        self.of_counts &= cells.transform.needs_counts or is_counts(raw)
+        y = np.zeros(len(used))
+        y[used] = cells.transform.apply(raw, cells.libsize[block.cells[used]])
+        return y
+
+
+def summarise(
+    data: Data | Sequence[Data],
+    by: str | Sequence[str],
+    covariates: str | Sequence[str] = (),
+    transform: str = "log2p1",
+    *,
+    layer: str | None = None,
+    libsize: str = _LIBSIZE,
+    missing: str = "error",
+    chunk_nnz: int | None = None,
+    progress: bool | None = None,
+    cells: tuple[int, int] | None = None,
+    shard: tuple[int, int] | None = None,
+) -> GroupStatistics:
+    """Reduce cells to statistics of groups, in one pass and bounded memory.
+
+    Parameters
+    ----------
+    data : anndata.AnnData, path, or list of these
+        Cells x genes, in memory or as `.h5ad` files (CSR, CSC or dense); several have the same
+        genes and are read one after another, as if they were one.
+    by : str or sequence of str
+        Columns of obs whose combinations are the groups. Text becomes a category with sorted
+        levels, a declared category keeps its order, booleans and numbers stay what they are.
+    covariates : str or sequence of str
+        Cell-level covariates: numeric columns of obs, functions of them such as "log(libsize)",
+        and products "a:b".
+    transform : {"log2p1", "log1p", "log1p_cp10k", "none"}
+        y = log2(1 + count), log(1 + count), log(1 + 10^4 count / library size), or the value.
+    layer : str, optional
+        Layer to read instead of `X`.
+    libsize : str
+        Column with the library size of each cell. Where there is none it is the cell's total over
+        all genes of the matrix that is read (for CSC this takes a pass of its own).
+    missing : {"error", "drop"}
+        Whether missing values in columns in use are an error, or their cells are left out.
+    chunk_nnz : int, optional
+        Nonzero values read at a time; bounds the memory, never changes a result. None takes some
+        cells of every group, but between 2 and 17 million values (half a GB as they are stored).
+    progress : bool, optional
+        Whether to show a progress bar; None shows it on a terminal.
+    cells : tuple of int, optional
+        (start, stop): only the cells at these positions of one input, stop excluded. All ranges of
+        a file, put together by `merge`, have the groups of the whole file, the same counts, and
+        sums that differ by rounding only. CSR and dense input is read within the range; of CSC all
+        values are read, and those of other cells dropped.
+    shard : tuple of int, optional
+        (i, n): instead of `cells`, part i from 1 to n of n ranges of (almost) as many cells.
+
+    Returns
+    -------
+    GroupStatistics
+        The groups that have cells, in the order of the levels.
+
+    Raises
+    ------
+    InputError
+        Where a file, layer or column is not there, names are given twice, values are missing, not
+        finite, or not counts although `transform` needs counts; nothing is returned in part. Where
+        neither memory nor disk has room for the sums, before any value is read.
+    FormulaError
+        Where a covariate is not an allowed expression.
+
+    Notes
+    -----
+    Sums that take more than half of the available memory (or than FLASHMM_MEMORY_MB, in the
+    environment) are kept in a temporary file in the folder TMPDIR; the numbers are the same.
+
+    Checks of a range of cells concern these cells; the range with the first cell also looks for
+    cell names that are given twice in the whole table. A range does not hash the whole file, which
+    other ranges would do again: its record holds the digest of as large a part of the file's bytes
+    as it has of the cells (`bytes`), so that the ranges together cover the file once, and a
+    `file_id` (`storage.files.file_identity`), by which `merge` finds cells that are counted twice.
+    """
+    request = _Request(
+        by=_names(by),
+        covariates=_names(covariates),
+        transform=transform,
+        layer=layer,
+        libsize=libsize,
+        missing=missing,
+        chunk_nnz=chunk_nnz,
+        progress=progress,
+        part=CellRange(cells, shard),
+    )
+    items = _items(data)
+    if len(items) > 1 and not request.part.is_whole:
+        raise InputError(
+            f"cells and shard choose among the cells of one input; data holds {len(items)}. "
+            "Summarise each of them in a call of its own."
+        )
+    inputs = [_prepare(item, request) for item in items]
+    for other in inputs[1:]:
+        check_same_genes(inputs[0].genes, other.genes, inputs[0].name, other.name)
+    keys = [cells.keys for cells in inputs]
+    codes, obs = group_rows(pd.concat(align_tables(keys), ignore_index=True))
+    notes = note_references(keys, obs, unsorted_columns(keys)) + _note_libsizes(inputs)
+    _check_group_number(obs, len(codes))
+
+    shape = (len(obs), len(inputs[0].genes), 3 + len(request.covariates))
+    sums = _Sums(zeros(shape, "group statistics"))
+    parts = np.split(codes, np.cumsum([len(key) for key in keys])[:-1])
+    records = [
+        _stream(cells, part, inputs[0].genes, sums, request)
+        for cells, part in zip(inputs, parts, strict=True)
+    ]
+    total, squares, counts, *crossed = by_kind(sums.values).swapaxes(0, 1)
+    x = np.concatenate([cells.x[:, cells.kept] for cells in inputs], axis=1)
+    return GroupStatistics(
+        obs=obs.assign(**_moments(codes, x, request.covariates, len(obs))),
+        genes=inputs[0].genes,
+        sum=total,
+        sumsq=squares,
+        covariate_sums=dict(zip(request.covariates, crossed, strict=True)),
+        counts=counts if sums.of_counts else None,
+        by=request.by,
+        covariates=request.covariates,
+        transform=transform,
+        provenance=_provenance(request, records),
+        notes=tuple(text for cells in inputs for text in cells.notes) + tuple(notes),
+    )
+
+
+def _names(names: str | Sequence[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _items(data: Data | Sequence[Data]) -> list[Data]:
+    """List the inputs; none may come twice, its cells would count double."""
+    several = isinstance(data, Iterable) and not isinstance(data, str | ad.AnnData)
+    items: list[Data] = list(data) if several else [data]  # type: ignore[arg-type]
+    if not items:
+        raise InputError("data is an empty list: give at least one AnnData or file.")
+    seen = set()
+    for item in items:
+        place = Path(item).resolve() if isinstance(item, str | Path) else id(item)
+        if place in seen:
+            raise InputError(f"data holds '{item}' twice, so its cells would count double.")
+        seen.add(place)
+    return items
+
+
+def _prepare(data: Data, request: _Request) -> _Input:
+    """Read and check all that is known of the cells before their values."""
+    with open_counts(data, request.layer, request.part) as source:
+        source.check_names()
+        wanted, counted = _columns_in_use(source, request)
+        columns = source.columns(wanted)
+        name, genes, rows = source.name, source.genes, source.rows
+        n_all = len(source.container.cell_names)
+    kept, notes = _complete(columns, request, name)
+    if counted and request.libsize != _LIBSIZE:
+        text = f"{name} has no column '{request.libsize}' in obs; totals of the cells are used."
+        notes.append(note(text))
+    cells = _Input(
+        data=data,
+        name=name,
+        genes=genes,
+        columns=columns,
+        keys=pd.DataFrame({by: _key(columns.loc[kept, by], name) for by in request.by}),
+        kept=kept,
+        x=np.full((len(request.covariates), len(kept)), np.nan),
+        libsize=np.ones(len(kept)),
+        counted=counted,
+        transform=find_transform(request.transform),
+        rows=rows,
+        n_all=n_all,
+        notes=notes,
+    )
+    if not counted:
+        cells.fill(slice(0, len(kept)), request)
+        cells.read_libsize(request)
+    return cells
+
+
+def _columns_in_use(source: CellMatrix, request: _Request) -> tuple[list[str], bool]:
+    """Name the columns to read, and say whether the library size has to be counted instead."""
+    there = source.column_names()
+    used = {name for x in request.covariates for name in covariate_columns(x, there)}
+    if TRANSFORMS[request.transform].needs_libsize:
+        used.add(request.libsize)
+    counted = request.libsize in used and request.libsize not in there
+    if counted:
+        used.remove(request.libsize)
+    return list(dict.fromkeys((*request.by, *sorted(used)))), counted
+
+
+def _complete(columns: pd.DataFrame, request: _Request, name: str) -> tuple[np.ndarray, list[str]]:
+    """Find the cells (a mask) without missing values, and what is said of the others."""
+    absent = columns.isna()
+    counts = absent.sum()
+    kept = ~absent.any(axis=1).to_numpy()
+    if kept.all():
+        return kept, []
+    found = ", ".join(f"'{column}' ({n})" for column, n in counts[counts > 0].items())
+    n_lost = np.count_nonzero(~kept)
+    if request.missing == "error":
+        raise InputError(
+            f"{name}: {n_lost} of {len(kept)} cells have missing values in the column(s) {found}; "
+            "fill them in, or use missing='drop' to leave these cells out."
+        )
+    if not kept.any():
+        raise InputError(f"{name}: no cell is left, all have missing values in {found}.")
+    text = f"{name}: {n_lost} of {len(kept)} cells left out, values missing in {found}."
+    return kept, [note(text)]
+
+
+def _key(column: pd.Series, name: str) -> pd.Series:
+    """Return a `by` column as what it is grouped by: categories, booleans or numbers."""
+    dtype = column.dtype
+    if isinstance(dtype, pd.CategoricalDtype) or dtype.kind in "biuf":
+        plain = getattr(dtype, "numpy_dtype", None)  # nullable, without missing values by now
+        return column if plain is None else column.astype(plain)
+    kind = pd.api.types.infer_dtype(column, skipna=False)
+    if kind == "string":
+        return column.astype(pd.CategoricalDtype(sorted(column.unique())))
+    if kind in ("boolean", "integer", "floating"):
+        return column.infer_objects()
+    raise InputError(
+        f"{name}: the column '{column.name}' holds values of the type {kind}; "
+        "use text, categories, numbers or booleans in 'by'."
+    )
+
+
+def _note_libsizes(inputs: Sequence[_Input]) -> list[str]:
+    counted = [cells.name for cells in inputs if cells.counted]
+    if len(counted) in (0, len(inputs)):
+        return []
+    return [note(f"Library sizes are a column of some inputs, and counted in {listed(counted)}.")]
+
+
+def _check_group_number(groups: pd.DataFrame, n_cells: int) -> None:
+    if len(groups) == n_cells > _MOST_SINGLE_CELLS:
+        finest = groups.nunique().idxmax()
+        raise InputError(
+            f"Every one of the {n_cells} cells is a group of its own, by the column '{finest}'; "
+            "'by' takes columns that cells share, cell-level numbers belong into 'covariates'."
+        )
+
+
+def _stream(
+    cells: _Input, codes: np.ndarray, genes: pd.Index, sums: _Sums, request: _Request
+) -> dict[str, Any]:
+    """Add all values of one input to the sums; return what is recorded of it."""
+    group = np.full(len(cells.kept), -1)
+    group[cells.kept] = codes
+    gene = genes.get_indexer(cells.genes)
+    n_nonzero, total = 0, 0.0
+    with (
+        open_counts(cells.data, request.layer, request.part) as source,
+        _hashing(cells) as identity,
+    ):
+        for block in _blocks(source, cells, request, len(sums.values)):
+            if cells.transform.needs_counts:
+                source.require_counts(block, request.transform)
+            sums.add(block, cells, group, gene)
+            if identity is None:
+                n_nonzero += int(np.count_nonzero(block.values))
+                total += float(block.values.sum())
+        if identity is not None:
+            with reading(_label(cells.data)):
+                return _record(cells, identity.result(), request)
+    content = f"{len(cells.kept)} {len(genes)} {n_nonzero} {total!r}"
+    digest = hashlib.sha256(content.encode()).hexdigest()
+    return _record(cells, {"sha256": digest}, request)
+
+
+@contextmanager
+def _hashing(cells: _Input) -> Iterator[Future[dict[str, Any]] | None]:
+    """Hash a file in a thread of its own while it is read; nothing of an AnnData in memory.
+
+    Leaving early closes the file, which ends the thread.
+    """
+    if isinstance(cells.data, ad.AnnData):
+        yield None
+        return
+    with ThreadPoolExecutor(1) as pool, open(cells.data, "rb") as file:
+        yield pool.submit(_identity, file, Path(cells.data), cells)
+
+
+def _identity(file: BinaryIO, path: Path, cells: _Input) -> dict[str, Any]:
+    """Digest of the cells' part of the bytes of a file, and what names the whole file."""
+    size = file.seek(0, os.SEEK_END)
+    start, stop = (size * cell // cells.n_all for cell in (cells.rows.start, cells.rows.stop))
+    digest = {"sha256": range_digest(file, start, stop), "file_id": file_identity(path)}
+    return digest if (start, stop) == (0, size) else digest | {"bytes": [start, stop]}
+
+
+def _blocks(source: CellMatrix, cells: _Input, request: _Request, n_groups: int) -> Iterator[Block]:
+    """Yield blocks whose cells have their library sizes and covariates."""
+    pending, chunk_nnz = (
+        cells.counted,
+        request.chunk_nnz or _values_at_a_time(source, cells, n_groups),
+    )
+    if pending and not source.matrix.by_cells:
+        cells.libsize = source.totals(chunk_nnz)
+        cells.fill(slice(0, source.n_cells), request)
+        pending = False
+    disable = None if request.progress is None else not request.progress
+    with tqdm(
+        total=source.matrix.size,
+        desc=_label(cells.data),
+        unit="values",
+        unit_scale=True,
+        disable=disable,
+    ) as bar:
+        for block in source.blocks(chunk_nnz):
+            if pending:
+                cells.libsize[block.rows] = block.totals()
+                cells.fill(block.rows, request)
+            yield block
+            bar.update(block.n_read)
+
+
+def _values_at_a_time(source: CellMatrix, cells: _Input, n_groups: int) -> int:
+    """Values of some cells per group: the sums of a group are fetched once for all of these."""
+    matrix, size = source.matrix, source.matrix.size
+    stored = isinstance(matrix, CompressedMatrix) and cells.transform.needs_counts
+    if not (stored and matrix.by_cells and source.n_cells):  # others need more memory per value
+        return CHUNK_NNZ
+    wanted = max(2 * CHUNK_NNZ, _CELLS_PER_GROUP * n_groups * size // source.n_cells)
+    # a few blocks at least, so that one is read while another is added
+    return max(CHUNK_NNZ, min(wanted, size // 6, _MOST_VALUES))
+
+
+def _moments(
+    codes: np.ndarray, x: np.ndarray, covariates: Sequence[str], n_groups: int
+) -> dict[str, np.ndarray]:
+    """Gene-free sums of each group: n, Σ x_j, Σ x_j x_k, by their column names."""
+    named = dict(zip(covariates, x, strict=True))
+    moments = {N_CELLS: np.bincount(codes, minlength=n_groups)}
+    for name, values in named.items():
+        moments[moment_name(name)] = sum_by_group(codes, values, n_groups)
+    for j, k in combinations_with_replacement(named, 2):
+        moments[moment_name(j, k)] = sum_by_group(codes, named[j] * named[k], n_groups)
+    return moments
+
+
+def _label(data: Data) -> str:
+    return "AnnData" if isinstance(data, ad.AnnData) else Path(data).name
+
+
+def _record(cells: _Input, identity: dict[str, Any], request: _Request) -> dict[str, Any]:
+    """Say what one input was and how it was read; names of files go without their folders."""
+    in_memory = isinstance(cells.data, ad.AnnData)
+    return {
+        "file": None if in_memory else _label(cells.data),
+        **identity,
+        **({} if request.part.is_whole else _range_record(cells, request)),
+        "flashmm": package_version(),
+        "n_cells": len(cells.kept),
+        "n_cells_left_out": int(np.count_nonzero(~cells.kept)),
+        "n_genes": len(cells.genes),
+        "layer": request.layer,
+        "libsize": "counted" if cells.counted else request.libsize,
+        "missing": request.missing,
+    }
+
+
+def _range_record(cells: _Input, request: _Request) -> dict[str, Any]:
+    """Say which cells were read, and the orders of levels of the whole file that are not sorted.
+
+    A range may lack some of the levels; `merge` then knows their order all the same.
+    """
+    levels = {
+        name: cells.keys[name].cat.categories.tolist() for name in unsorted_columns([cells.keys])
+    }
+    shard = request.part.shard
+    return {
+        "cells": [cells.rows.start, cells.rows.stop],
+        **({} if shard is None else {"shard": list(shard)}),
+        "levels": levels,
+    }
+
+
+def _provenance(request: _Request, records: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "flashmm": package_version(),
+        "options": {
+            "by": list(request.by),
+            "covariates": list(request.covariates),
+            "transform": request.transform,
+        },
+        "inputs": records,
+    }

@@ -1,0 +1,18 @@
+"""The mixed model of related individuals: kinship, its rotation, fits and simulation."""
+
+from flashmm.kinship.data import KinshipFactor, kinship_factor, kinship_root
+from flashmm.kinship.fit import KinshipFit, fit_kinship_lmm
+from flashmm.kinship.rotation import KinshipRotation, rotate_by_kinship
+from flashmm.kinship.simulation import KinshipSimulation, simulate_kinship_traits
+
+__all__ = [
+    "KinshipFactor",
+    "KinshipFit",
+    "KinshipRotation",
+    "KinshipSimulation",
+    "fit_kinship_lmm",
+    "kinship_factor",
+    "kinship_root",
+    "rotate_by_kinship",
+    "simulate_kinship_traits",
+]

@@ -1,0 +1,11 @@
+"""Models with a row per subject: means of groups, and kinship and multi-trait models of them."""
+
+from flashmm.subject_level.means import SubjectMeans, subject_means
+from flashmm.subject_level.models import kinship_by_trait, multitrait_by_gene
+
+__all__ = [
+    "SubjectMeans",
+    "kinship_by_trait",
+    "multitrait_by_gene",
+    "subject_means",
+]

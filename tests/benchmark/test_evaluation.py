@@ -1,0 +1,801 @@
+"""Metrics against closed forms and scikit-learn; invariances, missing tests, agreement of fits."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from sklearn.metrics import auc, roc_auc_score
+
+from flashmm.benchmark.evaluation import (
+    MAX_CURVE_POINTS,
+    average_metrics,
+    compare_fits,
+    contrast_cell_types,
+    control_table,
+    evaluate,
+    fit_frame,
+    pair_fits,
+    power_gains,
+)
+from flashmm.options import FlashmmWarning, InputError
+
+TYPES = ("B cells", "T cells", "CD4, T [naive]")
+CONTRASTS = tuple(f"cell_type[{name}]:condition[T.stim]" for name in TYPES)
+
+
+def table_of(p, contrast=CONTRASTS[0], **columns) -> pd.DataFrame:
+    """Tests of genes g0, g1, ... in one contrast."""
+    genes = [f"g{i}" for i in range(len(p))]
+    return pd.DataFrame({"gene": genes, "contrast": contrast, "p_value": p, **columns})
+
+
+def truth_of(genes, cell_type=TYPES[0]) -> pd.DataFrame:
+    return pd.DataFrame({"gene": list(genes), "cell_type": cell_type, "log_fc": 1.0})
+
+
+def random_tests(seed=0, genes=60, effect=2.5):
+    """Several contrasts with a tenth of the pairs shifted: (table, truth)."""
+    rng = np.random.default_rng(seed)
+    names = [f"g{i}" for i in range(genes)]
+    pairs = [(g, t) for t in TYPES for g in rng.choice(names, genes // 10, replace=False)]
+    truth = pd.DataFrame(pairs, columns=["gene", "cell_type"]).assign(log_fc=1.0)
+    tables = []
+    for contrast, name in zip(CONTRASTS, TYPES, strict=True):
+        true = np.isin(names, truth.gene[truth.cell_type == name])
+        z = rng.standard_normal(genes) + effect * true
+        tables.append(table_of(2 * stats.norm.sf(np.abs(z)), contrast))
+    return pd.concat(tables, ignore_index=True), truth
+
+
+# --- which cell type a contrast tests ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("contrast", "cell_type"),
+    [
+        ("cell_type[B cells]:condition[T.stim]", "B cells"),
+        ("condition[T.stim]:cell_type[B cells]", "B cells"),
+        ("cell_type[T.B cells]:condition[T.stim]", "B cells"),
+        ("C(cell_type)[T.B cells]:condition[T.stim]", "B cells"),
+        ("cell_type[CD4, T [naive]]:condition[T.a] ", "CD4, T [naive]"),
+        ("cell_type[a:b]:condition[T.stim]", "a:b"),
+        ("cell_type[B]:dose[T.2] - cell_type[B]:dose[T.1]", "B"),
+        ("cell_type[A]:dose[T.2] - cell_type[B]:dose[T.2]", None),
+        ("cell_type[B cells]", None),
+        ("my_cell_type[B]:condition[T.stim]", None),
+        ("cell_type[B:condition[T.stim", None),
+        ("log(libsize)", None),
+        ("(Intercept)", None),
+    ],
+)
+def test_cell_type_is_read_from_the_coefficient(contrast, cell_type):
+    assert contrast_cell_types([contrast]) == {contrast: cell_type}
+
+
+def test_known_cell_types_settle_the_mark_of_treatment_coding():
+    contrast = "cell_type[T.cells]:condition[T.stim]"
+    assert contrast_cell_types([contrast], ["T.cells"])[contrast] == "T.cells"
+    assert contrast_cell_types([contrast], ["B"])[contrast] == "cells"
+
+
+def test_contrast_map_comes_first_then_names_of_known_types():
+    types = contrast_cell_types(["B", CONTRASTS[0]], ["B"], contrast_map={CONTRASTS[0]: "other"})
+    assert types == {"B": "B", CONTRASTS[0]: "other"}
+
+
+def test_another_column_can_hold_the_cell_types():
+    contrast = "louvain[3]:condition[T.stim]"
+    assert contrast_cell_types([contrast], cell_type="louvain") == {contrast: "3"}
+
+
+def test_contrast_without_cell_type_is_named_in_an_error():
+    table = table_of([0.1, 0.2], "log(libsize)")
+    with pytest.raises(InputError, match=r"log\(libsize\).*contrast_map"):
+        evaluate(table, truth_of(["g0"]))
+
+
+def test_contrast_without_cell_type_is_fine_when_every_pair_is_null():
+    ev = evaluate(table_of([0.01, 0.2], "treatment"), truth_of([]))
+    assert ev.value("fpr", 0.05) == 0.5
+
+
+def test_contrast_map_gives_the_same_as_a_telling_name():
+    table, truth = random_tests()
+    renamed = table.assign(contrast=table.contrast.map(dict(zip(CONTRASTS, "abc", strict=True))))
+    mapped = evaluate(renamed, truth, contrast_map=dict(zip("abc", TYPES, strict=True)))
+    named = evaluate(table, truth)
+    np.testing.assert_array_equal(mapped.metrics.value, named.metrics.value)
+
+
+# --- closed forms ------------------------------------------------------------------------------
+
+
+def test_false_positive_rate_and_its_error():
+    p = [0.001, 0.04, 0.05, 0.2, 0.3, 0.4, 0.5, 0.6, 1e-9]
+    ev = evaluate(table_of(p), truth_of(["g8"]))
+    row = ev.metrics.query("metric == 'fpr' and level == 0.05 and contrast == 'all'").iloc[0]
+    assert (row.value, row.n) == (3 / 8, 8)
+    # one test per gene: the usual standard error of a proportion, with n − 1
+    assert row.std_error == pytest.approx(np.sqrt(3 / 8 * 5 / 8 / 7))
+
+
+def test_error_does_not_shrink_when_tests_of_a_gene_repeat_each_other():
+    p = np.random.default_rng(1).uniform(size=40)
+    once = evaluate(table_of(p), truth_of([]))
+    thrice = evaluate(pd.concat([table_of(p, c) for c in CONTRASTS]), truth_of([]))
+    rows = [ev.metrics.query("metric == 'fpr' and contrast == 'all'") for ev in (once, thrice)]
+    np.testing.assert_allclose(rows[0].std_error, rows[1].std_error)
+    assert (rows[1].n == 3 * rows[0].n).all()
+
+
+def test_clustered_error_is_the_spread_between_simulations():
+    rng = np.random.default_rng(2)
+    rates, errors = [], []
+    for _ in range(150):
+        shared = rng.standard_normal((80, 1))
+        z = np.sqrt(0.7) * shared + np.sqrt(0.3) * rng.standard_normal((80, 3))
+        p = 2 * stats.norm.sf(np.abs(z))
+        tables = [table_of(p[:, j], c) for j, c in enumerate(CONTRASTS)]
+        ev = evaluate(pd.concat(tables), truth_of([]), levels=[0.2])
+        rates.append(ev.value("fpr", 0.2))
+        errors.append(ev.metrics.query("metric == 'fpr' and contrast == 'all'").std_error.iloc[0])
+    assert np.std(rates) == pytest.approx(np.sqrt(np.mean(np.square(errors))), rel=0.2)
+
+
+def test_fdp_and_tpr_by_hand():
+    # adjusted per contrast as given; DE: g0, g1, g2, g3 of which g3 is missed and g4, g5 are false
+    adjusted = [0.001, 0.02, 0.08, 0.9, 0.03, 0.09, 0.5]
+    ev = evaluate(
+        table_of([0.001, 0.01, 0.02, 0.9, 0.01, 0.03, 0.5], adj_p_value=adjusted),
+        truth_of(["g0", "g1", "g2", "g3"]),
+    )
+    assert ev.value("discoveries", 0.05) == 3
+    assert ev.value("fdp", 0.05) == pytest.approx(1 / 3)
+    assert ev.value("tpr", 0.05) == pytest.approx(2 / 4)
+    assert ev.value("fdp", 0.10) == pytest.approx(2 / 5)
+    assert ev.value("tpr", 0.10) == pytest.approx(3 / 4)
+
+
+def test_local_adjustment_is_per_contrast_and_global_over_all():
+    first, second = table_of([0.001, 0.5]), table_of([0.04, 0.6, 0.7], CONTRASTS[1])
+    ev = evaluate(pd.concat([first, second]), truth_of(["g0"]), fdr=[0.0199, 0.11])
+    p = np.array([0.001, 0.5, 0.04, 0.6, 0.7])
+    together = stats.false_discovery_control(p)
+    assert ev.value("discoveries_global", 0.11) == (together <= 0.11).sum()
+    apart = np.r_[stats.false_discovery_control(p[:2]), stats.false_discovery_control(p[2:])]
+    assert ev.value("discoveries", 0.11) == (apart <= 0.11).sum()
+    assert ev.value("discoveries", 0.0199, contrast=CONTRASTS[0]) == 1
+    assert ev.value("tpr", 0.0199, contrast=CONTRASTS[0]) == 1
+
+
+def test_nothing_found_is_not_a_false_discovery():
+    ev = evaluate(table_of([0.5, 0.6]), truth_of(["g0"]))
+    row = ev.metrics.query("metric == 'fdp' and level == 0.05 and contrast == 'all'").iloc[0]
+    assert (row.value, row.n) == (0, 0)
+    assert np.isnan(row.std_error)
+    assert ev.value("tpr", 0.05) == 0
+
+
+@pytest.mark.parametrize("shift", [0.3, 0.5, 0.8])
+def test_lambda_is_one_for_uniform_and_follows_the_median(shift):
+    p = (np.arange(101) + 0.5) / 101
+    assert evaluate(table_of(p), truth_of([])).value("lambda_gc") == pytest.approx(1)
+    z2 = stats.chi2.isf(p, 1) * (1 + shift)
+    ev = evaluate(table_of(stats.chi2.sf(z2, 1)), truth_of([]))
+    assert ev.value("lambda_gc") == pytest.approx(1 + shift)
+
+
+def test_lambda_error_is_that_of_the_median():
+    rng = np.random.default_rng(3)
+    values = [
+        evaluate(table_of(rng.uniform(size=400)), truth_of([])).metrics.query(
+            "metric == 'lambda_gc'"
+        )
+        for _ in range(120)
+    ]
+    values = pd.concat([v[v.contrast == "all"] for v in values])
+    assert values.value.std() == pytest.approx(values.std_error.iloc[0], rel=0.2)
+
+
+def test_untested_true_pairs_are_counted():
+    truth = pd.concat([truth_of(["g0", "g9"]), truth_of(["g1"], TYPES[1])])
+    with pytest.warns(FlashmmWarning, match="T cells"):
+        ev = evaluate(table_of([0.01, 0.2]), truth)
+    row = ev.metrics.query("metric == 'de_untested'").iloc[0]
+    assert (row.value, row.n) == (2, 3)
+    assert len(ev.notes) == 1
+
+
+def test_two_contrasts_of_one_cell_type_do_not_hide_untested_pairs():
+    contrasts = [f"cell_type[B cells]:dose[T.{d}]" for d in (1, 2)]
+    table = pd.concat([table_of([0.01, 0.2], contrast) for contrast in contrasts])
+    assert evaluate(table, truth_of(["g0", "g9"])).value("de_untested") == 1
+
+
+def test_truth_about_other_genes_is_noticed():
+    with pytest.warns(FlashmmWarning, match="None of the truth's genes"):
+        ev = evaluate(table_of([0.01, 0.2]), truth_of(["x"]))
+    assert ev.value("de_tests") == 0
+
+
+# --- scikit-learn and DeLong as oracles --------------------------------------------------------
+
+
+def test_auc_and_partial_auc_are_scikit_learns():
+    table, truth = random_tests(4)
+    ev = evaluate(table, truth)
+    types = dict(zip(CONTRASTS, TYPES, strict=True))
+    pairs = set(map(tuple, truth[["gene", "cell_type"]].to_numpy()))
+    de = np.array([(g, types[c]) in pairs for g, c in zip(table.gene, table.contrast, strict=True)])
+    score = -table.p_value.to_numpy()
+    assert ev.value("auc") == pytest.approx(roc_auc_score(de, score))
+    assert ev.value("pauc") == pytest.approx(roc_auc_score(de, score, max_fpr=0.05))
+    first = (table.contrast == CONTRASTS[0]).to_numpy()
+    expected = roc_auc_score(de[first], score[first])
+    assert ev.value("auc", contrast=CONTRASTS[0]) == pytest.approx(expected)
+
+
+def test_auc_error_is_delongs_for_independent_tests():
+    rng = np.random.default_rng(5)
+    de = np.arange(50) < 15
+    p = stats.norm.sf(rng.standard_normal(50) + 1.2 * de)
+    ev = evaluate(table_of(p), truth_of(f"g{i}" for i in range(15)))
+    beats = (p[de][:, None] < p[~de]).astype(float)
+    v10, v01 = beats.mean(1), beats.mean(0)
+    area = beats.mean()
+    squares = np.sum(((v10 - area) / 15) ** 2) + np.sum(((v01 - area) / 35) ** 2)
+    row = ev.metrics.query("metric == 'auc' and contrast == 'all'").iloc[0]
+    assert row.value == pytest.approx(area)
+    assert row.std_error == pytest.approx(np.sqrt(50 / 49 * squares))
+
+
+def test_auc_error_is_the_spread_between_simulations():
+    aucs, errors = [], []
+    for seed in range(100):
+        ev = evaluate(*random_tests(seed, genes=50, effect=1.0))
+        row = ev.metrics.query("metric == 'auc' and contrast == 'all'").iloc[0]
+        aucs.append(row.value)
+        errors.append(row.std_error)
+    assert np.std(aucs) == pytest.approx(np.mean(errors), rel=0.25)
+
+
+def test_roc_curve_has_the_area_of_the_auc():
+    table, truth = random_tests(6)
+    ev = evaluate(table, truth)
+    roc = ev.curves["roc"].query("contrast == 'all'")
+    assert auc(roc.fpr, roc.tpr) == pytest.approx(ev.value("auc"))
+    assert (roc.iloc[0].fpr, roc.iloc[0].tpr, roc.iloc[-1].fpr, roc.iloc[-1].tpr) == (0, 0, 1, 1)
+
+
+def test_fdp_curve_passes_through_the_global_operating_point():
+    table, truth = random_tests(7)
+    ev = evaluate(table, truth)
+    curve = ev.curves["fdp_tpr"].query("contrast == 'all'")
+    at = ev.value("discoveries_global", 0.10)
+    threshold = np.log10(np.sort(table.p_value)[int(at) - 1])
+    point = curve[np.isclose(curve.log10_p, threshold)].iloc[0]
+    assert point.fdp == pytest.approx(ev.value("fdp_global", 0.10))
+    assert point.tpr == pytest.approx(ev.value("tpr_global", 0.10))
+
+
+# --- invariances -------------------------------------------------------------------------------
+
+p_values = st.lists(st.floats(1e-12, 1.0), min_size=8, max_size=40)
+
+
+@settings(max_examples=40, deadline=None)
+@given(p_values, st.floats(0.2, 5))
+def test_monotone_transforms_of_p_leave_the_ranking_metrics(p, power):
+    # on a grid, so that distinct values stay distinct after the transform
+    p = np.round(np.array(p), 3) * 0.999 + 5e-4
+    truth = truth_of(f"g{i}" for i in range(0, len(p), 3))
+    one, other = evaluate(table_of(p), truth), evaluate(table_of(p**power), truth)
+    for metric in ("auc", "pauc"):
+        assert one.value(metric) == pytest.approx(other.value(metric), abs=1e-12)
+    pd.testing.assert_frame_equal(one.curves["roc"], other.curves["roc"])
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**31 - 1))
+def test_order_of_rows_does_not_matter(seed):
+    table, truth = random_tests(seed, genes=20)
+    shuffled = table.sample(frac=1, random_state=seed)
+    keys = ["metric", "level", "contrast"]
+    one, other = (evaluate(t, truth).metrics.sort_values(keys) for t in (table, shuffled))
+    np.testing.assert_allclose(one.value, other.value)
+    np.testing.assert_allclose(one.std_error, other.std_error)
+
+
+@settings(max_examples=25, deadline=None)
+@given(p_values)
+def test_rates_lie_between_zero_and_one(p):
+    ev = evaluate(table_of(p), truth_of(f"g{i}" for i in range(0, len(p), 4)))
+    rates = ev.metrics[ev.metrics.metric.str.match("fpr|fdp|tpr|auc|pauc")]
+    assert rates.value.between(0, 1).all()
+    assert (rates.n <= len(p)).all()
+
+
+# --- tests without a p-value -------------------------------------------------------------------
+
+
+def test_missing_tests_are_counted_by_status():
+    status = ["ok", "all_zero", "not_converged", "all_zero", "ok"]
+    p = [0.01, np.nan, np.nan, np.nan, 0.6]
+    ev = evaluate(table_of(p, status=status), truth_of(["g0", "g1"]))
+    assert ev.value("tests") == 5
+    assert ev.value("missing") == 3
+    assert ev.value("missing_all_zero") == 2
+    assert ev.value("missing_not_converged") == 1
+    assert "missing_ok" not in set(ev.metrics.metric)
+    labels = ev.metrics.set_index("metric").label
+    assert "all_zero" in labels["missing_all_zero"].iloc[0]
+
+
+def test_missing_tests_count_against_power_and_not_as_null_rejections():
+    p = [0.001, np.nan, 0.02, np.nan, 0.6]
+    ev = evaluate(table_of(p), truth_of(["g0", "g1"]))
+    assert ev.value("tpr", 0.05) == 0.5
+    assert ev.value("fpr", 0.05) == 0.5
+    fpr = ev.metrics.query("metric == 'fpr' and contrast == 'all'")
+    assert (fpr.n == 2).all()
+    # g1 is ranked last with g3: it loses to two nulls, ties with one
+    assert ev.value("auc") == pytest.approx((1 + (0.5 / 3)) / 2)
+
+
+def test_all_tests_missing_gives_no_number_and_no_error():
+    ev = evaluate(table_of([np.nan, np.nan]), truth_of(["g0"]))
+    assert ev.value("missing") == 2
+    assert np.isnan(ev.value("fpr", 0.05))
+    assert np.isnan(ev.value("lambda_gc"))
+    assert ev.value("auc") == 0.5
+    assert ev.curves["qq"].empty
+
+
+def test_log10_p_ranks_what_underflows():
+    p, log10_p = [0.0, 0.0, 0.5], [-400.0, -900.0, np.log10(0.5)]
+    ev = evaluate(table_of(p, log10_p=log10_p), truth_of(["g1"]))
+    assert ev.value("auc") == 1
+    assert evaluate(table_of(p), truth_of(["g1"])).value("auc") == 0.75
+    assert ev.curves["qq"].observed.max() == 400
+
+
+# --- without a truth, in strata ----------------------------------------------------------------
+
+
+def test_unknown_truth_says_nothing_about_errors():
+    table, _ = random_tests()
+    ev = evaluate(table)
+    assert not set(ev.metrics.metric) & {"fpr", "fdp", "tpr", "auc", "pauc", "de_tests"}
+    assert set(ev.curves) == {"qq", "p_histogram"}
+    assert ev.value("lambda_gc") > 0
+    assert ev.curves["p_histogram"].query("contrast == 'all'").n.sum() == len(table)
+
+
+def test_null_truth_has_no_power_to_speak_of():
+    ev = evaluate(table_of(np.linspace(0.01, 1, 50)), truth_of([]))
+    assert np.isnan(ev.value("tpr", 0.05))
+    assert np.isnan(ev.value("auc"))
+    assert "roc" not in ev.curves
+
+
+def test_strata_split_the_tests():
+    table, truth = random_tests(8)
+    table["expression"] = np.where(table.gene.str[-1].isin(list("01234")), "low", "high")
+    ev = evaluate(table, truth, group="expression")
+    counts = ev.metrics.query("metric == 'tests' and contrast == 'all'").set_index("group").value
+    assert counts["all"] == counts["low"] + counts["high"] == len(table)
+    plain = evaluate(table, truth).metrics
+    whole = ev.metrics[ev.metrics.group == "all"].drop(columns="group").reset_index(drop=True)
+    pd.testing.assert_frame_equal(whole, plain)
+    low = evaluate(table[table.expression == "low"], truth)
+    rows = ev.metrics.query("group == 'low' and metric == 'fpr' and contrast == 'all'")
+    assert list(rows.value) == [low.value("fpr", level) for level in (0.05, 0.01, 0.001)]
+    assert ev.value("tests") == len(table)
+
+
+# --- shape of the result -----------------------------------------------------------------------
+
+
+def test_metrics_are_tidy():
+    ev = evaluate(*random_tests())
+    assert list(ev.metrics) == [
+        "metric", "level", "value", "std_error", "n", "contrast", "maximise", "label",
+    ]  # fmt: skip
+    assert set(ev.metrics.contrast) == {"all", *CONTRASTS}
+    assert not ev.metrics.duplicated(["metric", "level", "contrast"]).any()
+    directions = ev.metrics.drop_duplicates("metric").set_index("metric").maximise
+    assert directions["auc"] is True
+    assert directions["fdp"] is False
+    assert directions["fpr"] is None
+    assert ev.metrics.query("metric == 'fdp' and level == 0.05").label.iloc[0].count("5%") == 1
+
+
+def test_value_names_what_is_not_there():
+    ev = evaluate(*random_tests())
+    with pytest.raises(KeyError, match="power"):
+        ev.value("power")
+    with pytest.raises(KeyError, match="3 rows"):
+        ev.value("fpr")
+
+
+def test_qq_expects_the_order_statistics_of_uniform_p_values():
+    p = np.random.default_rng(9).uniform(size=5000)
+    qq = evaluate(table_of(p), truth_of([])).curves["qq"].query("contrast == 'all'")
+    assert len(qq) <= MAX_CURVE_POINTS
+    np.testing.assert_allclose(qq.expected.iloc[:3], -np.log10(np.arange(1, 4) / 5001))
+    np.testing.assert_allclose(qq.observed.iloc[:50], -np.log10(np.sort(p)[:50]))
+    assert (qq.lower < qq.expected).all() and (qq.expected < qq.upper).all()
+
+
+def test_qq_band_covers_each_order_statistic_in_95_of_100_simulations():
+    rng = np.random.default_rng(13)
+    inside = []
+    for _ in range(60):
+        qq = evaluate(table_of(rng.uniform(size=200)), truth_of([])).curves["qq"]
+        inside.append(qq.observed.between(qq.lower, qq.upper).mean())
+    assert np.mean(inside) == pytest.approx(0.95, abs=3 * np.std(inside) / np.sqrt(60))
+
+
+def test_histogram_is_a_density():
+    p = np.random.default_rng(10).beta(0.5, 1, size=1000)
+    histogram = evaluate(table_of(p), truth_of([])).curves["p_histogram"].query("contrast == 'all'")
+    assert (histogram.density * (histogram.right - histogram.left)).sum() == pytest.approx(1)
+    assert histogram.density.iloc[0] > 2
+
+
+def test_curves_are_thinned_but_keep_their_ends():
+    rng = np.random.default_rng(11)
+    p = rng.uniform(size=20_000)
+    ev = evaluate(table_of(p), truth_of(f"g{i}" for i in range(0, 20_000, 2)))
+    for name in ("qq", "roc", "fdp_tpr"):
+        curve = ev.curves[name].query("contrast == 'all'")
+        assert 500 < len(curve) <= MAX_CURVE_POINTS
+    assert curve.tpr.iloc[-1] == 1
+    assert curve.fdp.iloc[-1] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.drop(columns="p_value"), "p_value"),
+        (lambda t: pd.concat([t, t.iloc[:1]]), "repeat a pair"),
+        (lambda t: t.assign(p_value=[-0.1, 0.2]), r"outside \[0, 1\]"),
+    ],
+)
+def test_bad_tables_are_refused(change, message):
+    with pytest.raises(InputError, match=message):
+        evaluate(change(table_of([0.1, 0.2])), truth_of(["g0"]))
+
+
+def test_bad_truth_and_levels_are_refused():
+    table = table_of([0.1, 0.2])
+    with pytest.raises(InputError, match="truth: columns"):
+        evaluate(table, pd.DataFrame({"gene": ["g0"]}))
+    with pytest.raises(InputError, match="truth: 1 rows repeat"):
+        evaluate(table, truth_of(["g0", "g0"]))
+    with pytest.raises(InputError, match="levels"):
+        evaluate(table, truth_of([]), levels=[5])
+    with pytest.raises(InputError, match="expression"):
+        evaluate(table, truth_of([]), group="expression")
+
+
+# --- calibration and controls ------------------------------------------------------------------
+
+
+def test_uniform_p_values_are_rejected_at_the_nominal_rate():
+    p = np.random.default_rng(12).uniform(size=20_000)
+    ev = evaluate(table_of(p), truth_of([]))
+    for level in (0.05, 0.01, 0.001):
+        rows = ev.metrics.query("metric == 'fpr' and contrast == 'all'").set_index("level")
+        assert abs(rows.value[level] - level) < 4 * rows.std_error[level]
+
+
+def test_controls_score_one_and_a_half():
+    _, truth = random_tests(genes=400)
+    genes = [f"g{i}" for i in range(400)]
+    known = evaluate(control_table(truth, genes, CONTRASTS, "truth", seed=1), truth)
+    guess = evaluate(control_table(truth, genes, CONTRASTS, "random", seed=1), truth)
+    assert known.value("auc") == known.value("pauc") == known.value("tpr", 0.05) == 1
+    assert known.value("fpr", 0.05) == pytest.approx(0.05, abs=0.025)
+    assert known.value("fdp", 0.10) < 0.2
+    error = guess.metrics.query("metric == 'auc' and contrast == 'all'").std_error.iloc[0]
+    assert abs(guess.value("auc") - 0.5) < 4 * error
+    assert guess.value("tpr", 0.05) < 0.1
+
+
+def test_controls_are_tidy_seeded_and_consistent():
+    _, truth = random_tests()
+    genes = [f"g{i}" for i in range(60)]
+    make = [control_table(truth, genes, CONTRASTS, "truth", seed) for seed in (1, 1, 2)]
+    pd.testing.assert_frame_equal(make[0], make[1])
+    assert not make[0].p_value.equals(make[2].p_value)
+    assert list(make[0]) == [
+        "gene", "contrast", "estimate", "std_error", "statistic", "df", "p_value", "log10_p",
+        "adj_p_value", "status",
+    ]  # fmt: skip
+    np.testing.assert_allclose(make[0].statistic, make[0].estimate / make[0].std_error)
+    np.testing.assert_allclose(10 ** make[0].log10_p, make[0].p_value, rtol=1e-9)
+
+
+def test_control_takes_a_map_and_refuses_other_kinds():
+    mapped = control_table(truth_of(["g0"]), ["g0", "g1"], {"effect": TYPES[0]}, "truth")
+    assert mapped.set_index("gene").p_value["g0"] < 1e-100
+    with pytest.raises(InputError, match="oracle"):
+        control_table(truth_of([]), ["g0"], CONTRASTS, "oracle")
+    with pytest.raises(InputError, match="'effect'"):
+        control_table(truth_of(["g0"]), ["g0"], ["effect"])
+    null = control_table(truth_of([]), ["g0", "g1"], ["effect"])
+    assert null.p_value.between(0.001, 1).all()
+
+
+# --- averages over replicates ------------------------------------------------------------------
+
+
+def test_average_over_replicates():
+    parts = []
+    for replicate in range(4):
+        metrics = evaluate(*random_tests(replicate)).metrics
+        parts += [metrics.assign(method=m, replicate=replicate) for m in ("a", "b")]
+    together = pd.concat(parts)
+    mean = average_metrics(together, ["method"])
+    rows = together.query("method == 'a' and metric == 'auc' and contrast == 'all'").value
+    row = mean.query("method == 'a' and metric == 'auc' and contrast == 'all'").iloc[0]
+    assert row.value == pytest.approx(rows.mean())
+    assert row.std_error == pytest.approx(rows.std() / 2)
+    assert row.replicates == 4
+    assert row.maximise is True
+    assert (mean.query("metric == 'fpr' and contrast == 'all'").n > 400).all()
+    assert len(mean) == 2 * len(metrics)
+
+
+def test_average_of_one_replicate_keeps_its_error():
+    metrics = evaluate(*random_tests()).metrics.assign(method="a")
+    mean = average_metrics(metrics, ["method"])
+    np.testing.assert_array_equal(mean.value, metrics.value)
+    np.testing.assert_array_equal(mean.std_error, metrics.std_error)
+
+
+# --- agreement of fits -------------------------------------------------------------------------
+
+
+def fits(loglik=(-10.0, -20.0, -30.0), scale=1.0) -> list[pd.DataFrame]:
+    genes = ["a", "b", "c"]
+    tests = pd.DataFrame(
+        {
+            "gene": genes,
+            "contrast": "x",
+            "estimate": [1.0, 2.0, 3.0],
+            "std_error": np.array([0.1, 0.2, 0.4]) * scale,
+            "p_value": [0.5, 0.01, np.nan],
+        }
+    )
+    theta = {"theta:subject": [0.0, 1.0, 3.0], "theta:residual": [1.0, 1.0, 1.0]}
+    return [tests, pd.DataFrame({"gene": genes, "loglik": loglik, **theta})]
+
+
+def test_a_method_agrees_with_itself():
+    frame = compare_fits(fits(), fits())
+    assert list(frame.quantity) == ["estimate", "std_error", "p_value", "theta", "loglik"]
+    assert (frame["max"] == 0).all() and (frame.scaled_max == 0).all()
+    assert frame.set_index("quantity").ours_higher["loglik"] == 0
+    assert frame.set_index("quantity").neither["p_value"] == 1
+
+
+def test_differences_are_given_in_their_units():
+    ours, reference = fits(), fits(scale=2.0)
+    ours[0]["estimate"] += 0.1
+    ours[1]["theta:subject"] += 0.5
+    frame = compare_fits(ours, reference).set_index("quantity")
+    assert frame.loc["estimate", "max"] == pytest.approx(0.1)
+    assert frame.loc["estimate", "scaled_max"] == pytest.approx(0.1 / 0.2)
+    assert frame.loc["std_error", "scaled_median"] == pytest.approx(0.5)
+    # total variances of the reference are 1, 2 and 4
+    assert frame.loc["theta", "scaled_max"] == pytest.approx(0.5 / 1)
+    assert frame.loc["theta", "n"] == 6
+
+
+def test_higher_likelihoods_are_counted():
+    ours = fits(loglik=(-9.0, -20.0, -30.25))
+    frame = compare_fits(ours, fits()).set_index("quantity")
+    row = frame.loc["loglik"]
+    assert (row.ours_higher, row.reference_higher, row.ours_gain, row.reference_gain) == (
+        1, 1, 1.0, 0.25,
+    )  # fmt: skip
+    assert pd.isna(frame.ours_higher["theta"])
+
+
+def test_genes_without_a_fit_are_counted_not_dropped():
+    reference = fits(loglik=(-10.0, np.nan, -30.0))
+    row = compare_fits(fits(), reference).set_index("quantity").loc["loglik"]
+    assert (row.n, row.ours_only, row.reference_only, row.neither) == (2, 1, 0, 0)
+    assert row.ours_higher == 0
+
+
+def test_coefficients_and_contrasts_of_one_name_are_paired():
+    reference = fits()[0].rename(columns={"contrast": "coefficient"})
+    pairs = pair_fits(fits()[0], reference.iloc[:2])
+    assert set(pairs.gene) == {"a", "b"}
+    assert (pairs.difference.dropna() == 0).all()
+
+
+def test_fits_with_nothing_in_common_are_refused():
+    other = fits()[0].assign(gene=["x", "y", "z"])
+    with pytest.raises(InputError, match="in both"):
+        pair_fits(fits()[0], other)
+    with pytest.raises(InputError, match="none holds"):
+        pair_fits(fits()[0][["gene", "contrast"]], other)
+
+
+def test_fit_frame_names_the_components():
+    fit = SimpleNamespace(
+        genes=pd.Index(["a", "b"]),
+        status=np.array(["ok", "boundary"]),
+        loglik=np.array([1.0, 2.0]),
+        theta=np.array([[0.1, 1.0], [0.0, 2.0]]),
+        components=("subject", "residual"),
+    )
+    frame = fit_frame(fit)
+    assert list(frame) == ["gene", "status", "loglik", "theta:subject", "theta:residual"]
+    assert frame["theta:residual"].tolist() == [1.0, 2.0]
+
+
+# --- coverage and power ------------------------------------------------------------------------
+
+
+def with_intervals(seed=0, genes=300):
+    """Random tests whose intervals are theirs: (table, truth with effects of 2.5)."""
+    table, truth = random_tests(seed, genes)
+    z = -stats.norm.ppf(table["p_value"] / 2)
+    return table.assign(conf_low=z - 1.96, conf_high=z + 1.96), truth.assign(log_fc=2.5)
+
+
+def test_coverage_counts_intervals_that_hold_the_effect():
+    table, truth = with_intervals()
+    evaluation = evaluate(table, truth, same_unit=True)
+    pairs = set(zip(truth["gene"], truth["cell_type"], strict=True))
+    types = contrast_cell_types(table["contrast"].unique(), TYPES)
+    effect = [
+        2.5 * ((gene, types[contrast]) in pairs)
+        for gene, contrast in zip(table["gene"], table["contrast"], strict=True)
+    ]
+    held = (table["conf_low"] <= effect) & (effect <= table["conf_high"])
+    assert evaluation.value("coverage") == pytest.approx(held.mean())
+    null = np.equal(effect, 0)
+    assert evaluation.value("coverage_null") == pytest.approx(held[null].mean())
+    # intervals of the null tests hold zero where the test does not reject
+    fpr = evaluate(table, truth, levels=[2 * stats.norm.sf(1.96)]).value("fpr")
+    assert evaluation.value("coverage_null") == pytest.approx(1 - fpr)
+
+
+def test_coverage_needs_effects_in_the_unit_of_the_estimates():
+    table, truth = with_intervals()
+    assert "coverage" not in set(evaluate(table, truth).metrics["metric"])
+    assert "coverage_null" in set(evaluate(table, truth).metrics["metric"])
+    with pytest.raises(InputError, match="log_fc"):
+        evaluate(table, truth.drop(columns="log_fc"), same_unit=True)
+    missing = table.assign(conf_low=np.where(table.index < 5, np.nan, table["conf_low"]))
+    assert evaluate(missing, truth).metrics.query("metric == 'coverage_null'").n.iloc[0] < len(
+        table
+    )
+
+
+def test_pooled_metrics_are_those_of_all_contrasts():
+    table, truth = with_intervals()
+    full, pooled = evaluate(table, truth), evaluate(table, truth, pooled=True)
+    expected = full.metrics[full.metrics["contrast"] == "all"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(pooled.metrics, expected)
+    assert pooled.curves == {}
+
+
+@pytest.mark.parametrize("digits", [12, 1])
+def test_power_at_a_false_positive_rate_is_the_roc_curve(digits):
+    from sklearn.metrics import roc_curve
+
+    table, truth = random_tests(3, genes=200)
+    table["p_value"] = table["p_value"].round(digits)  # one digit: many ties
+    evaluation = evaluate(table, truth, levels=[0.05, 0.2])
+    types = contrast_cell_types(table["contrast"].unique(), TYPES)
+    pairs = set(zip(truth["gene"], truth["cell_type"], strict=True))
+    de = [(g, types[c]) in pairs for g, c in zip(table["gene"], table["contrast"], strict=True)]
+    fpr, tpr, _ = roc_curve(de, -table["p_value"], drop_intermediate=False)
+    for level in (0.05, 0.2):
+        expected = np.interp(level, fpr, tpr)
+        if digits == 12:  # a step at each null test: the height beside it
+            expected = tpr[fpr <= level + 1e-12].max()
+        assert evaluation.value("power_at_fpr", level) == pytest.approx(expected, abs=0.02)
+        assert evaluation.value("power", level) == pytest.approx(
+            np.mean(table["p_value"][de] <= level)
+        )
+
+
+def bootstrap_over_genes(table, measure, rounds=120):
+    """Standard deviation of a measure when genes are drawn with replacement."""
+    rng, found = np.random.default_rng(1), []
+    parts = dict(list(table.groupby("gene")))
+    names = list(parts)
+    for _ in range(rounds):
+        drawn = rng.choice(len(names), len(names))
+        sample = [parts[names[k]].assign(gene=f"{names[k]}-{i}") for i, k in enumerate(drawn)]
+        found.append(measure(pd.concat(sample, ignore_index=True)))
+    return np.std(found, axis=0, ddof=1)
+
+
+def correlated_tests(seed=0, genes=150):
+    """Tests of a gene share much of their noise; two methods, the second with more noise."""
+    rng = np.random.default_rng(seed)
+    names = [f"g{i}" for i in range(genes)]
+    effect = np.zeros((genes, len(TYPES)))
+    effect[: genes // 3] = 2.0
+    noise = np.sqrt(0.7) * rng.normal(size=(genes, 1)) + np.sqrt(0.3) * rng.normal(
+        size=effect.shape
+    )
+    more = np.sqrt(0.8) * noise + np.sqrt(0.2) * rng.normal(size=effect.shape)
+    tables = []
+    for z in (effect + noise, 0.9 * effect + more):
+        p = 2 * stats.norm.sf(np.abs(z))
+        parts = [
+            pd.DataFrame({"gene": names, "contrast": CONTRASTS[k], "p_value": p[:, k]})
+            for k in range(len(TYPES))
+        ]
+        tables.append(pd.concat(parts, ignore_index=True))
+    return tables
+
+
+def truth_by_name(table):
+    """The first fifty genes of `correlated_tests` in all types, also where drawn again."""
+    names = [g for g in table["gene"].unique() if int(g.split("-")[0][1:]) < 50]
+    return pd.concat([truth_of(names, name) for name in TYPES], ignore_index=True)
+
+
+def test_errors_of_rates_and_powers_are_those_of_a_bootstrap_over_genes():
+    table, _ = correlated_tests()
+    names = [("fpr", 0.1), ("power", 0.05), ("power_at_fpr", 0.1)]
+
+    def measure(sample):
+        found = evaluate(sample, truth_by_name(sample), levels=[0.05, 0.1], pooled=True)
+        return [found.value(*name) for name in names]
+
+    metrics = evaluate(table, truth_by_name(table), levels=[0.05, 0.1], pooled=True).metrics
+    for (metric, level), expected in zip(names, bootstrap_over_genes(table, measure), strict=True):
+        rows = metrics[(metrics["metric"] == metric) & np.isclose(metrics["level"], level)]
+        # 120 rounds know a standard deviation to 6.5 %; the slope of a ROC curve less well
+        assert rows["std_error"].item() == pytest.approx(expected, rel=0.3), metric
+
+
+def test_gains_are_paired():
+    better, other = correlated_tests()
+    truth = truth_by_name(better)
+    gains = power_gains(better, other, truth, levels=[0.05])
+    assert gains["metric"].tolist() == ["power_gain", "power_at_fpr_gain"]
+    mine, theirs = (evaluate(t, truth, levels=[0.05], pooled=True) for t in (better, other))
+    for row in gains.itertuples():
+        metric = row.metric.removesuffix("_gain")
+        difference = mine.value(metric, 0.05) - theirs.value(metric, 0.05)
+        assert row.value == pytest.approx(difference)
+
+    def measure(sample):
+        second = sample.assign(p_value=sample["p_other"])
+        return power_gains(sample, second, truth_by_name(sample), levels=[0.05])["value"].iloc[0]
+
+    both = better.assign(p_other=other["p_value"].to_numpy())
+    assert gains["std_error"].iloc[0] == pytest.approx(bootstrap_over_genes(both, measure), rel=0.2)
+    again = power_gains(better, better, truth, levels=[0.05])
+    assert not again["value"].any() and not again["std_error"].any()
+
+
+def test_gains_are_of_the_tests_that_both_have():
+    better, other = correlated_tests()
+    truth = truth_by_name(better)
+    few = better[better["gene"].isin([f"g{i}" for i in range(0, 150, 3)])]
+    some = other[other["gene"].isin(few["gene"])]
+    pd.testing.assert_frame_equal(power_gains(few, other, truth), power_gains(few, some, truth))
+    with pytest.raises(InputError, match="no pair"):
+        power_gains(few, other.assign(contrast="x"), truth)
+    with pytest.raises(InputError, match="none of its pairs"):
+        power_gains(few, other, truth.iloc[:0])

@@ -1,0 +1,261 @@
+"""The report: one page from the files of a run, and the words and numbers on it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+from flashmm.cells.summary import summarise
+from flashmm.design.from_groups import summary_statistics
+from flashmm.inference.testing import contrast_tests
+from flashmm.io.files import write_fit, write_groups, write_table
+from flashmm.lmm import fit_lmm
+from flashmm.options import InputError
+from flashmm.report import page as blocks
+from flashmm.report import run as report
+from flashmm.storage.provenance import source_digest
+from flashmm.subject_level.heritability import recover_heritability
+from flashmm.subject_level.means import subject_means
+from flashmm.subject_level.models import indicators, kinship_by_trait, multitrait_by_gene
+
+HOSTILE = "</script><img src=x onerror=alert(1)>"
+FIXED = "~ 0 + cell_type + cell_type:condition"
+
+
+def counts(n: int = 240) -> ad.AnnData:
+    """Six subjects, two types, two conditions; one gene with a hostile name, one without counts."""
+    rng = np.random.default_rng(5)
+    obs = pd.DataFrame(
+        {
+            "subject": [f"S{i % 6}" for i in range(n)],
+            "condition": ["ctrl" if i % 6 < 3 else "treated" for i in range(n)],
+            "cell_type": ["a" if (i // 6) % 2 else "b <c>, d+" for i in range(n)],
+        },
+        index=[f"cell{i}" for i in range(n)],
+    )
+    values = rng.poisson(2, size=(n, 40)).astype(np.float32)
+    values[:, 1] = 0
+    genes = pd.DataFrame(index=[HOSTILE, "zero", *(f"gene{i}" for i in range(2, 40))])
+    return ad.AnnData(sparse.csr_matrix(values), obs=obs, var=genes)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> Path:
+    """A report of one method on real counts, made from files."""
+    folder = tmp_path_factory.mktemp("report")
+    by = ["subject", "cell_type", "condition"]
+    groups = summarise(counts(), by)
+    write_groups(groups, folder / "groups.h5ad")
+    fit = fit_lmm(summary_statistics(groups, FIXED, ["subject", "subject:cell_type"]))
+    write_fit(fit, folder / "fit.h5ad", folder / "groups.h5ad")
+    tests = contrast_tests(fit, "condition").to_frame()
+    write_table(tests, folder / "tests.parquet")
+    (folder / "notes.txt").write_text("Something was decided.\n")
+    (folder / "measured.json").write_text(
+        json.dumps({"seconds": 0.5, "genes": 40, "peak_memory_mib": 100.0})
+    )
+    metrics = pd.DataFrame(
+        {"dataset": "mine", "method": "subject", "metric": "lambda_gc", "value": [1.0, 1.5]}
+    ).assign(contrast=list(tests["contrast"].unique()))
+    write_table(metrics, folder / "metrics.parquet")
+    run = {
+        "dataset": "mine",
+        "scenario": "mine",
+        "replicate": None,
+        "counts": ["mine.h5ad"],
+        "method": "subject",
+        "model": {
+            "transform": "log2p1",
+            "formulas": {"fixed": FIXED, "random": ["subject", "subject:cell_type"]},
+            "options": {"method": "REML", "nonnegative": True},
+            "ddf": None,
+        },
+        **{name: str(folder / f"{name}.h5ad") for name in ("groups", "fit")},
+        "tests": str(folder / "tests.parquet"),
+        "notes": str(folder / "notes.txt"),
+        "measured": str(folder / "measured.json"),
+    }
+    config = {"seed": 1, "report": {"title": "A <title>", "top_genes": 30, "fdr": 0.05}}
+    report.write_report(
+        folder / "report.html",
+        folder / "figures",
+        runs=[run],
+        tables={"metrics": str(folder / "metrics.parquet")},
+        scenarios={},
+        config=config,
+    )
+    return folder / "report.html"
+
+
+def test_page_loads_nothing(page):
+    text = page.read_text()
+    assert "default-src 'none'" in text
+    assert not re.search(r'\b(?:src|href)="(?!data:|#)', text)
+    assert "@import" not in text and "url(" not in text
+
+
+def test_names_of_others_are_text_only(page):
+    text = page.read_text()
+    assert "<img src=x" not in text
+    assert "A &lt;title&gt;" in text
+    assert "b &lt;c&gt;, d+" in text
+
+
+def test_table_of_genes_holds_the_top_of_each_contrast(page):
+    payload = re.search(r'<script type="application/json">(.*?)</script>', page.read_text())
+    data = json.loads(payload[1])
+    assert [len(contrast["rows"]) for contrast in data["contrasts"]] == [30, 30]
+    first = data["contrasts"][0]
+    assert first["total"] == 39
+    p = [row[5] for row in first["rows"]]
+    assert p == sorted(p)
+    assert len(first["rows"][0]) == len(data["columns"]) + 1
+    assert any(row[0] == HOSTILE for contrast in data["contrasts"] for row in contrast["rows"])
+
+
+def test_sections_of_an_analysis(page):
+    text = page.read_text()
+    assert re.findall(r'<section id="(\w+)"', text) == [
+        "run",
+        "results",
+        "fits",
+        "performance",
+        "notes",
+        "provenance",
+    ]
+    assert "Something was decided." in text
+    assert "all_zero" in text
+    assert "the value zero, so there is nothing to fit" in text
+
+
+def test_figures_are_kept_as_svg_and_png(page):
+    svg = {path.stem for path in (page.parent / "figures").glob("*.svg")}
+    png = {path.stem for path in (page.parent / "figures").glob("*.png")}
+    assert svg == png and len(svg) == 3
+    assert page.read_text().count("<figure>") == 3
+
+
+def test_provenance_is_kept_beside_the_page(page):
+    said = json.loads((page.parent / "provenance.json").read_text())
+    assert said["source"] == source_digest(presentation=True)
+    assert said["config"]["seed"] == 1
+    assert [len(record["sha256"]) for record in said["inputs"]["mine"]] == [64]
+
+
+def test_a_missing_file_is_named(page):
+    run = report.Run("d", "s", None, [], "m", {}, "nowhere.h5ad", "", "", "", "")
+    inputs = report.Inputs((run,), {}, {}, {}, page.parent)
+    with pytest.raises(InputError, match=r"nowhere\.h5ad"):
+        _ = inputs.groups
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        (np.nan, "–"),
+        (pd.NA, "–"),
+        (True, "yes"),
+        (np.int64(12345), "12,345"),
+        (0.0, "0"),
+        (0.05, "0.05"),
+        (1234.5678, "1,235"),
+        (2.5e-7, "2.50e-07"),
+        ("a", "a"),
+    ],
+)
+def test_cells_of_tables(value, text):
+    assert blocks.cell(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "text"),
+    [
+        (0.05234, 0.00412, "0.0523 ± 0.0041"),
+        (1.2345, 0.2, "1.23 ± 0.20"),
+        (0.5, 0.0, "0.500 ± 0.000"),
+        (0.5, np.nan, "0.5"),
+    ],
+)
+def test_numbers_with_errors(value, error, text):
+    assert blocks.with_error(value, error) == text
+
+
+# --- models between subjects -------------------------------------------------------------------
+
+
+def stored(folder, result, names) -> dict[str, str]:
+    """Tables of a result as files, as the rules write them."""
+    folder.mkdir()
+    for name in names:
+        write_table(getattr(result, name), folder / f"{name}.parquet")
+    (folder / "notes.txt").write_text("".join(f"{text}\n" for text in result.notes))
+    found = {name: str(folder / f"{name}.parquet") for name in names}
+    return found | {"notes": str(folder / "notes.txt")}
+
+
+@pytest.fixture(scope="module")
+def related(tmp_path_factory) -> str:
+    """A page of nothing but models between subjects."""
+    folder = tmp_path_factory.mktemp("related")
+    means = subject_means(summarise(counts(), ["subject", "cell_type", "condition"]))
+    family = pd.Series(list("aabbcc"), index=means.subjects, name="family")
+    kinship = kinship_by_trait(means, indicators(family), "~ condition")
+    genes = ["gene5", "zero", HOSTILE]
+    joint = multitrait_by_gene(means, indicators(family), genes, "~ condition")
+    recovered = recover_heritability(60, 3, (0.0, 1.0), n_markers=80, n_dense=1)
+    names = ("heritability", "tests", "profiles")
+    files = {
+        "kinship": {"mine": stored(folder / "k", kinship, names)},
+        "multitrait": {"mine": stored(folder / "m", joint, ("fits", "effects", "covariances"))},
+        "heritability": {
+            "simulated": stored(
+                folder / "h", recovered, ("estimates", "summary", "dense", "profiles")
+            )
+        },
+    }
+    model = {"covariates": "~ condition", "method": "REML"}
+    config = {
+        "seed": 1,
+        "report": {"title": "Related", "fdr": 0.05},
+        "kinship": model,
+        "multitrait": model | {"column": "family", "rank": 1},
+        "heritability": {"individuals": 60, "markers": 80, "family_size": 5, "traits": 3},
+    }
+    path = folder / "report.html"
+    report.write_report(
+        path, folder / "figures", runs=[], tables={}, scenarios={}, config=config, related=files
+    )
+    return path.read_text()
+
+
+def test_sections_of_models_between_subjects(related):
+    assert re.findall(r'<section id="(\w+)"', related) == [
+        "kinship",
+        "multitrait",
+        "heritability",
+        "fits",
+        "notes",
+        "provenance",
+    ]
+    assert related.count("<figure>") == 6
+    assert HOSTILE not in related
+    assert "simulated/heritability" in related
+
+
+def test_what_a_joint_model_leaves_out_is_said(related):
+    assert "Genes without a fit (1)" in related
+    assert "zero: Trait" in related and "column family" in related
+
+
+def test_recovered_heritabilities_are_shown(related):
+    for title in ("Estimates", "Intervals and tests", "Agreement with a dense optimiser"):
+        assert f"<strong>{title}.</strong>" in related
+    assert "<dd>6</dd>" in related  # simulated traits

@@ -1,0 +1,146 @@
+"""Raw chunks: the same values as h5py gives, whatever the filters, the types and the slices."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from flashmm.storage import chunks
+from flashmm.storage.chunks import GzipReader, gzip_reader, read_ahead
+
+LENGTH = 1003
+STORED = {
+    "gzip": {"compression": "gzip"},
+    "gzip of level 9": {"compression": "gzip", "compression_opts": 9},
+    "shuffle and gzip": {"compression": "gzip", "shuffle": True},
+    "resizable": {"compression": "gzip", "maxshape": (None,)},
+}
+BY_H5PY = {
+    "lzf": {"compression": "lzf"},
+    "shuffle and lzf": {"compression": "lzf", "shuffle": True},
+    "gzip and a checksum": {"compression": "gzip", "fletcher32": True},
+    "gzip of scaled integers": {"compression": "gzip", "scaleoffset": 0},
+    "shuffle alone": {"shuffle": True},
+    "chunks without a filter": {},
+    "one piece": {"chunks": None},
+}
+TYPES = ["<f4", "<f8", "<i4", "<i8", "<u2", "<u1", ">i4", ">f4", "?"]
+RANGES = [(0, LENGTH), (0, 0), (0, 1), (99, 101), (100, 200), (250, 720), (1000, LENGTH)]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[h5py.File]:
+    with h5py.File(tmp_path / "values.h5", "w") as file:
+        yield file
+
+
+def values(kind: str = "<i4") -> np.ndarray:
+    return np.random.default_rng(0).poisson(0.9, LENGTH).astype(kind)
+
+
+def stored(file: h5py.File, how: dict, kind: str = "<i4", name: str = "x") -> h5py.Dataset:
+    return file.create_dataset(name, data=values(kind), **({"chunks": (100,)} | how))
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("how", STORED)
+def test_slices_are_those_of_h5py(how: str, kind: str, file: h5py.File) -> None:
+    dataset = stored(file, STORED[how], kind)
+    reader = gzip_reader(dataset)
+    assert isinstance(reader, GzipReader)
+    for start, stop in RANGES:
+        part = reader.read(start, stop, np.float64)
+        assert part.dtype == np.float64
+        np.testing.assert_array_equal(part, dataset[start:stop].astype(np.float64))
+
+
+@pytest.mark.parametrize("how", BY_H5PY)
+def test_other_filters_are_left_to_h5py(how: str, file: h5py.File) -> None:
+    dataset = stored(file, BY_H5PY[how])
+    assert gzip_reader(dataset) is None
+    for (start, stop), (part,) in read_ahead([dataset], [np.int64], RANGES):
+        np.testing.assert_array_equal(part, values()[start:stop])
+
+
+def test_only_lines_of_stored_chunks_are_read_raw(file: h5py.File) -> None:
+    assert gzip_reader(values()) is None
+    table = file.create_dataset("table", data=np.ones((6, 4)), chunks=(2, 2), compression="gzip")
+    assert gzip_reader(table) is None
+    holes = file.create_dataset("holes", (300,), "<f4", chunks=(100,), compression="gzip")
+    holes[120:130] = 1
+    assert gzip_reader(holes) is None
+    ((_, (part,)),) = read_ahead([holes], [np.float64], [(0, 300)])
+    np.testing.assert_array_equal(part, holes[:])
+
+
+def test_a_chunk_that_skipped_the_filter(file: h5py.File) -> None:
+    dataset = stored(file, STORED["gzip"])
+    dataset.id.write_direct_chunk((200,), np.arange(100, dtype="<i4").tobytes(), filter_mask=1)
+    reader = gzip_reader(dataset)
+    assert reader is not None
+    np.testing.assert_array_equal(reader.read(150, 350, np.int64), dataset[150:350])
+    np.testing.assert_array_equal(reader.read(200, 300, np.int64), np.arange(100))
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff" * 60, zlib.compress(bytes(400))[:-6], zlib.compress(bytes(399))]
+)
+def test_a_damaged_chunk_is_an_error(content: bytes, file: h5py.File) -> None:
+    dataset = stored(file, STORED["gzip"])
+    dataset.id.write_direct_chunk((200,), content)
+    reader = gzip_reader(dataset)
+    assert reader is not None
+    with pytest.raises((OSError, RuntimeError)):
+        reader.read(150, 350, np.int64)
+    with pytest.raises((OSError, RuntimeError)):
+        list(read_ahead([dataset], [np.int64], [(150, 350)]))
+    np.testing.assert_array_equal(reader.read(0, 200, np.int64), values()[:200])
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("how", ["gzip", "one piece"])
+def test_slices_come_in_order_from_any_number_of_threads(
+    threads: int, how: str, file: h5py.File, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunks, "THREADS", threads)
+    arrays = [stored(file, (STORED | BY_H5PY)[how]), stored(file, STORED["gzip"], "<f4", "y")]
+    ranges = [(start, min(start + 7, LENGTH)) for start in range(0, LENGTH, 7)]
+    read = list(read_ahead(arrays, [np.int64, np.float32], ranges))
+    assert [at for at, _ in read] == ranges
+    for column, kind in enumerate([np.int64, np.float32]):
+        parts = [slices[column] for _, slices in read]
+        assert {part.dtype for part in parts} == {np.dtype(kind)}
+        np.testing.assert_array_equal(np.concatenate(parts), values())
+
+
+def test_no_more_than_a_few_slices_are_read_ahead(file: h5py.File) -> None:
+    asked = []
+
+    def ranges() -> Iterator[tuple[int, int]]:
+        for start in range(0, 1000, 100):
+            asked.append(start)
+            yield start, start + 100
+
+    for used, _ in enumerate(read_ahead([stored(file, STORED["gzip"])], [np.int64], ranges())):
+        assert len(asked) <= used + 3
+    assert len(asked) == 10
+
+
+def test_reading_may_stop_early(file: h5py.File) -> None:
+    dataset = stored(file, STORED["gzip"])
+    slices = read_ahead([dataset], [np.int64], [(i, i + 1) for i in range(LENGTH)])
+    next(slices)
+    slices.close()
+    np.testing.assert_array_equal(dataset[:], values())
+
+
+def test_arrays_in_memory_are_sliced_as_they_are() -> None:
+    array = values("<f8")
+    ((at, (part,)),) = read_ahead([array], [np.float64], [(3, 9)])
+    assert at == (3, 9)
+    assert part.base is array
