@@ -25,6 +25,7 @@ ROOMS = (
     ("formulas", "storage"),
     ("cells",),
     ("design",),
+    ("model",),
     ("lmm",),
     ("inference",),
     ("kinship", "multitrait"),

@@ -33,6 +33,7 @@ from flashmm.kernels.search import (
     theta_information,
     theta_score,
 )
+from flashmm.kernels.structure import CovarianceStructure
 from flashmm.kernels.threads import by_parts, in_threads
 
 Array = np.ndarray
@@ -82,6 +83,11 @@ class DenseEngine:
     members: Array
     dof: int
     nonnegative: bool
+
+    @staticmethod
+    def takes(structure: CovarianceStructure) -> bool:
+        """Any components."""
+        return structure.n_components >= 1
 
     @classmethod
     def build(cls, rotation: Rotation, reml: bool, nonnegative: bool) -> DenseEngine:

@@ -39,7 +39,12 @@ from flashmm.kernels.search import (
     theta_information,
     theta_score,
 )
-from flashmm.kernels.structure import Elimination, find_elimination, largest_eigenvalue
+from flashmm.kernels.structure import (
+    CovarianceStructure,
+    Elimination,
+    find_elimination,
+    largest_eigenvalue,
+)
 from flashmm.kernels.threads import by_parts, in_threads
 
 Array = np.ndarray
@@ -144,6 +149,11 @@ class EliminationEngine:
     dof: int
     reml: bool
     nonnegative: bool
+
+    @staticmethod
+    def takes(structure: CovarianceStructure) -> bool:
+        """At least one component is the levels of a factor."""
+        return structure.elimination is not None
 
     @classmethod
     def build(cls, projection: Projection, reml: bool, nonnegative: bool) -> EliminationEngine:

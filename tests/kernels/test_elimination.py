@@ -287,13 +287,13 @@ class TestChoice:
     def test_one_component_of_many_levels(self, monkeypatch):
         stats = statistics(*oracle.problem(0))
         assert isinstance(fm.fit_lmm(stats).model.engine, SpectralEngine)
-        monkeypatch.setattr("flashmm.lmm.MANY_LEVELS", 7)
+        monkeypatch.setattr("flashmm.model.MANY_LEVELS", 7)
         assert isinstance(fm.fit_lmm(stats).model.engine, EliminationEngine)
 
     def test_too_many_columns_beside_what_is_eliminated(self, monkeypatch):
         stats = statistics(*crossed(0))
-        monkeypatch.setattr("flashmm.lmm.MAX_DENSE_COLUMNS", 5)
+        monkeypatch.setattr("flashmm.model.MAX_DENSE_COLUMNS", 5)
         fm.fit_lmm(stats, engine="eliminated")
-        monkeypatch.setattr("flashmm.lmm.MAX_DENSE_COLUMNS", 4)
+        monkeypatch.setattr("flashmm.model.MAX_DENSE_COLUMNS", 4)
         with pytest.raises(fm.DesignError, match="5 columns"):
             fm.fit_lmm(stats, engine="eliminated")
