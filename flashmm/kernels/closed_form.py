@@ -8,8 +8,8 @@ k, l with groups g ∈ k, and s_i = Σ_{g∈i} d_g x_g,
     G_k = U_k'U_k,  H_kl = U_k'D_kl U_l.
 
 One inner component has them as (c, c) matrices, from sums of squares at knots. Several inner
-components, K², have U itself and the sums a_ki = Σ_{g∈i,k} d_g u_g, of which traces and forms are
-products of matrices: tr N H_kl = [k = l] Σ_{g∈k} d_g u_g'N u_g - Σ_i φ_i a_ki'N a_li.
+components have K² of them, so that only forms and traces are made:
+tr N H_kl = [k = l] Σ_{g∈k} d_g u_g'N u_g - Σ_i φ_i Σ_{g∈i,k} Σ_{h∈i,l} d_g d_h u_g'N u_h.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from flashmm.kernels.disjoint_sums import AtGamma, effect_sums, square_sums, trace_sums
 from flashmm.kernels.eliminated_groups import Groups, Weights, total
 
 Array = np.ndarray
@@ -186,132 +187,72 @@ class SeveralInner:
     @cached_property
     def G(self) -> list[Array]:
         """G_k of each component, (genes, c, c)."""
-        parts = [self._U[:, part] for part in self.groups.parts]
-        return [U.swapaxes(1, 2) @ U for U in ([self._outer, *parts] if self._nested else parts)]
+        inner = square_sums(self.groups.layout, self._at, self.s.shape[2])
+        outer = [self._outer.swapaxes(1, 2) @ self._outer] if self.groups.nested else []
+        return [*outer, *np.moveaxis(inner, 1, 0)]
 
     def traces(self, N: Array) -> tuple[Array, Array]:
         """Tr A_kk and ‖A_kl‖² of A_kl = D_kl - U_k N U_l', N symmetric."""
         NG = N[:, None] @ np.stack(self.G, axis=1)
-        norms, squares = self._norms()
-        n, K = NG.shape[:2]
-        twisted = NG.swapaxes(2, 3).reshape(n, K, -1)
-        NGNG = NG.reshape(n, K, -1) @ twisted.swapaxes(1, 2)
-        return norms - np.einsum("gkcc->gk", NG), squares - 2.0 * self._traces_H(N) + NGNG
+        traces, norms, H = trace_sums(self.groups.layout, self._at, np.ascontiguousarray(N))
+        rows = NG.reshape(*NG.shape[:2], -1)
+        columns = NG.swapaxes(2, 3).reshape(rows.shape).swapaxes(1, 2)
+        return traces - np.einsum("gkcc->gk", NG), norms - 2.0 * H + rows @ columns
 
     def quadratics(self, u: Effects) -> Quadratics:
         """Forms of effects."""
-        outer, inner = (np.ascontiguousarray(x.T)[:, :, None] for x in (u.outer, u.inner))
-        sides = [(inner[:, part], self._U[:, part]) for part in self.groups.parts]
-        if self._nested:
-            sides.insert(0, (outer, self._outer))
-        forms = self._forms(outer, inner, outer, inner)[..., 0]
-        K = range(len(sides))
-        return Quadratics(
-            [(x[:, :, 0] ** 2).sum(1) for x, _ in sides],
-            [[forms[:, k, m] for m in K] for k in K],
-            [(x.swapaxes(1, 2) @ U)[:, 0] for x, U in sides],
-        )
+        outer, inner = np.ascontiguousarray(u.outer.T), np.ascontiguousarray(u.inner.T)
+        layout, c = self.groups.layout, self.s.shape[2]
+        squares, forms, images = effect_sums(layout, self._at, outer, inner, c)
+        return Quadratics(list(squares.T), _nested_lists(forms), list(np.moveaxis(images, 1, 0)))
 
     def forms(self, left: Array, right: Array) -> list[list[Array]]:
         """Forms of v'H_kl w of the columns of `left` and `right` (genes, c, C), each (genes, C)."""
-        sides = [(self._outer @ v, self._U @ v) for v in (left, right)]
-        forms = self._forms(*sides[0], *sides[1])
-        K = range(forms.shape[1])
-        return [[forms[:, k, m] for m in K] for k in K]
-
-    @property
-    def _nested(self) -> bool:
-        return self.groups.nested
+        at = self._at
+        d, tau, psi, phi = (x[:, :, None] for x in (at.d, at.tau, at.psi, at.phi))
+        U = d * self.groups.dense_rows
+        if self.groups.nested:
+            U -= d * (phi * self.s)[:, self.groups.parent]
+        a, b = U @ left, U @ right
+        of_a, of_b = (np.moveaxis(self._cells(d * x), 3, 1) for x in (a, b))
+        # D_kl = [k = l] diag(d) - φ d d' by outer levels
+        inner = np.moveaxis(-(of_a * phi[:, None].swapaxes(2, 3)) @ of_b.swapaxes(2, 3), 1, 3)
+        k = np.arange(inner.shape[1])
+        product = d * a * b
+        inner[:, k, k] += np.stack([product[:, part].sum(1) for part in self.groups.parts], axis=1)
+        if not self.groups.nested:
+            return _nested_lists(inner)
+        # D_1k b_k = Σ_{g∈i,k} d_g b_g / ψ_i
+        a, b = self._outer @ left, self._outer @ right
+        row = np.einsum("gic,gcki->gkc", a / psi, of_b)
+        column = np.einsum("gic,gcki->gkc", b / psi, of_a)
+        return _nested_lists(_bordered((tau / psi * a * b).sum(1), row, column, inner))
 
     @cached_property
-    def _U(self) -> Array:
-        """U_k of the inner components, (genes, groups, c)."""
-        rows = self.groups.dense_rows
-        d, (_, _, phi) = self._by_gene
-        if self._nested:
-            rows = rows - (phi * self.s)[:, self.groups.parent]
-        return d * rows
+    def _at(self) -> AtGamma:
+        """The weights, genes first."""
+        w = self.weights
+        return AtGamma(*map(np.ascontiguousarray, (w.d.T, w.tau.T, w.psi.T, w.phi.T, self.s)))
 
     @cached_property
     def _outer(self) -> Array:
         """U_1, (genes, outer levels, c)."""
-        _, (_, psi, _) = self._by_gene
-        return self.s / psi
+        return self.s / self._at.psi[:, :, None]
 
     def _cells(self, values: Array) -> Array:
         """Σ_{g∈i,k} of values (genes, groups, columns), (genes, parts, outer levels, columns)."""
         groups = self.groups
-        n_outer, n_columns = groups.joins.shape[0], values.shape[2]
-        sums = np.zeros((len(values), len(groups.parts), n_outer, n_columns))
-        if self._nested:
+        sums = np.zeros((len(values), len(groups.parts), groups.joins.shape[0], values.shape[2]))
+        if groups.nested:
             first, part, level = groups.cells
-            alone = len(first) == values.shape[1]
-            sums[:, part, level] = values if alone else np.add.reduceat(values, first, axis=1)
+            sums[:, part, level] = np.add.reduceat(values, first, axis=1)
         return sums
 
-    def _by_part(self, values: Array) -> Array:
-        """Σ_{g∈k} of values (genes, groups, columns), (genes, parts, columns)."""
-        return np.stack([values[:, part].sum(1) for part in self.groups.parts], axis=1)
 
-    def _norms(self) -> tuple[Array, Array]:
-        """Traces of D_kk (genes, K), and squared norms of D_kl (genes, K, K)."""
-        d, (tau, psi, phi) = self._by_gene
-        e2, e3 = self._cells(d**2)[..., 0], self._cells(d**3)[..., 0]
-        phi = phi.swapaxes(1, 2)
-        traces = self._by_part(d)[..., 0] - (phi * e2).sum(2)
-        squares = (phi**2 * e2) @ e2.swapaxes(1, 2)
-        _add_diagonal(squares, self._by_part(d**2)[..., 0] - 2.0 * (phi * e3).sum(2))
-        if not self._nested:
-            return traces, squares
-        ratio = tau / psi
-        across = e2 @ (1.0 / psi**2)
-        squares = _bordered((ratio**2).sum(1), across[..., 0], across[..., 0], squares)
-        return np.concatenate([ratio.sum(1), traces], axis=1), squares
-
-    def _traces_H(self, N: Array) -> Array:
-        """Tr N H_kl, (genes, K, K)."""
-        d, (tau, psi, phi) = self._by_gene
-        weighted = d * self._U
-        a = self._cells(weighted)
-        n, K = a.shape[:2]
-        Na = (a @ N[:, None]).reshape(n, K, -1).swapaxes(1, 2)
-        inner = -(phi[:, None] * a).reshape(n, K, -1) @ Na
-        _add_diagonal(
-            inner, self._by_part(((self._U @ N) * weighted).sum(2, keepdims=True))[..., 0]
-        )
-        if not self._nested:
-            return inner
-        top = (((self._outer @ N) * self._outer).sum(2, keepdims=True) * (tau / psi)).sum((1, 2))
-        across = ((self._outer / psi).reshape(n, 1, -1) @ Na)[:, 0]
-        return _bordered(top[:, None], across, across, inner)
-
-    def _forms(self, outer_a: Array, a: Array, outer_b: Array, b: Array) -> Array:
-        """a_k'D_kl b_l of vectors (genes, levels, C), (genes, K, K, C)."""
-        d, (tau, psi, phi) = self._by_gene
-        of_a, of_b = (np.moveaxis(self._cells(d * x), 3, 1) for x in (a, b))
-        inner = np.moveaxis(-(of_a * phi[:, None].swapaxes(2, 3)) @ of_b.swapaxes(2, 3), 1, 3)
-        _add_diagonal(inner, self._by_part(d * a * b))
-        if not self._nested:
-            return inner
-        # D_1k b_k = Σ_{g∈i,k} d_g b_g / ψ_i
-        rows = np.einsum("gic,gcki->gkc", outer_a / psi, of_b)
-        columns = np.einsum("gic,gcki->gkc", outer_b / psi, of_a)
-        return _bordered((tau / psi * outer_a * outer_b).sum(1), rows, columns, inner)
-
-    @cached_property
-    def _by_gene(self) -> tuple[Array, tuple[Array, Array, Array]]:
-        """The weights d (genes, groups, 1), and τ, ψ, φ (genes, outer levels, 1)."""
-        d, tau, psi, phi = (
-            np.ascontiguousarray(x.T)[:, :, None]
-            for x in (self.weights.d, self.weights.tau, self.weights.psi, self.weights.phi)
-        )
-        return d, (tau, psi, phi)
-
-
-def _add_diagonal(squares: Array, values: Array) -> None:
-    """Add values (genes, K, ...) to the diagonals of (genes, K, K, ...)."""
-    k = np.arange(squares.shape[1])
-    squares[:, k, k] += values
+def _nested_lists(forms: Array) -> list[list[Array]]:
+    """Forms (genes, K, K, ...) as lists of lists of (genes, ...)."""
+    K = range(forms.shape[1])
+    return [[forms[:, k, m] for m in K] for k in K]
 
 
 def _bordered(top: Array, row: Array, column: Array, inner: Array) -> Array:

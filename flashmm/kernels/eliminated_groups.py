@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import sparse
 
+from flashmm.kernels.disjoint_sums import Layout
 from flashmm.kernels.engine import each
 from flashmm.kernels.interpolation import cardinal, chebyshev_points
 from flashmm.kernels.structure import Elimination
@@ -167,10 +168,25 @@ class Groups:
     @cached_property
     def cells(self) -> tuple[Array, Array, Array]:
         """First group of each pair of a part and an outer level, its part and its level."""
-        part = np.repeat(np.arange(len(self.parts)), [p.stop - p.start for p in self.parts])
+        part = self.layout.part
         change = (np.diff(part) != 0) | (np.diff(self.parent) != 0)
         first = np.append(0, np.flatnonzero(change) + 1)
         return first, part[first], self.parent[first]
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Where the groups are, for compiled sums."""
+        rows, n_outer = sparse.csr_array(self.rows), self.joins.shape[0]
+        starts = np.searchsorted(np.sort(self.parent), np.arange(n_outer + 1))
+        return Layout(
+            rows.indptr.astype(np.int64),
+            rows.indices.astype(np.int64),
+            rows.data.astype(np.float64),
+            np.repeat(np.arange(len(self.parts)), [p.stop - p.start for p in self.parts]),
+            len(self.parts),
+            starts if n_outer else np.zeros(0, dtype=np.int64),
+            np.argsort(self.parent, kind="stable"),
+        )
 
     def weights(self, inner: Array, outer: Array) -> Weights:
         """W_1 at γ of the inner components (genes, parts) and of the outer one (genes,)."""

@@ -91,6 +91,10 @@ class CovarianceStructure:
         return [slice(end - n, end) for end, n in zip(ends, self.component_sizes, strict=True)]
 
     @cached_property
+    def _diagonal(self) -> Array:
+        return np.asarray(self.ZtZ.diagonal())
+
+    @cached_property
     def _touching(self) -> Array:
         """Whether some cell is in a level of both components, (K, K) bool."""
         member = np.repeat(np.arange(self.n_components), self.component_sizes)
@@ -136,7 +140,7 @@ class CovarianceStructure:
     def _groups(self, inner: list[int]) -> Array:
         """Columns of Z of the levels that hold cells."""
         columns = np.concatenate([np.r_[self.blocks[k]] for k in inner])
-        return columns[self.ZtZ.diagonal()[columns] > 0]
+        return columns[self._diagonal[columns] > 0]
 
     def _eliminated(self, outer: int | None, inner: list[int], parent: Array) -> Elimination:
         """The record of what was found; groups of several parts lie by their outer level."""
@@ -149,12 +153,15 @@ class CovarianceStructure:
         parts = [slice(int(a), int(b)) for a, b in pairwise(ends)]
         taken = {outer, *inner}
         rest = [k for k in range(self.n_components) if k not in taken]
-        sizes = self.ZtZ.diagonal()[columns]
+        sizes = self._diagonal[columns]
         return Elimination(outer, inner, rest, parent, sizes, _as_slice(columns), parts)
 
     def _parent(self, outer: int, groups: Array) -> Array | None:
         """M of Z_1 = Z_2 M, as the outer level of each group; None where it does not hold."""
-        block, sizes = self.blocks[outer], self.ZtZ.diagonal()[groups]
+        block, diagonal = self.blocks[outer], self._diagonal
+        sizes = diagonal[groups]
+        if not np.isclose(diagonal[block].sum(), sizes.sum(), rtol=SAME_SIZE, atol=0):
+            return None
         cross = self.ZtZ[block][:, groups].tocoo()
         if cross.nnz != len(sizes) or len(np.unique(cross.col)) != len(sizes):
             return None
@@ -163,7 +170,7 @@ class CovarianceStructure:
         joined = np.bincount(parent, weights=sizes, minlength=self.component_sizes[outer])
         # ‖Z_1 - Z_2M‖² = 0 where Z_1'Z_2 = M'Z_2'Z_2 and Z_1'Z_1 = M'Z_2'Z_2M
         same = np.allclose(cross.data, sizes[cross.col], rtol=SAME_SIZE, atol=0)
-        same = same and np.allclose(self.ZtZ.diagonal()[block], joined, rtol=SAME_SIZE, atol=0)
+        same = same and np.allclose(diagonal[block], joined, rtol=SAME_SIZE, atol=0)
         return parent if same else None
 
 
