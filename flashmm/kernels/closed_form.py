@@ -195,7 +195,8 @@ class SeveralInner:
         """Tr A_kk and ‖A_kl‖² of A_kl = D_kl - U_k N U_l', N symmetric."""
         NG = N[:, None] @ np.stack(self.G, axis=1)
         traces, norms, H = trace_sums(self.groups.layout, self._at, np.ascontiguousarray(N))
-        rows = NG.reshape(*NG.shape[:2], -1)
+        n, K, c, _ = NG.shape
+        rows = NG.reshape(n, K, c * c)
         columns = NG.swapaxes(2, 3).reshape(rows.shape).swapaxes(1, 2)
         return traces - np.einsum("gkcc->gk", NG), norms - 2.0 * H + rows @ columns
 

@@ -71,13 +71,13 @@ def _row_times(layout: Layout, g: int, vector: Array) -> float:
 
 
 @njit(cache=True, nogil=True)
-def _between_rows(layout: Layout, g: int, h: int, N: Array) -> float:
-    """x_g'N x_h."""
-    total = 0.0
+def _times_row(layout: Layout, g: int, N: Array, product: Array) -> None:
+    """N x_g into `product`."""
+    product[:] = 0.0
     for k in range(layout.first[g], layout.first[g + 1]):
-        row = N[layout.column[k]]
-        total += layout.value[k] * _row_times(layout, h, row)
-    return total
+        value, row = layout.value[k], N[layout.column[k]]
+        for j in range(len(product)):
+            product[j] += value * row[j]
 
 
 @njit(cache=True, nogil=True)
@@ -117,14 +117,15 @@ def trace_sums(layout: Layout, at: AtGamma, N: Array) -> tuple[Array, Array, Arr
     K = layout.n_parts + o
     traces, norms = np.zeros((n_genes, K)), np.zeros((n_genes, K, K))
     H = np.zeros((n_genes, K, K))
-    of_s = np.zeros(n_groups)
+    of_s, of_part, Nx = np.zeros(n_groups), np.zeros(K), np.zeros(N.shape[1])
     for gene in range(n_genes):
         d, n = at.d[gene], N[gene]
         for g in range(n_groups):
             k = layout.part[g] + o
             traces[gene, k] += d[g]
             norms[gene, k, k] += d[g] ** 2
-            H[gene, k, k] += d[g] ** 3 * _between_rows(layout, g, g, n)
+            _times_row(layout, g, n, Nx)
+            H[gene, k, k] += d[g] ** 3 * _row_times(layout, g, Nx)
         for i in range(n_levels):
             tau, psi, phi, s = at.tau[gene, i], at.psi[gene, i], at.phi[gene, i], at.s[gene, i]
             Ns = np.dot(n, s)
@@ -133,23 +134,29 @@ def trace_sums(layout: Layout, at: AtGamma, N: Array) -> tuple[Array, Array, Arr
             norms[gene, 0, 0] += (tau / psi) ** 2
             H[gene, 0, 0] += tau / psi**3 * sNs
             members = layout.of_level[layout.level_first[i] : layout.level_first[i + 1]]
-            for g in members:
-                of_s[g] = _row_times(layout, g, Ns)
-                k, d2 = layout.part[g] + o, d[g] ** 2
+            of_part[:] = 0.0
+            for a in range(len(members)):
+                g = members[a]
+                k, d2, of_s[g] = layout.part[g] + o, d[g] ** 2, _row_times(layout, g, Ns)
                 # D_kk has d - φd² on its diagonal; what φ adds to its square, and to u'Nu
-                traces[gene, k] -= phi * d2
+                of_part[k] += d2
                 norms[gene, k, k] -= 2.0 * phi * d2 * d[g]
                 H[gene, k, k] += d2 * d[g] * phi * (phi * sNs - 2.0 * of_s[g])
-                norms[gene, 0, k] += d2 / psi**2
                 H[gene, 0, k] += d2 / psi**2 * (of_s[g] - phi * sNs)
-            for g in members:
-                for h in members:
-                    k, m = layout.part[g] + o, layout.part[h] + o
-                    product = (d[g] * d[h]) ** 2
-                    uNu = _between_rows(layout, g, h, n)
-                    uNu += phi * (phi * sNs - of_s[g] - of_s[h])
-                    norms[gene, k, m] += phi**2 * product
-                    H[gene, k, m] -= phi * product * uNu
+                _times_row(layout, g, n, Nx)
+                for b in range(a + 1):
+                    h = members[b]
+                    uNu = _row_times(layout, h, Nx) + phi * (phi * sNs - of_s[g] - of_s[h])
+                    value = phi * d2 * d[h] ** 2 * uNu
+                    m = layout.part[h] + o
+                    H[gene, k, m] -= value
+                    if a != b:
+                        H[gene, m, k] -= value
+            for k in range(1, K):
+                traces[gene, k] -= phi * of_part[k]
+                norms[gene, 0, k] += of_part[k] / psi**2
+                for m in range(1, K):
+                    norms[gene, k, m] += phi**2 * of_part[k] * of_part[m]
         if o:
             norms[gene, 1:, 0], H[gene, 1:, 0] = norms[gene, 0, 1:], H[gene, 0, 1:]
     return traces, norms, H

@@ -24,6 +24,8 @@ GRID_POINTS = (40, 8, 5, 4, 3)
 # Decades of γ_k, relative to 1 / (largest eigenvalue of component k), that the start grid spans.
 GRID_DECADES = (-1.5, 4.5)
 MAX_HALVINGS = 40
+# How much lower f must be for another minimum to be preferred.
+LOWER = 1e-7
 # Newton decrement (log-likelihood units) below which steps are taken without looking at f.
 UNSEARCHED = 1e-7
 # Eigenvalue of the Hessian, relative to the expected one, at which a direction counts as flat.
@@ -211,6 +213,40 @@ def minimise(
         gamma[settled] = trial[settled]
         active = active[(halvings[active] < MAX_HALVINGS) & ~np.isin(active, settled)]
     return Optimum(gamma, f, decrement, n_iter)
+
+
+def with_restarts(first: Optimum, run: Callable[[Array], Optimum], raised: float) -> Optimum:
+    """Best of an optimum and of those found from it with one component flipped, per gene.
+
+    With few levels a likelihood may have several maxima, which differ in the components at zero.
+
+    Parameters
+    ----------
+    first : Optimum
+        What was found first.
+    run : callable
+        Minimises from one γ per gene, (genes, K).
+    raised : float
+        What a component at zero starts from, or the largest component if that is larger; others
+        start from zero.
+
+    Returns
+    -------
+    Optimum
+        `n_iter` counts all runs.
+    """
+    best = first
+    for k in range(first.gamma.shape[1]):
+        start = first.gamma.copy()
+        start[:, k] = np.where(start[:, k] == 0, np.maximum(start.max(1), raised), 0.0)
+        other = run(start)
+        lower = other.objective < best.objective - LOWER
+        chosen = (
+            np.where(lower.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+            for a, b in zip(other, best, strict=True)
+        )
+        best = Optimum(*chosen)._replace(n_iter=best.n_iter + other.n_iter)
+    return best
 
 
 def _direction(gamma: Array, d: Derivatives, nonnegative: bool) -> tuple[Array, Array, Array]:

@@ -126,7 +126,7 @@ def test_the_order_of_the_components_does_not_matter():
 def smallest_eliminated(fit):
     """Smallest |a_g| or |ψ_i| of each gene: how close W_1 is to a singular matrix."""
     engine = fit.model.engine
-    weights = engine._weights(fit.theta[:, :-1] / fit.theta[:, -1:])
+    weights = engine.model.weights(fit.theta[:, :-1] / fit.theta[:, -1:])
     a = np.abs(engine.groups.sizes[:, None] / weights.d)
     return np.vstack([a, np.abs(weights.psi)]).min(0)
 
