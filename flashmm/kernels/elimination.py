@@ -42,6 +42,8 @@ Array = np.ndarray
 BLOCK_ELEMENTS = 2**23
 PART_ELEMENTS = 2**17
 PART_LIMITS = (4, 64)
+# Components beside the eliminated ones up to which each has an axis of the start grid.
+FREE_AXES = 4
 # Groups of several inner components up to which more than one start is tried.
 SEARCHED_GROUPS = 128
 # Genes in one product with a matrix that all genes share.
@@ -204,30 +206,37 @@ class EliminationEngine:
     def _start(self, genes: Grouped) -> Array:
         """Lowest point of a polynomial through a grid that genes share, (genes, K).
 
-        Several inner components have one γ on the grid.
+        Several inner components have one axis of the grid, and so have many others.
         """
-        blocks, ZtZ, inner = self.projection.blocks, self.projection.ZtZ, self.elimination.inner
+        blocks, ZtZ = self.projection.blocks, self.projection.ZtZ
         largest = np.array([largest_eigenvalue(ZtZ[block][:, block]) for block in blocks])
-        tied = [k for k in range(len(blocks)) if k not in inner[1:]]
-        axis, of_axis = tied.index(inner[0]), largest[tied]
-        of_axis[axis] = largest[inner].max()
-        axes = chebyshev_axes(of_axis.tolist())
-        points = np.array(list(product(*(a if k != axis else [0.0] for k, a in enumerate(axes)))))
+        of_axis = self._axes()
+        number = next(k for k, tied in enumerate(of_axis) if self.elimination.inner[0] in tied)
+        scale = [float(largest[tied].max()) for tied in of_axis]
+        axes = chebyshev_axes(scale)
+        points = np.array(list(product(*(a if k != number else [0.0] for k, a in enumerate(axes)))))
 
         def spread(gamma: Array) -> Array:
             whole = np.empty((len(gamma), len(blocks)))
-            whole[:, tied] = gamma
-            whole[:, inner] = gamma[:, [axis]]
+            for values, tied in zip(gamma.T, of_axis, strict=True):
+                whole[:, tied] = values[:, None]
             return whole
 
         def at(value: float) -> Array:
             grid = points.copy()
-            grid[:, axis] = value
+            grid[:, number] = value
             return self._on_grid(spread(grid), genes)
 
-        f = np.stack(in_threads(at, list(axes[axis])))
+        f = np.stack(in_threads(at, list(axes[number])))
         f = f.reshape(*(len(axes[0]) for _ in axes), -1)
-        return spread(lowest_point(np.moveaxis(np.moveaxis(f, 0, axis), -1, 0), of_axis.tolist()))
+        return spread(lowest_point(np.moveaxis(np.moveaxis(f, 0, number), -1, 0), scale))
+
+    def _axes(self) -> list[list[int]]:
+        """Components of each axis of the start grid."""
+        found = self.elimination
+        rest = [[k] for k in found.rest] if len(found.rest) <= FREE_AXES else [found.rest]
+        outer = [] if found.outer is None else [[found.outer]]
+        return sorted([*outer, found.inner, *rest])
 
     def _on_grid(self, grid: Array, genes: Grouped) -> Array:
         """Objective of every gene at points that share the inner γ, (points, genes)."""

@@ -11,6 +11,7 @@ and everything about the objective follows from them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,8 @@ Array = np.ndarray
 
 # Points per axis of the shared start grid, by the number of components (the last for all larger K).
 GRID_POINTS = (40, 8, 5, 4, 3)
+# Points of the grid above which it is no product of axes.
+LARGEST_GRID = 4096
 # Decades of γ_k, relative to 1 / (largest eigenvalue of component k), that the start grid spans.
 GRID_DECADES = (-1.5, 4.5)
 MAX_HALVINGS = 40
@@ -131,6 +134,19 @@ def grid_axes(largest: Sequence[float]) -> list[Array]:
     points = GRID_POINTS[min(len(largest), len(GRID_POINTS)) - 1]
     span = np.logspace(*GRID_DECADES, points - 1)
     return [np.append(0.0, span / max(value, 1e-300)) for value in largest]
+
+
+def start_grid(largest: Sequence[float]) -> Array:
+    """Points of the shared grid, (points, K).
+
+    The product of `grid_axes`, or with many components each axis alone and all together.
+    """
+    axes = grid_axes(largest)
+    if len(axes[0]) ** len(axes) <= LARGEST_GRID:
+        return np.array(list(product(*axes)))
+    together = np.column_stack(axes)
+    alone = np.concatenate([np.diag(row) for row in together[1:]])
+    return np.concatenate([together, alone])
 
 
 def given_start(theta: Array, genes: Any, objective: Objective) -> Array:

@@ -95,6 +95,11 @@ class CovarianceStructure:
         return np.asarray(self.ZtZ.diagonal())
 
     @cached_property
+    def _traces(self) -> list[float]:
+        """Trace of each diagonal block."""
+        return [float(self._diagonal[block].sum()) for block in self.blocks]
+
+    @cached_property
     def _touching(self) -> Array:
         """Whether some cell is in a level of both components, (K, K) bool."""
         member = np.repeat(np.arange(self.n_components), self.component_sizes)
@@ -119,7 +124,11 @@ class CovarianceStructure:
             return None
         found = [self._eliminated(None, inner, np.zeros(0, dtype=np.int64)) for inner in sets]
         for outer, inner in product(self.factors, sets):
-            parent = None if outer in inner else self._parent(outer, self._groups(inner))
+            # Z_1'Z_1 and Z_2'Z_2 have one trace
+            total = sum(self._traces[k] for k in inner)
+            if outer in inner or not np.isclose(self._traces[outer], total, rtol=SAME_SIZE, atol=0):
+                continue
+            parent = self._parent(outer, self._groups(inner))
             if parent is not None:
                 found.append(self._eliminated(outer, inner, parent))
         return min(found, key=lambda e: sum(self.component_sizes[k] for k in e.rest))
@@ -160,8 +169,6 @@ class CovarianceStructure:
         """M of Z_1 = Z_2 M, as the outer level of each group; None where it does not hold."""
         block, diagonal = self.blocks[outer], self._diagonal
         sizes = diagonal[groups]
-        if not np.isclose(diagonal[block].sum(), sizes.sum(), rtol=SAME_SIZE, atol=0):
-            return None
         cross = self.ZtZ[block][:, groups].tocoo()
         if cross.nnz != len(sizes) or len(np.unique(cross.col)) != len(sizes):
             return None
