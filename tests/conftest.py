@@ -1,16 +1,7 @@
-"""Fixtures shared by all tests."""
+"""Hooks of all tests; where the numbers are that they compare with says `references`."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from skips import pytest_sessionfinish, pytest_terminal_summary
 
-import pytest
-
-
-@pytest.fixture(scope="session")
-def shared() -> Path:
-    """Folder of real counts and reference outputs beside the project; skips without it."""
-    path = Path(__file__).resolve().parents[2] / "shared"
-    if not (path / "reference").is_dir():
-        pytest.skip("no folder of reference outputs beside the project")
-    return path
+__all__ = ["pytest_sessionfinish", "pytest_terminal_summary"]

@@ -34,9 +34,10 @@ ROOMS = (
     ("plots", "io"),
     ("report",),
     ("compat",),
+    ("workflow",),
 )
 # Who may open files; `simulate` writes in chunks.
-OPENERS = {"storage", "cells", "io", "report", "simulate"}
+OPENERS = {"storage", "cells", "io", "report", "simulate", "workflow"}
 
 
 def conda(path: str) -> list:
@@ -59,6 +60,7 @@ def test_environment_of_the_rules_has_the_dependencies_of_the_package():
 
 def test_dependencies_are_those_that_the_package_imports():
     names = {"sklearn": "scikit-learn", "cycler": "matplotlib"}  # cycler comes with matplotlib
+    extras = {"snakemake", "yaml"}  # of the workflow; yaml comes with snakemake
     found = set()
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -66,7 +68,8 @@ def test_dependencies_are_those_that_the_package_imports():
                 found |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 found.add((node.module or "").split(".")[0])
-    found = {names.get(name, name) for name in found - sys.stdlib_module_names - {"flashmm"}}
+    found -= sys.stdlib_module_names | {"flashmm"} | extras
+    found = {names.get(name, name) for name in found}
     # pandas writes Parquet with pyarrow, AnnData its files with h5py
     declared = {re.split(r"[<>=~]", name)[0] for name in PROJECT["dependencies"]}
     assert found <= declared

@@ -108,7 +108,7 @@ def write_calibration_report(
     blocks.render_page(path, page)
     made = {
         "flashmm": package_version(),
-        "source": source_digest(presentation=True),
+        "source": source_digest(),
         "config": config,
         "scenarios": scenarios,
     }
@@ -324,7 +324,7 @@ def _simulated(
 
 def _provenance(config: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     yield blocks.text(
-        f"flashmm {package_version()}, source {source_digest(presentation=True)}; every random "
+        f"flashmm {package_version()}, source {source_digest()}; every random "
         f"number derives from the seed {config['seed']}, the scenario's name and the replicate."
     )
     yield blocks.details("The config", [json.dumps(config, indent=2, ensure_ascii=False)])

@@ -36,7 +36,7 @@ def render_page(path: str | Path, page: Mapping[str, Any]) -> None:
     )
     made = {
         "version": package_version(),
-        "source": source_digest(presentation=True),
+        "source": source_digest(),
         "made": datetime.now().strftime("%Y-%m-%d %H:%M"),
     }
     with atomic_path(path) as unfinished:

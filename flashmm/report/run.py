@@ -256,7 +256,7 @@ def provenance(inputs: Inputs) -> dict[str, Any]:
     text = json.dumps(inputs.config, sort_keys=True)
     return {
         "flashmm": package_version(),
-        "source": source_digest(presentation=True),
+        "source": source_digest(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: _version(name) for name in PACKAGES},

@@ -15,8 +15,10 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from blood_cells import blood_cells
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from references import real_counts
 from scipy import sparse
 
 from flashmm.cells import summary
@@ -196,9 +198,11 @@ def test_merge_of_any_split_in_any_order_is_the_whole(
         np.testing.assert_allclose(values, whole.gene_sums()[name], rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["kang2", "glioblastoma5"])
-def test_real_counts(name: str, shared: Path) -> None:
-    path = shared / "data" / f"{name}.h5ad"
+@pytest.mark.parametrize(
+    "path", [None, *real_counts("kang2", "glioblastoma5")], ids=lambda path: path and path.stem
+)
+def test_counts_of_an_experiment(path: Path | None, tmp_path: Path) -> None:
+    path = path or stored(blood_cells(), tmp_path / "simulated.h5ad", compression="gzip")
     adata = ad.read_h5ad(path)
     adata.obs["x"] = np.linspace(-1, 1, adata.n_obs)
     groups = summarise(path, BY, "log(libsize)", chunk_nnz=50_000)

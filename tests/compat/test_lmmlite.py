@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from references import DATA
 
 import flashmm as fm
 from flashmm.compat.lmmlite import calcLL, eigen_rotation, fitLMM, getMLsoln
@@ -28,8 +29,8 @@ class Case:
 
 
 @pytest.fixture(scope="module")
-def case(shared):
-    return Case(shared / "reference" / "lmmlite")
+def case():
+    return Case(DATA / "lmmlite")
 
 
 def test_rotation_turns_back(case):

@@ -7,21 +7,23 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from references import DATA
 
 import flashmm as fm
 from flashmm.compat import flashmm_r as r
 
 CASES = ["k1_reml", "k1_ml", "k1_theta0", "k1_gaussian", "k1_zero_gene", "k2_reml", "k2_ml"]
 R_WARNS = {"k1_zero_gene"}
+ROOT = DATA / "flashmm_r"
 
 
 class Case:
     """Inputs and outputs of one call of lmmfit in R."""
 
-    def __init__(self, root, name):
-        self.folder = root / name
+    def __init__(self, name):
+        self.folder = ROOT / name
         self.meta = json.loads((self.folder / "case.json").read_text())
-        inputs = root / (self.meta["inputs_from"] or name)
+        inputs = ROOT / (self.meta["inputs_from"] or name)
         gaussian = (inputs / "Y.csv").exists()
         Y = pd.read_csv(inputs / ("Y.csv" if gaussian else "counts.csv"), index_col=0)
         self.counts, self.Y = Y, Y if gaussian else np.log2(1 + Y)
@@ -45,8 +47,8 @@ class Case:
 
 
 @pytest.fixture(scope="module", params=CASES)
-def case(request, shared):
-    return Case(shared / "reference" / "flashmm_r", request.param)
+def case(request):
+    return Case(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -104,8 +106,8 @@ def test_scores_vanish(case, fit):
     assert np.abs(scaled.to_numpy()).max() < 1e-6
 
 
-def test_formula_interface_equals_matrices(shared):
-    case = Case(shared / "reference" / "flashmm_r", "k2_reml")
+def test_formula_interface_equals_matrices():
+    case = Case("k2_reml")
     arguments = {"method": "REML"}
     by_formula = r.flashmm(
         case.counts,
@@ -122,17 +124,16 @@ def test_formula_interface_equals_matrices(shared):
         )
 
 
-def test_summary_statistics(shared):
-    root = shared / "reference" / "flashmm_r"
-    case = Case(root, "k1_reml")
+def test_summary_statistics():
+    case = Case("k1_reml")
     for blocks in (None, 3):
         ss = r.sslmm(case.X, case.Y, case.Z, nBlocks=blocks)
         for name in ("XX", "XY", "ZX", "ZY", "ZZ"):
-            expected = pd.read_csv(root / "sslmm" / f"{name}.csv", index_col=0)
+            expected = pd.read_csv(ROOT / "sslmm" / f"{name}.csv", index_col=0)
             pd.testing.assert_frame_equal(
                 ss[name], expected, check_names=False, rtol=1e-12, check_dtype=False
             )
-        norm = pd.read_csv(root / "sslmm" / "Ynorm.csv", index_col=0)["Ynorm"]
+        norm = pd.read_csv(ROOT / "sslmm" / "Ynorm.csv", index_col=0)["Ynorm"]
         np.testing.assert_allclose(ss.Ynorm, norm, rtol=1e-12)
         assert ss.n == 400
     from_statistics = r.lmm(summary_stats=ss, d=8)
@@ -141,23 +142,22 @@ def test_summary_statistics(shared):
 
 
 @pytest.mark.parametrize("alternative", ["two.sided", "less", "greater"])
-def test_lmmtest(shared, alternative):
-    root = shared / "reference" / "flashmm_r"
-    case = Case(root, "k1_reml")
+def test_lmmtest(alternative):
+    case = Case("k1_reml")
     fit = r.lmmfit(case.Y, case.X, case.Z, d=8)
-    contrast = pd.read_csv(root / "lmmtest" / "contrast.csv", index_col=0)
+    contrast = pd.read_csv(ROOT / "lmmtest" / "contrast.csv", index_col=0)
     calls = {f"all_{alternative}": {}, f"contrast_{alternative}": {"contrast": contrast}}
     if alternative == "two.sided":
         calls |= {"index_2_5": {"index": [2, 5]}, "index_loglibsize": {"index": "log(libsize)"}}
     for name, arguments in calls.items():
-        expected = pd.read_csv(root / "lmmtest" / f"{name}.csv", index_col=0)
+        expected = pd.read_csv(ROOT / "lmmtest" / f"{name}.csv", index_col=0)
         ours = r.lmmtest(fit, alternative=alternative, **arguments)
         assert list(ours.columns) == list(expected.columns)
         np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-8)
 
 
-def test_contrast_matrix(shared):
-    root = shared / "reference" / "flashmm_r" / "contrast_matrix"
+def test_contrast_matrix():
+    root = ROOT / "contrast_matrix"
     for example in json.loads((root / "case.json").read_text())["examples"]:
         texts, names = example["contrast"], example["contrast_names"]
         contrast = texts if names is None else dict(zip(names, texts, strict=True))
@@ -174,8 +174,8 @@ def test_contrast_matrix(shared):
             assert r.contrast_matrix(contrast, example["model_names"]).to_numpy().any()
 
 
-def test_stopped_after_two_iterations(shared):
-    case = Case(shared / "reference" / "flashmm_r", "k1_maxiter2")
+def test_stopped_after_two_iterations():
+    case = Case("k1_maxiter2")
     fit = r.lmmfit(case.Y, case.X, case.Z, **case.options())
     assert fit.coef.shape == case.table("coef").shape
     assert np.isfinite(fit.coef).all().all()
@@ -187,8 +187,8 @@ class TestWhatStopsInR:
     """Inputs of the case `degenerate`, which end in an error or in noise there."""
 
     @pytest.fixture
-    def inputs(self, shared):
-        case = Case(shared / "reference" / "flashmm_r", "k1_reml")
+    def inputs(self):
+        case = Case("k1_reml")
         return case.Y.iloc[:3].copy(), case.X, case.Z
 
     def theta(self, fit, gene):

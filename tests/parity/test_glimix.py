@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from references import DATA
 
-import flashmm as fm
 from flashmm.compat.glimix import Kron2Sum
+from flashmm.multitrait.fit import covariance_root
 
 EXACT = {"rtol": 1e-8, "atol": 1e-9}
 # C₁ = L₁L₁' + εI there
@@ -41,7 +42,7 @@ class Case:
         model = self.model()
         C0, C1 = self[f"{at}_C0"], self[f"{at}_C1"]
         L1 = np.linalg.cholesky(C1)
-        model._place(fm.multitrait.covariance_root(C0, self.rank), L1)
+        model._place(covariance_root(C0, self.rank), L1)
         model._place(self.L0(at, model._model.gradients(model._state)[0]), L1)
         return model
 
@@ -51,8 +52,8 @@ class Case:
     params=[(1, "ml"), (1, "reml"), (2, "ml"), (2, "reml")],
     ids=lambda pair: f"rank{pair[0]}-{pair[1]}",
 )
-def case(request, shared):
-    return Case(shared / "reference" / "kron2sum" / "problem1", *request.param)
+def case(request):
+    return Case(DATA / "glimix_core", *request.param)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,7 @@ def test_values_and_gradient_before_the_fit(case):
 def test_values_and_scans_at_the_covariances_of_their_fit(case):
     model = case.model()
     C1 = case["fit_C1"]
-    model._place(fm.multitrait.covariance_root(case["fit_C0"], case.rank), np.linalg.cholesky(C1))
+    model._place(covariance_root(case["fit_C0"], case.rank), np.linalg.cholesky(C1))
     np.testing.assert_allclose(model.lml(), case["fit_lml"], **EXACT)
     np.testing.assert_allclose(model.covariance(), case["fit_covariance"], **EXACT)
     scanner = model.get_fast_scanner()

@@ -1,4 +1,7 @@
-"""Parity with lme4 1.1-31, lmerTest 3.1-3 and pbkrtest 0.5.2 on the data sets of lme4."""
+"""Parity with lme4 1.1-31, lmerTest 3.1-3 and pbkrtest 0.5.2.
+
+On simulated data sets, and on those of lme4 where they are beside the project.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,21 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from references import lme4_cases
 
 import flashmm as fm
 
-CASES = ["dyestuff", "dyestuff2", "penicillin", "pastes", "sleepstudy", "cake", "insteval_part"]
+CASES = lme4_cases()
+# covariate of the F test, in data sets that have one
+COVARIATES = {
+    "longitudinal": "day",
+    "random_slope": "day",
+    "partially_crossed": "service",
+    "sleepstudy": "Days",
+    "insteval_part": "service1",
+}
+# the two factors, in data sets with an interaction
+FACTORS = {"split_plot": ("treatment", "time"), "cake": ("recipe", "temperature")}
 
 
 class Case:
@@ -24,7 +38,7 @@ class Case:
         self.fixef = self.read("fixef").set_index("term")
         response = self.meta["formula"].split("~")[0].strip()
         self.groups = list(self.varcomp.index[:-1])
-        blocks = [pd.get_dummies(data[group].astype(str), dtype=float) for group in self.groups]
+        blocks = [self.block(data, group) for group in self.groups]
         self.stats = fm.summary_statistics_from_matrices(
             data[[response]].to_numpy(float),
             X,
@@ -41,6 +55,13 @@ class Case:
         self.fit = fm.fit_lmm(self.stats, method=method)
         self.singular = self.meta[f"singular_{self.method}"]
 
+    def block(self, data, group):
+        """Columns of Z: indicators of the levels, times the covariate where it is a slope."""
+        slopes = self.meta.get("slopes") or {}
+        factor, covariate = slopes.get(group, (group, None))
+        indicators = pd.get_dummies(data[factor].astype(str), dtype=float)
+        return indicators if covariate is None else indicators.mul(data[covariate], axis=0)
+
     def read(self, name):
         return pd.read_csv(self.folder / f"{name}_{self.method}.csv")
 
@@ -48,9 +69,14 @@ class Case:
 @pytest.fixture(
     scope="module", params=[(c, m) for c in CASES for m in ("REML", "ML")], ids="-".join
 )
-def case(request, shared):
+def case(request):
     name, method = request.param
-    return Case(shared / "reference" / "lme4" / name, method)
+    return Case(CASES[name], method)
+
+
+def present(table):
+    """Rows of a table by case, of the data sets that are there."""
+    return [(name, value) for name, value in table.items() if name in CASES]
 
 
 def test_log_likelihood(case):
@@ -102,29 +128,32 @@ def test_blup(case):
 
 
 @pytest.mark.parametrize("ddf", ["satterthwaite", "kenward_roger"])
-def test_joint_test_of_days(shared, ddf):
-    case = Case(shared / "reference" / "lme4" / "sleepstudy", "REML")
+@pytest.mark.parametrize(("name", "covariate"), present(COVARIATES))
+def test_joint_test_of_the_covariate(name, covariate, ddf):
+    case = Case(CASES[name], "REML")
     expected = pd.read_csv(case.folder / f"anova_{ddf}_reml.csv").iloc[0]
-    table = fm.contrast_tests(case.fit, {"Days": "Days"}, ddf=ddf.replace("_", "-"))
+    table = fm.contrast_tests(case.fit, {covariate: covariate}, ddf=ddf.replace("_", "-"))
     assert table.statistic[0, 0] ** 2 == pytest.approx(expected["F value"], rel=1e-5)
     assert table.df[0, 0] == pytest.approx(expected["DenDF"], rel=1e-4)
 
 
 @pytest.mark.parametrize("ddf", ["satterthwaite", "kenward_roger"])
-def test_type_three_tables_of_the_cake(shared, ddf):
+@pytest.mark.parametrize(("name", "factors"), present(FACTORS))
+def test_type_three_tables(name, factors, ddf):
     """Type III: differences of equally weighted cell means, from treatment contrasts."""
-    case = Case(shared / "reference" / "lme4" / "cake", "REML")
+    case = Case(CASES[name], "REML")
     expected = pd.read_csv(case.folder / f"anova_{ddf}_reml.csv").set_index("term")
-    recipes, temperatures = 3, 6
     names = case.stats.coefficients
-    # rows of X of each cell, in the order recipe × temperature
+    # rows of X of each cell, in the order first × second factor
     data, X = pd.read_csv(case.folder / "data.csv"), pd.read_csv(case.folder / "X.csv")
-    cells = X.groupby([data["recipe"], data["temperature"]]).first().to_numpy()
-    cells = cells.reshape(recipes, temperatures, len(names))
-    means = {"recipe": cells.mean(1), "temperature": cells.mean(0)}
+    levels = [data[factor].nunique() for factor in factors]
+    cells = X.groupby([data[factor] for factor in factors]).first().to_numpy()
+    cells = cells.reshape(*levels, len(names))
+    first, second = factors
+    means = {first: cells.mean(1), second: cells.mean(0)}
     joint = {term: (m[1:] - m[0]).T for term, m in means.items()}
     inter = cells - cells[:1] - cells[:, :1] + cells[:1, :1]
-    joint["recipe:temperature"] = inter[1:, 1:].reshape(-1, len(names)).T
+    joint[f"{first}:{second}"] = inter[1:, 1:].reshape(-1, len(names)).T
     table = fm.contrast_tests(case.fit, joint, ddf=ddf.replace("_", "-"))
     np.testing.assert_allclose(table.df_num, expected["NumDF"])
     np.testing.assert_allclose(table.statistic[0], expected["F value"], rtol=1e-5)

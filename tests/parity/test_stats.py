@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from references import DATA
 
 import flashmm as fm
 
@@ -49,8 +50,8 @@ class Reference:
 
 
 @pytest.fixture(scope="module", params=["crossed", "nested", "single"])
-def reference(request, shared):
-    return Reference(shared / "reference" / "stats" / f"{request.param}.json")
+def reference(request):
+    return Reference(DATA / "designs" / f"{request.param}.json")
 
 
 @pytest.fixture(scope="module")

@@ -144,7 +144,7 @@ def test_figures_are_kept_as_svg_and_png(page):
 
 def test_provenance_is_kept_beside_the_page(page):
     said = json.loads((page.parent / "provenance.json").read_text())
-    assert said["source"] == source_digest(presentation=True)
+    assert said["source"] == source_digest()
     assert said["config"]["seed"] == 1
     assert [len(record["sha256"]) for record in said["inputs"]["mine"]] == [64]
 

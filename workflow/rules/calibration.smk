@@ -10,7 +10,7 @@ rule simulate_groups:
     log:
         "logs/calibration/simulate_groups/{scenario}-{replicate}.log",
     wildcard_constraints:
-        scenario=only(GAUSSIAN),
+        scenario=only(PLAN.study.gaussian),
     conda:
         "../envs/flashmm.yaml"
     threads: 1
@@ -18,9 +18,9 @@ rule simulate_groups:
         mem_mb=memory(1500),
         runtime=minutes(10),
     params:
-        spec=lookup(dpath="{scenario}", within=CALIBRATED),
+        spec=lookup(dpath="{scenario}", within=PLAN.study.scenarios),
         seed=scenario_seed,
-        version=VERSION,
+        version=code("simulate_groups"),
     script:
         "../scripts/simulate_groups.py"
 
@@ -34,11 +34,11 @@ use rule simulate as calibration_simulate with:
     log:
         "logs/calibration/simulate/{scenario}-{replicate}.log",
     wildcard_constraints:
-        scenario=only(COUNTED),
+        scenario=only(PLAN.study.counted),
     params:
-        spec=lookup(dpath="{scenario}", within=CALIBRATED),
+        spec=lookup(dpath="{scenario}", within=PLAN.study.scenarios),
         seed=scenario_seed,
-        version=VERSION,
+        version=code("simulate"),
 
 
 use rule summarise as calibration_summarise with:
@@ -49,7 +49,7 @@ use rule summarise as calibration_summarise with:
     log:
         "logs/calibration/summarise/{scenario}-{replicate}.log",
     wildcard_constraints:
-        scenario=only(COUNTED),
+        scenario=only(PLAN.study.counted),
     params:
         shard=None,
         by=config["by"],
@@ -58,7 +58,7 @@ use rule summarise as calibration_summarise with:
         layer=None,
         libsize=config["libsize"],
         missing="error",
-        version=VERSION,
+        version=code("summarise"),
 
 
 rule calibrate:
@@ -77,12 +77,12 @@ rule calibrate:
         mem_mb=memory(1500),
         runtime=minutes(30),
     params:
-        methods=CALIBRATION_METHODS,
-        fixed=fixed_effects,
-        same_unit=lambda wildcards: wildcards.scenario in GAUSSIAN,
-        matching=lambda wildcards: MATCHING[wildcards.scenario],
+        methods=PLAN.study.methods,
+        fixed=lambda wildcards: PLAN.study.fixed_effects(wildcards.scenario),
+        same_unit=lambda wildcards: wildcards.scenario in PLAN.study.gaussian,
+        matching=lambda wildcards: PLAN.study.matching(wildcards.scenario),
         seed=config["seed"],
-        version=VERSION,
+        version=code("calibrate"),
     script:
         "../scripts/calibrate.py"
 
@@ -91,7 +91,7 @@ rule calibration_report:
     input:
         metrics=[
             f"results/calibration/metrics/{scenario}-{replicate}.parquet"
-            for scenario, replicate in calibration_runs()
+            for scenario, replicate in PLAN.study.runs()
         ],
     output:
         html=report(
@@ -112,10 +112,10 @@ rule calibration_report:
         mem_mb=memory(1500),
         runtime=minutes(10),
     params:
-        runs=calibration_runs(),
-        scenarios=CALIBRATED,
-        methods=CALIBRATION_METHODS,
+        runs=PLAN.study.runs(),
+        scenarios=PLAN.study.scenarios,
+        methods=PLAN.study.methods,
         config=config,
-        version=source_digest(presentation=True),
+        version=code("calibration_report"),
     script:
         "../scripts/calibration_report.py"

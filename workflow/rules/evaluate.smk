@@ -1,7 +1,7 @@
 rule evaluate:
     input:
         table="results/tests/{dataset}/{method}.parquet",
-        truth=lambda wildcards: DATASETS[wildcards.dataset]["truth"] or [],
+        truth=lambda wildcards: PLAN.datasets[wildcards.dataset]["truth"] or [],
     output:
         metrics="results/evaluation/{dataset}/{method}/metrics.parquet",
         qq="results/evaluation/{dataset}/{method}/qq.parquet",
@@ -19,7 +19,7 @@ rule evaluate:
     params:
         levels=lookup(dpath="benchmark/levels", within=config, default=[0.05, 0.01, 0.001]),
         fdr=lookup(dpath="benchmark/fdr", within=config, default=[0.05, 0.1]),
-        version=VERSION,
+        version=code("evaluate"),
     script:
         "../scripts/evaluate.py"
 
@@ -44,18 +44,18 @@ rule compare:
         mem_mb=memory(2000),
         runtime=minutes(10),
     params:
-        version=VERSION,
+        version=code("compare"),
     script:
         "../scripts/compare.py"
 
 
 rule collect:
     input:
-        unpack(parts),
+        unpack(lambda wildcards: PLAN.parts()),
     output:
-        parquet=[f"results/evaluation/{table}.parquet" for table in tables()],
+        parquet=list(PLAN.tables().values()),
         tsv=report(
-            [f"results/evaluation/{table}.tsv" for table in tables() if table in FOR_PEOPLE],
+            PLAN.tables_for_people(),
             caption="../report/collected.rst",
             category="Evaluation",
         ),
@@ -68,7 +68,7 @@ rule collect:
         mem_mb=memory(1000),
         runtime=minutes(10),
     params:
-        runs={table: [names_of(*run) for run in runs_with(table)] for table in tables()},
-        version=VERSION,
+        runs=PLAN.collected(),
+        version=code("collect"),
     script:
         "../scripts/collect.py"

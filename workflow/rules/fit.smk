@@ -9,7 +9,7 @@ rule fit:
     benchmark:
         "results/benchmarks/fit/{dataset}/{method}.jsonl"
     wildcard_constraints:
-        dataset=only(DATASETS if config["shards"]["genes"] == 1 else []),
+        dataset=only(PLAN.datasets if config["shards"]["genes"] == 1 else []),
     conda:
         "../envs/flashmm.yaml"
     threads: 1
@@ -21,7 +21,7 @@ rule fit:
         fixed=of_method("formulas/fixed"),
         random=of_method("formulas/random"),
         options=of_method("options"),
-        version=VERSION,
+        version=code("fit"),
     script:
         "../scripts/fit.py"
 
@@ -36,7 +36,7 @@ use rule fit as fit_shard with:
     benchmark:
         "results/benchmarks/fit/{dataset}/{method}/{scatteritem}.jsonl"
     wildcard_constraints:
-        dataset=only(DATASETS if config["shards"]["genes"] > 1 else []),
+        dataset=only(PLAN.datasets if config["shards"]["genes"] > 1 else []),
 
 
 rule join:
@@ -50,7 +50,7 @@ rule join:
     log:
         "logs/join/{dataset}/{method}.log",
     wildcard_constraints:
-        dataset=only(DATASETS if config["shards"]["genes"] > 1 else []),
+        dataset=only(PLAN.datasets if config["shards"]["genes"] > 1 else []),
     conda:
         "../envs/flashmm.yaml"
     threads: 1
@@ -58,6 +58,6 @@ rule join:
         mem_mb=memory(1000, 20),
         runtime=minutes(10, 0.05),
     params:
-        version=VERSION,
+        version=code("join"),
     script:
         "../scripts/join.py"

@@ -26,6 +26,6 @@ rule reference:
         genes=lookup(dpath="benchmark/reference/genes", within=config, default=None),
         optimisers=lookup(dpath="benchmark/reference/optimisers", within=config, default=None),
         seed=config["seed"],
-        version=VERSION,
+        version=code("reference"),
     script:
         "../scripts/reference.py"

@@ -1,6 +1,6 @@
 rule report:
     input:
-        files=report_files(),
+        files=PLAN.report_files(),
     output:
         provenance="results/provenance.json",
         html=report(
@@ -25,12 +25,12 @@ rule report:
         mem_mb=memory(4000),
         runtime=minutes(30),
     params:
-        files=report_files(),
-        runs=REPORTED,
-        tables=TABLES,
-        scenarios=SCENARIOS,
-        related=RELATED,
+        files=PLAN.report_files(),
+        runs=PLAN.report_runs(),
+        tables=PLAN.tables(),
+        scenarios=PLAN.scenarios,
+        related=PLAN.related_results(),
         config=config,
-        version=source_digest(presentation=True),
+        version=code("report"),
     script:
         "../scripts/report.py"

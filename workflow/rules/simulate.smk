@@ -1,6 +1,6 @@
 rule simulate:
     input:
-        unpack(scenario_inputs),
+        unpack(lambda wildcards: PLAN.scenario_inputs(wildcards.scenario)),
     output:
         counts="results/simulations/{scenario}-{replicate}.h5ad",
         truth="results/simulations/{scenario}-{replicate}.truth.tsv",
@@ -13,8 +13,8 @@ rule simulate:
         mem_mb=memory(2000),
         runtime=minutes(60),
     params:
-        spec=lookup(dpath="{scenario}", within=SCENARIOS),
+        spec=lookup(dpath="{scenario}", within=PLAN.scenarios),
         seed=scenario_seed,
-        version=VERSION,
+        version=code("simulate"),
     script:
         "../scripts/simulate.py"

@@ -4,7 +4,7 @@
 rule kinship:
     input:
         groups="results/groups/{dataset}.h5ad",
-        relatedness=relatedness("kinship"),
+        relatedness=PLAN.relatedness("kinship"),
     output:
         heritability="results/kinship/{dataset}/heritability.parquet",
         tests="results/kinship/{dataset}/tests.parquet",
@@ -21,7 +21,7 @@ rule kinship:
     log:
         "logs/kinship/{dataset}.log",
     wildcard_constraints:
-        dataset=only(fitted_to("kinship")),
+        dataset=only(PLAN.fitted_to("kinship")),
     conda:
         "../envs/flashmm.yaml"
     threads: 1
@@ -29,8 +29,8 @@ rule kinship:
         mem_mb=memory(2000, 20),
         runtime=minutes(30, 0.2),
     params:
-        settings=settings_of("kinship"),
-        version=VERSION,
+        settings=PLAN.settings_of("kinship"),
+        version=code("kinship"),
     script:
         "../scripts/kinship.py"
 
@@ -38,8 +38,8 @@ rule kinship:
 rule multitrait:
     input:
         groups="results/groups/{dataset}.h5ad",
-        relatedness=relatedness("multitrait"),
-        tests=significant_tests,
+        relatedness=PLAN.relatedness("multitrait"),
+        tests=lambda wildcards: PLAN.significant_tests(wildcards.dataset),
     output:
         fits="results/multitrait/{dataset}/fits.parquet",
         effects="results/multitrait/{dataset}/effects.parquet",
@@ -56,7 +56,7 @@ rule multitrait:
     log:
         "logs/multitrait/{dataset}.log",
     wildcard_constraints:
-        dataset=only(fitted_to("multitrait")),
+        dataset=only(PLAN.fitted_to("multitrait")),
     conda:
         "../envs/flashmm.yaml"
     threads: 1
@@ -64,8 +64,8 @@ rule multitrait:
         mem_mb=memory(2000, 20),
         runtime=minutes(30, 0.2),
     params:
-        settings=settings_of("multitrait"),
-        version=VERSION,
+        settings=PLAN.settings_of("multitrait"),
+        version=code("multitrait"),
     script:
         "../scripts/multitrait.py"
 
@@ -93,6 +93,6 @@ rule heritability:
     params:
         spec=config.get("heritability"),
         seed=config["seed"],
-        version=VERSION,
+        version=code("heritability"),
     script:
         "../scripts/heritability.py"

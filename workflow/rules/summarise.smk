@@ -6,7 +6,7 @@ rule summarise:
     log:
         "logs/summarise/{dataset}{variant}.log",
     wildcard_constraints:
-        dataset=only(WHOLE),
+        dataset=only(PLAN.whole),
     conda:
         "../envs/flashmm.yaml"
     threads: 1
@@ -18,11 +18,11 @@ rule summarise:
         by=setting("by"),
         covariates=setting("covariates"),
         transform=lambda wildcards: wildcards.variant[1:]
-        or DATASETS[wildcards.dataset]["transform"],
+        or PLAN.datasets[wildcards.dataset]["transform"],
         layer=setting("layer"),
         libsize=setting("libsize"),
         missing=setting("missing"),
-        version=VERSION,
+        version=code("summarise"),
     script:
         "../scripts/summarise.py"
 
@@ -34,7 +34,7 @@ use rule summarise as summarise_shard with:
     log:
         "logs/summarise/{dataset}{variant}/{file}.{scatteritem}.log",
     wildcard_constraints:
-        dataset=only(SPLIT),
+        dataset=only(PLAN.split),
 
 
 rule merge:
@@ -45,7 +45,7 @@ rule merge:
     log:
         "logs/merge/{dataset}{variant}.log",
     wildcard_constraints:
-        dataset=only(SPLIT),
+        dataset=only(PLAN.split),
     conda:
         "../envs/flashmm.yaml"
     threads: 1
@@ -53,6 +53,6 @@ rule merge:
         mem_mb=memory(1000, 10),
         runtime=minutes(10, 0.05),
     params:
-        version=VERSION,
+        version=code("merge"),
     script:
         "../scripts/merge.py"

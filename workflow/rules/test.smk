@@ -23,6 +23,6 @@ rule test:
         contrasts=setting("test"),
         ddf=of_method("ddf"),
         alternative=setting("alternative"),
-        version=VERSION,
+        version=code("test"),
     script:
         "../scripts/test.py"

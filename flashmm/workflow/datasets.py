@@ -1,0 +1,145 @@
+"""Data sets of a run, simulated or given, each with its methods."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flashmm.formulas import read_model
+from flashmm.options import FlashmmError
+from flashmm.workflow.sheets import ConfigError, Record, Schemas, one_of, refuse
+from flashmm.workflow.sources import Sources
+
+# Settings that a data set may have of its own.
+SETTINGS = (
+    *("by", "covariates", "transform", "libsize", "layer", "missing"),
+    *("test", "alternative"),
+)
+FIT_OPTIONS = ("method", "nonnegative", "engine", "max_iter", "tol", "block_size")
+
+
+@dataclass(frozen=True)
+class DatasetReader:
+    """Reads the data sets of a config.
+
+    Attributes
+    ----------
+    config : dict
+        The validated config.
+    schemas : Schemas
+        For methods that a data set has of its own.
+    sources : Sources
+        Where the files lie.
+    methods, scenarios : dict
+        Name to validated record, of the config.
+    """
+
+    config: Record
+    schemas: Schemas
+    sources: Sources
+    methods: dict[str, Record]
+    scenarios: dict[str, Record]
+
+    def all(self) -> dict[str, Record]:
+        """Name -> data set; refused where there is nothing to do, or a name is there twice."""
+        found = [*self._simulated(), *self._analysed()]
+        if not found and not self.config.keys() & {"heritability", "calibration"}:
+            raise ConfigError(
+                "config: nothing to do; give counts (make report COUNTS=path/to/counts.h5ad), "
+                "datasets or a benchmark section"
+            )
+        names = [name for name, _ in found]
+        for name in names:
+            if names.count(name) > 1:
+                raise ConfigError(
+                    f"datasets: {name!r} is also the name of a simulation; choose another one"
+                )
+        return dict(found)
+
+    def _simulated(self) -> Iterator[tuple[str, Record]]:
+        """Yield a data set per scenario and replicate."""
+        section = self.config.get("benchmark", {})
+        for scenario in self.scenarios:
+            for replicate in range(1, section["replicates"] + 1):
+                name = f"{scenario}-{replicate}"
+                compared = replicate <= section["reference"]["replicates"]
+                yield (
+                    name,
+                    self._dataset(
+                        [f"results/simulations/{name}.h5ad"],
+                        {},
+                        "benchmark",
+                        truth=f"results/simulations/{name}.truth.tsv",
+                        scenario=scenario,
+                        replicate=replicate,
+                        compared=section["reference"]["methods"] if compared else [],
+                    ),
+                )
+
+    def _analysed(self) -> Iterator[tuple[str, Record]]:
+        """Yield a data set per entry of `datasets`, or one for `counts`."""
+        for name, given in named_datasets(self.config):
+            counts = [given["counts"]] if isinstance(given["counts"], str) else given["counts"]
+            counts = [path if "://" in path else os.path.expanduser(path) for path in counts]
+            for path in counts:
+                self.sources.require(path, f"datasets: {name}")
+            where = f"datasets: {name}: methods"
+            yield name, self._dataset(counts, given, where, truth=None, scenario=name, compared=[])
+
+    def _dataset(self, counts: list[str], given: Record, where: str, **more: Any) -> Record:
+        """A data set with the settings of its own and, where it has none, those of the config."""
+        settings: Record = {key: given.get(key, self.config[key]) for key in SETTINGS}
+        models = {
+            name: model_of(method, settings["transform"])
+            for name, method in self._methods_of(given, where).items()
+        }
+        return {"counts": counts, **settings, "methods": models, **more}
+
+    def _methods_of(self, given: Mapping[str, Any], where: str) -> dict[str, Record]:
+        """The methods of a data set: all, some of them by name, or its own."""
+        chosen = given.get("methods")
+        if isinstance(chosen, dict):
+            return self.schemas.records(chosen, "methods", where)
+        for name in chosen or []:
+            one_of(name, self.methods, where)
+        return {name: self.methods[name] for name in chosen or self.methods}
+
+
+def named_datasets(config: Record) -> list[tuple[str, Record]]:
+    """Entries of `datasets`, or one for `counts`, named by its first file."""
+    if "counts" not in config:
+        return list(config["datasets"].items())
+    first = config["counts"] if isinstance(config["counts"], str) else config["counts"][0]
+    name = re.sub(r"[^A-Za-z0-9_-]+", "_", Path(first).stem).lstrip("_-") or "counts"
+    return [(name, {"counts": config["counts"]})]
+
+
+def model_of(method: Record, transform: str) -> Record:
+    """What a method does, sorted by the rule that it matters to."""
+    random = terms_of(method.get("random"))
+    try:
+        read_model(method["fixed"], random)
+    except FlashmmError as error:
+        refuse("methods", error)
+    return {
+        "transform": method.get("transform", transform),
+        "formulas": {"fixed": method["fixed"], "random": random},
+        "options": {key: method[key] for key in FIT_OPTIONS if key in method},
+        "ddf": method.get("ddf"),
+    }
+
+
+def terms_of(random: str | list[str] | None) -> list[str] | None:
+    """Random terms of a record; in a sheet they are separated by semicolons."""
+    if isinstance(random, str):
+        return [term.strip() for term in random.split(";")]
+    return random
+
+
+def scenario_files(spec: Record) -> dict[str, str]:
+    """The files that a scenario is drawn from, by what they are."""
+    return {key: spec[key] for key in ("reference", "metadata") if key in spec}

@@ -1,0 +1,273 @@
+"""The plan of a run: what there is to do, and the files that each rule leaves."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+from flashmm.workflow.datasets import DatasetReader, scenario_files
+from flashmm.workflow.sheets import ConfigError, Record, Schemas, one_of
+from flashmm.workflow.sources import Sources
+from flashmm.workflow.study import Study, read_study
+from flashmm.workflow.subject_sections import SECTIONS, SubjectSection
+
+Run = tuple[str, str]
+
+EVALUATED = ("metrics", "qq", "p_histogram", "roc", "fdp_tpr")
+COMPARED = ("agreement", "pairs", "attempts")
+# Tables that are written as text too.
+FOR_PEOPLE = ("metrics", "agreement")
+
+SUBJECT_TABLES = {
+    "kinship": ("heritability", "tests", "profiles"),
+    "multitrait": ("fits", "effects", "covariances"),
+}
+HERITABILITY_TABLES = ("estimates", "summary", "dense", "profiles")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run does.
+
+    Attributes
+    ----------
+    config : dict
+        The validated config.
+    scenarios : dict
+        Name of a simulation to its fields.
+    datasets : dict
+        Name to data set: counts, settings, methods, truth, scenario.
+    subject_models : dict
+        "kinship" and "multitrait" to their settings; None where the config has no such section.
+    study : Study
+        The calibration study; empty where there is none.
+    sources : Sources
+        Where inputs lie.
+    """
+
+    config: Record
+    scenarios: dict[str, Record]
+    datasets: dict[str, Record]
+    subject_models: dict[str, Record | None]
+    study: Study
+    sources: Sources
+
+    @property
+    def runs(self) -> list[Run]:
+        """Data set and method of every run."""
+        return [(name, method) for name in self.datasets for method in self.methods_of(name)]
+
+    def methods_of(self, dataset: str) -> Record:
+        """Name to model, of the methods of a data set."""
+        return dict(self.datasets[dataset]["methods"])
+
+    @property
+    def split(self) -> list[str]:
+        """Data sets whose cells are summarised by several jobs; the others need no merge."""
+        shards = self.config["shards"]["cells"]
+        return [name for name, data in self.datasets.items() if len(data["counts"]) * shards > 1]
+
+    @property
+    def whole(self) -> list[str]:
+        """Data sets that one job summarises."""
+        return [name for name in self.datasets if name not in self.split]
+
+    def targets(self) -> list[str]:
+        """The last files of the run."""
+        main = bool(self.runs) or "heritability" in self.config
+        study = bool(self.study.scenarios)
+        return ["results/report.html"] * main + ["results/calibration/report.html"] * study
+
+    def seed(self, scenario: str, replicate: int) -> list[int]:
+        """Seeds depend neither on which other scenarios there are, nor on their order."""
+        return [self.config["seed"], zlib.crc32(scenario.encode()), replicate]
+
+    def scenario_inputs(self, scenario: str) -> dict[str, Any]:
+        """The files that a simulation is drawn from, by what they are."""
+        files = scenario_files(self.scenarios[scenario])
+        return {key: self.sources.input(path) for key, path in files.items()}
+
+    def groups_of(self, dataset: str, method: str) -> str:
+        """Methods share the groups of a data set; another transform has groups of its own."""
+        data = self.datasets[dataset]
+        transform = data["methods"][method]["transform"]
+        variant = "" if transform == data["transform"] else f".{transform}"
+        return f"results/groups/{dataset}{variant}.h5ad"
+
+    # Tables, each collected over its runs
+
+    def runs_with(self, table: str) -> list[Run]:
+        """The runs that have such a table: all, or those that MixedLM was fitted to."""
+        if table in EVALUATED:
+            return self.runs
+        return [run for run in self.runs if run[1] in self.datasets[run[0]]["compared"]]
+
+    def tables(self) -> dict[str, str]:
+        """The tables of this config and their files."""
+        return {
+            table: f"results/evaluation/{table}.parquet"
+            for table in EVALUATED + COMPARED
+            if self.runs_with(table)
+        }
+
+    def tables_for_people(self) -> list[str]:
+        """The files of the tables that are written as text too."""
+        return [f"results/evaluation/{table}.tsv" for table in self.tables() if table in FOR_PEOPLE]
+
+    def parts(self) -> dict[str, list[str]]:
+        """Table to its parts, one per run."""
+        return {
+            table: [
+                f"results/evaluation/{dataset}/{method}/{table}.parquet"
+                for dataset, method in self.runs_with(table)
+            ]
+            for table in self.tables()
+        }
+
+    def collected(self) -> dict[str, list[Record]]:
+        """Table to the names of its runs, in the order of its parts."""
+        return {
+            table: [self.names_of(*run) for run in self.runs_with(table)] for table in self.tables()
+        }
+
+    def names_of(self, dataset: str, method: str) -> Record:
+        """The columns that tell runs apart in a collected table."""
+        data = self.datasets[dataset]
+        return {
+            "dataset": dataset,
+            "scenario": data["scenario"],
+            "replicate": data.get("replicate", 1),
+            "method": method,
+        }
+
+    # Models between subjects
+
+    def fitted_to(self, section: str) -> list[str]:
+        """The data sets that a model between subjects is fitted to."""
+        model = self.subject_models[section]
+        return model["datasets"] if model else []
+
+    def relatedness(self, section: str) -> Any:
+        """The file that says how subjects are related, where there is one."""
+        model = self.subject_models[section]
+        return self.sources.input(model["file"]) if model and model["file"] else []
+
+    def settings_of(self, section: str) -> Record:
+        """Settings of a model between subjects."""
+        model = self.subject_models[section]
+        return model["settings"] if model else {}
+
+    def significant_tests(self, dataset: str) -> Any:
+        """The tests that genes are chosen by, where they are chosen so."""
+        model = self.subject_models["multitrait"]
+        method = model["significant_in"] if model else None
+        return f"results/tests/{dataset}/{method}.parquet" if method else []
+
+    # The report
+
+    def report_runs(self) -> list[Record]:
+        """What the report shows of each run: its names, its model and its files."""
+        return [self._report_run(*run) for run in self.runs]
+
+    def _report_run(self, dataset: str, method: str) -> Record:
+        data, place = self.datasets[dataset], f"{dataset}/{method}"
+        compared = method in data["compared"]
+        return {
+            "dataset": dataset,
+            "scenario": data["scenario"],
+            "replicate": data.get("replicate"),
+            "counts": data["counts"],
+            "method": method,
+            "model": data["methods"][method],
+            "groups": self.groups_of(dataset, method),
+            "fit": f"results/fit/{place}.h5ad",
+            "tests": f"results/tests/{place}.parquet",
+            "notes": f"results/tests/{place}.notes.txt",
+            "measured": f"results/benchmarks/fit/{place}.json",
+            "reference": f"results/benchmarks/reference/{place}.json" if compared else None,
+        }
+
+    def related_results(self) -> Record:
+        """What the optional models left: section -> data set -> what -> file."""
+        found = {
+            section: {
+                dataset: {name: f"results/{section}/{dataset}/{name}.parquet" for name in tables}
+                | {"notes": f"results/{section}/{dataset}/notes.txt"}
+                for dataset in self.fitted_to(section)
+            }
+            for section, tables in SUBJECT_TABLES.items()
+        }
+        if "heritability" in self.config:
+            files = {name: f"results/heritability/{name}.parquet" for name in HERITABILITY_TABLES}
+            files["notes"] = "results/heritability/notes.txt"
+            found["heritability"] = {"simulated traits": files}
+        return {section: results for section, results in found.items() if results}
+
+    def report_files(self) -> list[str]:
+        """The files of a run that the report opens: results, collected tables, simulations."""
+        related = [
+            path
+            for results in self.related_results().values()
+            for files in results.values()
+            for path in files.values()
+        ]
+        kept = ("groups", "fit", "tests", "notes", "measured", "reference")
+        left = {run[key] for run in self.report_runs() for key in kept if run[key]}
+        simulated = {p for data in self.datasets.values() if data["truth"] for p in data["counts"]}
+        return [*sorted(left), *self.tables().values(), *sorted(simulated), *related]
+
+
+def read_plan(config: Record, schemas: Schemas, sources: Sources | None = None) -> Plan:
+    """Check a config with its sheets, and say what there is to do.
+
+    Parameters
+    ----------
+    config : dict
+        The config; defaults of the schema are written into it.
+    schemas : Schemas
+        Schemas of configs and sheets.
+    sources : Sources, optional
+        Where inputs lie; by default in the working folder.
+
+    Returns
+    -------
+    Plan
+        What the rules ask.
+
+    Raises
+    ------
+    ConfigError
+        What is wrong, and where, in one line.
+    """
+    sources = sources or Sources()
+    schemas.validated(config, "config", "config")
+    has_data = "benchmark" in config or "counts" in config or bool(config["datasets"])
+    methods = schemas.records(config["methods"], "methods", "methods") if has_data else {}
+    scenarios = _scenarios(config, schemas, sources, methods)
+    datasets = DatasetReader(config, schemas, sources, methods, scenarios).all()
+    models = {
+        section: SubjectSection(section, config[section], datasets, sources).model()
+        if section in config
+        else None
+        for section in SECTIONS
+    }
+    return Plan(config, scenarios, datasets, models, read_study(config, schemas), sources)
+
+
+def _scenarios(
+    config: Record, schemas: Schemas, sources: Sources, methods: dict[str, Record]
+) -> dict[str, Record]:
+    """Name -> fields of the simulation; the files that they name must be there."""
+    if "benchmark" not in config:
+        return {}
+    where = "benchmark: scenarios"
+    scenarios = schemas.records(config["benchmark"]["scenarios"], "scenarios", where)
+    for name, spec in scenarios.items():
+        if spec.get("distribution") == "gaussian":
+            raise ConfigError(f"{where}: {name}: 'gaussian' has no cells; put it into calibration")
+        for path in scenario_files(spec).values():
+            sources.require(path, f"{where}: {name}")
+    for name in config["benchmark"]["reference"]["methods"]:
+        one_of(name, methods, "benchmark: reference: methods")
+    return scenarios

@@ -1,0 +1,46 @@
+"""Where inputs of the workflow lie: on this machine or in a storage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from snakemake.exceptions import WorkflowError
+
+from flashmm.workflow.sheets import ConfigError
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Files that a config names.
+
+    Attributes
+    ----------
+    in_storage : bool
+        Whether inputs and outputs lie in a storage instead of the working folder.
+    storage : callable or None
+        An address such as s3://... to what the rules take; None where there is no plugin.
+    """
+
+    in_storage: bool = False
+    storage: Callable[[str], Any] | None = None
+
+    def require(self, path: str, where: str) -> None:
+        """Refuse a local file that is missing; a storage is looked up by its plugin."""
+        if "://" in path:
+            self.input(path, where)
+        elif not self.in_storage and not Path(path).is_file():
+            raise ConfigError(f"{where}: {path}: no such file")
+
+    def input(self, path: str, where: str = "input") -> Any:
+        """The path as an input of a rule: an address belongs to a storage plugin."""
+        if "://" not in path:
+            return path
+        if self.storage is None:
+            raise ConfigError(f"{where}: {path}: there is no storage plugin")
+        try:
+            return self.storage(path)
+        except WorkflowError as error:
+            raise ConfigError(f"{where}: {path}: {error}") from None

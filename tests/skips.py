@@ -1,0 +1,55 @@
+"""Hooks that fail a run of continuous integration in which a test was skipped unexpectedly.
+
+A skipped test looks like a passed one from afar. Where the environment has ``CI=true``, every skip
+that is not of ``ALLOWED`` makes the run fail, and the end of the report names it.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+# names of tests that a platform cannot run, and the reason that they give
+ALLOWED = {
+    "test_memory_does_not_grow_with_the_values": "ru_maxrss in KiB",
+    "test_a_full_disk_is_said_and_leaves_nothing": "has no limits of resources",
+}
+
+
+def on_ci() -> bool:
+    return os.environ.get("CI", "").lower() in {"1", "true"}
+
+
+def unexpected(reporter: pytest.TerminalReporter) -> list[str]:
+    """Skipped tests, or files, that are not allowed to be, with their reasons."""
+    skipped = [(report.nodeid, reason(report)) for report in reporter.stats.get("skipped", [])]
+    # each worker of xdist reports the files that are skipped as a whole
+    return [
+        f"{nodeid}: {why}" for nodeid, why in dict.fromkeys(skipped) if not allowed(nodeid, why)
+    ]
+
+
+def reason(report: pytest.TestReport | pytest.CollectReport) -> str:
+    text = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    return text.removeprefix("Skipped: ")
+
+
+def allowed(nodeid: str, why: str) -> bool:
+    test = nodeid.split("::")[-1].split("[")[0]
+    return ALLOWED.get(test) == why
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Turn success into failure; the workers of xdist have no reporter and leave it."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if on_ci() and reporter and exitstatus == pytest.ExitCode.OK and unexpected(reporter):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    found = unexpected(terminalreporter) if on_ci() else []
+    if found:
+        terminalreporter.section("unexpected skips", red=True)
+        terminalreporter.line("\n".join(found))
