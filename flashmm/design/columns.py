@@ -1,34 +1,26 @@
 """Formulas to designs, on cells or on groups of cells.
 
-The terms that `flashmm.formulas` reads are evaluated on the rows of a table and coded into columns
-by formulaic. The same steps serve a table of cells (`cell_design`) and a table of groups of cells
-(`group_design`). For groups, a factor that varies between the cells of a group is not a value but
-a linear form in the stored covariates, and formulaic sees a column of ones in its place.
+The terms that `flashmm.formulas` reads are evaluated on the rows of a table (`design.rows`) and
+coded into columns by formulaic (`design.coding`). The same steps serve a table of cells
+(`cell_design`) and a table of groups of cells (`group_design`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
 from flashmm.cells.groups import GroupStatistics
-from flashmm.design.rows import Columns, Rows, code_columns, covariate_layers
-from flashmm.formulas import (
-    ALLOWED,
-    CONTRASTS,
-    RandomTerm,
-    read_fixed,
-    read_model,
-)
+from flashmm.design.coding import CodedColumns, coded_columns
+from flashmm.design.records import CellDesign, FixedDesign, GroupDesign, RandomComponent
+from flashmm.design.rows import Rows, layers_of
+from flashmm.formulas import RandomTerm, read_fixed, read_model
 from flashmm.options import DesignError, FormulaError, note
 
 __all__ = [
-    "ALLOWED",
-    "CONTRASTS",
     "CellDesign",
     "FixedDesign",
     "GroupDesign",
@@ -38,100 +30,6 @@ __all__ = [
     "formula_columns",
     "group_design",
 ]
-
-# --------------------------------------------------------------------------------------------
-# Records
-# --------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class RandomComponent:
-    """One random term: a grouping of the cells, with or without a slope.
-
-    Attributes
-    ----------
-    name : str
-        "subject", "subject:cell_type", or "subject|log(libsize)" for a slope.
-    levels : pandas.Index
-        (levels,) "S1", "S1:B cells", in the order of the categories.
-    weights : tuple of (scipy.sparse.csr_array or None)
-        1 + m matrices (rows, levels): Z = Σ_k weights[k] · x_k with x_0 = 1; None where it is zero.
-    columns : tuple of str
-        The grouping columns.
-    """
-
-    name: str
-    levels: pd.Index
-    weights: tuple[sp.csr_array | None, ...]
-    columns: tuple[str, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class GroupDesign:
-    """The design of a model over groups of cells.
-
-    Attributes
-    ----------
-    fixed : numpy.ndarray
-        (1 + m, groups, coefficients): a column of X is Σ_k fixed[k] · x_k, where x_0 = 1 and
-        x_1 .. x_m are the stored covariates.
-    coefficients : tuple of str
-        formulaic's names, such as "cell_type[B cells]:condition[T.stim]".
-    coefficient_columns : tuple of frozenset of str
-        The data columns that each coefficient holds.
-    random : tuple of RandomComponent
-        The random terms.
-    notes : tuple of str
-        What was decided for the user.
-    coefficient_terms : tuple of str
-        The term of the formula that made each coefficient; "1" for the intercept.
-    """
-
-    fixed: np.ndarray
-    coefficients: tuple[str, ...]
-    coefficient_columns: tuple[frozenset[str], ...]
-    random: tuple[RandomComponent, ...]
-    notes: tuple[str, ...] = ()
-    coefficient_terms: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class CellDesign:
-    """The same design, one row per cell.
-
-    Attributes
-    ----------
-    X : pandas.DataFrame
-        (cells, coefficients), columns named by formulaic.
-    Z : scipy.sparse.csr_array
-        (cells, levels of all random terms).
-    component_sizes : tuple of int
-        Levels of each random term.
-    components : tuple of str
-        Names of the random terms.
-    Z_levels : pandas.Index
-        (levels of all random terms,).
-    coefficient_columns : tuple of frozenset of str
-        The data columns that each coefficient holds.
-    notes : tuple of str
-        What was decided for the user.
-    coefficient_terms : tuple of str
-        The term of the formula that made each coefficient; "1" for the intercept.
-    """
-
-    X: pd.DataFrame
-    Z: sp.csr_array
-    component_sizes: tuple[int, ...]
-    components: tuple[str, ...]
-    Z_levels: pd.Index
-    coefficient_columns: tuple[frozenset[str], ...]
-    notes: tuple[str, ...] = ()
-    coefficient_terms: tuple[str, ...] = ()
-
-
-# --------------------------------------------------------------------------------------------
-# Terms and rows -> designs
-# --------------------------------------------------------------------------------------------
 
 
 def _component(
@@ -193,8 +91,8 @@ def _random_components(rows: Rows, terms: Sequence[RandomTerm]) -> tuple[RandomC
     return tuple(components)
 
 
-def _slopes(rows: Rows, term: RandomTerm) -> Columns:
-    slopes = code_columns(rows, term.slopes)
+def _slopes(rows: Rows, term: RandomTerm) -> CodedColumns:
+    slopes = coded_columns(rows, term.slopes)
     if not term.independent and len(slopes.names) > 1:
         raise FormulaError(
             f"random term {term.text!r}: correlated effects {list(slopes.names)} are not fitted; "
@@ -237,7 +135,7 @@ def group_design(
     """
     terms, random_terms = read_model(fixed, random)
     rows = _group_rows(groups)
-    columns = code_columns(rows, terms)
+    columns = coded_columns(rows, terms)
     components = _random_components(rows, random_terms)
     return GroupDesign(
         columns.values,
@@ -255,9 +153,7 @@ def _group_rows(groups: GroupStatistics) -> Rows:
     m = len(groups.covariates)
     moments = [[groups.moment(k, j).sum() for j in range(m + 1)] for k in range(m + 1)]
     cells = groups.moment(0, 0).astype(np.int64)
-    return Rows(
-        groups.obs[names], cells, "groups", covariate_layers(groups.covariates), np.array(moments)
-    )
+    return Rows(groups.obs[names], cells, "groups", layers_of(groups.covariates), np.array(moments))
 
 
 def cell_design(
@@ -284,7 +180,7 @@ def cell_design(
     """
     terms, random_terms = read_model(fixed, random)
     rows = Rows(obs, np.ones(len(obs), dtype=np.int64), "cells")
-    columns = code_columns(rows, terms)
+    columns = coded_columns(rows, terms)
     components = _random_components(rows, random_terms)
     X = pd.DataFrame(columns.values[0], index=obs.index, columns=list(columns.names))
     blocks = [c.weights[0] for c in components if c.weights[0] is not None]
@@ -299,25 +195,6 @@ def cell_design(
         tuple(rows.notes),
         columns.terms,
     )
-
-
-@dataclass(frozen=True, eq=False)
-class FixedDesign:
-    """Fixed effects of a model with one row per subject.
-
-    Attributes
-    ----------
-    X : pandas.DataFrame
-        (rows, coefficients), named as `cell_design` names them.
-    coefficient_columns : tuple of frozenset of str
-        (coefficients,) The data columns that each holds.
-    notes : tuple of str
-        What was decided for the user.
-    """
-
-    X: pd.DataFrame
-    coefficient_columns: tuple[frozenset[str], ...]
-    notes: tuple[str, ...]
 
 
 def fixed_design(table: pd.DataFrame, formula: str, kind: str) -> FixedDesign:
@@ -343,7 +220,7 @@ def fixed_design(table: pd.DataFrame, formula: str, kind: str) -> FixedDesign:
         As `group_design`.
     """
     rows = Rows(table, np.ones(len(table), dtype=np.int64), kind)
-    columns = code_columns(rows, read_fixed(formula))
+    columns = coded_columns(rows, read_fixed(formula))
     X = pd.DataFrame(columns.values[0], index=table.index, columns=list(columns.names))
     return FixedDesign(X, columns.columns, tuple(rows.notes))
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.polynomial import chebyshev
 from scipy import special
 
-from flashmm.kernels.ddf import t_tail
+from flashmm.kernels.tails import t_tail
 
 Array = np.ndarray
 
