@@ -24,6 +24,7 @@ ROOMS = (
     ("formulas", "storage"),
     ("cells",),
     ("design",),
+    ("model",),
     ("lmm",),
     ("within",),
     ("inference",),

@@ -16,6 +16,7 @@ from scipy.linalg import eigvalsh
 from flashmm.kernels.bracket import Root, increasing_root
 from flashmm.kernels.engine import Estimates, Optimum, VarianceForms, by_homogeneity, take
 from flashmm.kernels.rotation import Rotated, Rotation, rotate_genes
+from flashmm.kernels.structure import CovarianceStructure
 from flashmm.kernels.threads import by_parts
 
 Array = np.ndarray
@@ -59,6 +60,11 @@ class SpectralEngine:
     ZtZ_max: float
     nonnegative: bool
     reml: bool
+
+    @staticmethod
+    def takes(structure: CovarianceStructure) -> bool:
+        """One component, whatever its levels."""
+        return structure.n_components == 1
 
     @classmethod
     def build(cls, rotation: Rotation, reml: bool, nonnegative: bool) -> SpectralEngine:

@@ -174,7 +174,7 @@ class TestGrid:
 
     @pytest.mark.parametrize("K", [1, 2, 3])
     def test_it_covers_the_estimates(self, K):
-        scale, gamma = np.full(K, 100.0), np.full((3, K), 7.0)
+        scale, gamma = np.full(K, 100.0), np.array([[0.0], [7.0], [0.3]]) * np.ones(K)
         points = eb.shared_grid(scale, np.full(K, 8), gamma)
         np.testing.assert_array_equal(points[0], 0.0)
         np.testing.assert_allclose(points.max(0), 7.0)
@@ -185,9 +185,16 @@ class TestGrid:
             assert len(values) < eb.MOST_POINTS[K]
 
     def test_points_are_close_where_subjects_are_many(self):
-        scale, gamma = np.array([100.0]), np.array([[1.0]])
+        scale, gamma = np.array([100.0]), np.array([[0.0], [1.0]])
         counts = [len(eb.shared_grid(scale, np.array([n]), gamma)) for n in (6, 25, 400)]
         assert counts[0] <= 45 and counts[0] <= counts[1] < counts[2] <= eb.MOST_POINTS[1]
+
+    def test_it_is_narrow_where_estimates_are(self):
+        gamma = np.array([[0.4], [0.5]])
+        points = eb.shared_grid(np.array([1000.0]), np.array([500]), gamma)
+        np.testing.assert_allclose(points[[0, 1, -1], 0], [0.0, 0.2, 0.5])
+        # maximisers of any gene are inside: nothing outside is more likely
+        assert np.diff(np.log(points[1:, 0])).max() <= 2 * np.sqrt(2 / 500) * (1 + 1e-12)
 
     def test_four_components(self):
         with pytest.raises(ValueError, match="1 to 3 components; found 4"):
