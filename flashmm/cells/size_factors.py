@@ -83,6 +83,11 @@ def size_factors(
 
     Notes
     -----
+    Factors of "tmm" rise where a sample has few counts, since of its rare genes only those with a
+    count are compared. Where one condition has fewer cells in a type, they differ between the
+    conditions, and so do then all genes that follow the library size; "tmm-expressed" has no such
+    bias and is otherwise as good.
+
     The library size that the factors belong to is the total of the stored genes, or the sum of
     `libsize` where that is stored as a covariate. Where `libsize` counts other genes too, store it:
     ``summarise(..., covariates=["log(libsize)", "libsize"])``.
