@@ -22,7 +22,7 @@ from flashmm.lmm import fit_lmm
 from flashmm.names import listed
 from flashmm.options import note
 from flashmm.storage.files import PathLike
-from flashmm.within import fit_within
+from flashmm.within import SIZE_FACTORS, fit_within
 
 # Functions whose result, on a cell-level column, follows from the stored sums of their argument.
 STANDARDISING = ("scale", "center")
@@ -69,8 +69,8 @@ def de(
     transform, layer, libsize, missing, chunk_nnz, progress
         As in `summarise`.
     size_factors : {"auto", "tmm", "total"}, column, pandas.Series, array or None
-        As in `summary_statistics`; "auto" is "tmm" with `within` where there are raw counts, else
-        None.
+        As in `summary_statistics`; "auto" is that of `fit_within` with `within` where there are raw
+        counts, else None.
     min_counts : float or None
         With `within`: as in `fit_within`; values that are not counts have no such filter.
     reference : mapping of str to str, optional
@@ -112,7 +112,7 @@ def de(
     )
     counted = groups.counts is not None
     if isinstance(size_factors, str) and size_factors == "auto":
-        size_factors = "tmm" if within is not None and counted else None
+        size_factors = SIZE_FACTORS if within is not None and counted else None
     asked: dict[str, Any] = {
         "alternative": alternative,
         "level": level,

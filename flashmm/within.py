@@ -25,6 +25,8 @@ from flashmm.lmm import LMMFit, fit_lmm
 from flashmm.names import did_you_mean, listed
 from flashmm.options import DesignError, FitOptions, InputError, Status, note
 
+# The size factors that models of levels have.
+SIZE_FACTORS = "tmm-expressed"
 # More levels than this are taken for a mistake, and said.
 MANY_LEVELS = 100
 
@@ -96,7 +98,7 @@ def fit_within(
     fixed: str,
     random: str | Sequence[str] | None = None,
     *,
-    size_factors: str | pd.Series | Sequence[float] | np.ndarray | None = "tmm",
+    size_factors: str | pd.Series | Sequence[float] | np.ndarray | None = SIZE_FACTORS,
     min_counts: float | None = MIN_TOTAL,
     reference: Mapping[str, str] | None = None,
     **options: Any,
@@ -115,9 +117,11 @@ def fit_within(
     random : sequence of str, optional
         Random terms, such as ["subject", "subject:condition"]. A term that equals another one, as
         the second where each subject has one condition, is dropped with a note.
-    size_factors : {"tmm", "total"}, column, pandas.Series, array or None
-        By what the library sizes are multiplied, as in `summary_statistics`; "tmm" compares the
-        groups within a level.
+    size_factors : {"tmm-expressed", "tmm", "total"}, column, pandas.Series, array or None
+        By what the library sizes are multiplied, as in `summary_statistics`; groups are compared
+        within a level. "tmm" is edgeR's; it compares the genes that both samples have counts of,
+        and gives samples of few counts too large a factor, which the default, of genes that are not
+        rare, does not.
     min_counts : float or None
         Genes with fewer counts in a level, or with counts in fewer groups than the smallest
         condition has (at most five), are not tested there and have the status `low_expression`;
