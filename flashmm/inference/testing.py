@@ -47,15 +47,18 @@ def contrast_tests(
         a matrix has R's shape, coefficients × contrasts.
     ddf : str, optional
         Denominator degrees of freedom; default "kenward-roger" for REML (pbkrtest's test),
-        "satterthwaite" for ML. "kenward-roger-2", which the configurations of the workflow take,
-        lowers Kenward-Roger's for their being estimated with the variance, the more the smaller the
-        p-value: those of the table belong to its p-values, those of an interval to its level; joint
-        F tests are Kenward-Roger's. "kenward-roger-floor" raises Kenward-Roger's to the degrees of
-        freedom between subjects where they are lower, "between-within" takes these; both leave
-        contrasts that vary within subjects to Kenward-Roger. "residual" is n - rank(X) as in
-        FLASHMM: with few subjects it rejects too often for effects between subjects. "jackknife"
-        takes the variance from leaving out one subject at a time, components held (see
-        `flashmm.jackknife`); "jackknife-refit" estimates them anew.
+        "satterthwaite" for ML, and "empirical-bayes" for the REML fits of `fit_within`: the
+        mixture of t over what genes of like mean expression say of the variance ratios; below 50
+        genes its tests are those of "kenward-roger-2". "kenward-roger-2", which the configurations
+        of the workflow take, lowers Kenward-Roger's for their being estimated with the variance,
+        the more the smaller the p-value: those of the table belong to its p-values, those of an
+        interval to its level; joint F tests are Kenward-Roger's. "kenward-roger-floor" raises
+        Kenward-Roger's to the degrees of freedom between subjects where they are lower,
+        "between-within" takes these; both leave contrasts that vary within subjects to
+        Kenward-Roger. "residual" is n - rank(X) as in FLASHMM: with few subjects it rejects too
+        often for effects between subjects. "jackknife" takes the variance from leaving out one
+        subject at a time, components held (see `flashmm.jackknife`); "jackknife-refit" estimates
+        them anew.
     alternative : {"two-sided", "less", "greater"}
         Direction of the alternative of single contrasts.
     level : float
