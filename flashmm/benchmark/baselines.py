@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from flashmm.cells.groups import N_CELLS, GroupStatistics
+from flashmm.cells.size_factors import size_factors
 from flashmm.design.differences import contrasts_of
 from flashmm.design.statistics import SummaryStatistics
 from flashmm.inference.table import adjust_p_values, frame_columns
@@ -21,7 +22,7 @@ from flashmm.kernels.tails import t_tail
 from flashmm.names import listed
 from flashmm.options import DesignError, InputError, Status
 
-VALUES = ("mean", "log2_cpm")
+VALUES = ("mean", "log2_cpm", "log2_cpm_tmm")
 # Counts that are added before the logarithm of counts per million, as in limma-voom.
 OFFSET_COUNT, OFFSET_TOTAL = 0.5, 1.0
 # Variance, relative to the mean square, that is rounding.
@@ -36,6 +37,7 @@ def pseudobulk_tests(
     cell_type: str = "cell_type",
     values: str = "mean",
     moderate: bool = False,
+    min_counts: float = 0,
     level: float = 0.95,
 ) -> pd.DataFrame:
     """Test a two-level factor in each cell type by the t test of one value per subject.
@@ -46,11 +48,13 @@ def pseudobulk_tests(
         Grouped by subject, cell type and factor; each subject has one level of the factor.
     factor, subject, cell_type : str
         Columns of the groups.
-    values : {"mean", "log2_cpm"}
+    values : {"mean", "log2_cpm", "log2_cpm_tmm"}
         A subject's value: the mean of its transformed cells, or log₂ of the counts per million of
-        its added counts.
+        its added counts, of their total or of that times the factor of `size_factors`.
     moderate : bool
         Shrink the variances of a cell type across genes by empirical Bayes, as limma does.
+    min_counts : float
+        Genes with fewer counts in a cell type are not tested there; above zero this needs counts.
     level : float
         Coverage of the confidence intervals.
 
@@ -74,14 +78,20 @@ def pseudobulk_tests(
     """
     obs = _checked_groups(groups, (subject, cell_type, factor))
     _check_factor(obs, factor, subject)
-    bulk, low_high = _bulk(groups, values), _levels(obs[factor])
+    bulk, low_high = _bulk(groups, values, cell_type), _levels(obs[factor])
     parts = []
     for name in _levels(obs[cell_type]):
         rows = (obs[cell_type] == name).to_numpy()
-        low, high = (bulk[rows & (obs[factor] == side).to_numpy()] for side in low_high)
+        rare = _rare(groups, rows, min_counts)
+        low, high = (
+            np.where(rare, np.nan, bulk[rows & (obs[factor] == side).to_numpy()])
+            for side in low_high
+        )
         test = _student(low, high, moderate)
         contrast = f"{cell_type}[{name}]:{factor}[T.{low_high[1]}]"
-        parts.append(_frame(contrast, groups.genes, level, test))
+        frame = _frame(contrast, groups.genes, level, test)
+        frame.loc[rare, "status"] = str(Status.LOW_EXPRESSION)
+        parts.append(frame)
     return pd.concat(parts, ignore_index=True)
 
 
@@ -155,15 +165,26 @@ def _levels(values: pd.Series) -> list[Any]:
     return list(pd.Categorical(values).remove_unused_categories().categories)
 
 
-def _bulk(groups: GroupStatistics, values: str) -> np.ndarray:
+def _rare(groups: GroupStatistics, rows: np.ndarray, min_counts: float) -> np.ndarray:
+    """Genes with fewer counts in some groups, (genes,)."""
+    if not min_counts:
+        return np.zeros(groups.n_genes, dtype=bool)
+    if groups.counts is None:
+        raise InputError("min_counts needs counts, and these groups hold none.")
+    return np.asarray(groups.counts[rows].sum(0) < min_counts)
+
+
+def _bulk(groups: GroupStatistics, values: str, cell_type: str) -> np.ndarray:
     """One value per group, (groups, genes)."""
     if values not in VALUES:
         raise InputError(f"values: one of {listed(VALUES)} expected, found {values!r}.")
     if values == "mean":
         return groups.sum / groups.obs[N_CELLS].to_numpy(dtype=float)[:, None]
     if groups.counts is None:
-        raise InputError("values: 'log2_cpm' needs counts, and these groups hold none.")
+        raise InputError(f"values: {values!r} needs counts, and these groups hold none.")
     total = groups.counts.sum(1, keepdims=True)
+    if values == "log2_cpm_tmm":
+        total = total * size_factors(groups, cell_type).to_numpy()[:, None]
     return np.log2((groups.counts + OFFSET_COUNT) / (total + OFFSET_TOTAL) * 1e6)
 
 

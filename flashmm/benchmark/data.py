@@ -15,6 +15,8 @@ from flashmm.design.derived import take_genes
 from flashmm.design.from_groups import summary_statistics
 from flashmm.design.statistics import SummaryStatistics
 from flashmm.lmm import LMMFit, fit_lmm
+from flashmm.storage.files import PathLike
+from flashmm.within import FitsWithin, fit_within
 
 NONE: Mapping[str, Any] = MappingProxyType({})
 
@@ -33,16 +35,22 @@ class DataSet:
         Layer of the counts in `cells`.
     truth : DataFrame or None
         `gene, cell_type, log_fc` of the true effects; for the positive control alone.
+    peers : path or None
+        The script of R that runs other packages.
     """
 
     groups: GroupStatistics
     cells: Any = None
     layer: str | None = None
     truth: pd.DataFrame | None = None
+    peers: PathLike | None = None
     _fits: dict[tuple[Any, ...], LMMFit] = field(default_factory=dict, init=False, repr=False)
+    _fits_within: dict[tuple[Any, ...], FitsWithin] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     def has(self, part: str) -> bool:
-        """Whether it holds "cells", "truth" or "counts" (of its groups)."""
+        """Whether it holds "cells", "truth", "peers" or "counts" (of its groups)."""
         held = self.groups.counts if part == "counts" else getattr(self, part)
         return held is not None
 
@@ -67,6 +75,29 @@ class DataSet:
         if key not in self._fits:
             self._fits[key] = fit_lmm(self.statistics(fixed, random, genes), **options)
         return self._fits[key]
+
+    def fit_within(
+        self,
+        column: str,
+        fixed: str,
+        random: Sequence[str],
+        size_factors: str | None,
+        options: Mapping[str, Any] = NONE,
+    ) -> FitsWithin:
+        """The fits of one model per level of a column; methods that share them fit once."""
+        key = (column, fixed, tuple(random), size_factors, tuple(sorted(options.items())))
+        if key not in self._fits_within:
+            counted = {} if self.has("counts") else {"min_counts": None}
+            self._fits_within[key] = fit_within(
+                self.groups,
+                column,
+                fixed,
+                list(random),
+                size_factors=size_factors,
+                **counted,
+                **options,
+            )
+        return self._fits_within[key]
 
 
 @dataclass(frozen=True, eq=False)

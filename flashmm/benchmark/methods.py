@@ -16,6 +16,7 @@ import pandas as pd
 
 from flashmm.benchmark import procedures
 from flashmm.benchmark.data import DataSet, MethodResult, Request
+from flashmm.benchmark.peers import PROGRAMS, peer
 from flashmm.benchmark.truth import require_columns
 from flashmm.inference.ddf import DDF
 from flashmm.names import did_you_mean, listed
@@ -56,9 +57,14 @@ class Procedure:
 _MODEL = ("random", "fixed")
 PROCEDURES: Mapping[str, Procedure] = {
     "mixed": Procedure(procedures.mixed, _MODEL, words={"ddf": DDF}),
+    "within": Procedure(procedures.within, words={"ddf": DDF}),
     "permutation": Procedure(procedures.permutation, _MODEL),
     "pseudobulk": Procedure(procedures.pseudobulk),
     "pseudobulk_cpm": Procedure(procedures.pseudobulk_cpm, requires=("counts",)),
+    "pseudobulk_tmm": Procedure(procedures.pseudobulk_tmm, requires=("counts",)),
+    "peer": Procedure(
+        peer, ("program",), requires=("counts", "peers"), words={"program": PROGRAMS}
+    ),
     "pooled": Procedure(procedures.pooled),
     "mixedlm": Procedure(procedures.mixedlm, _MODEL, requires=("cells",)),
     "truth": Procedure(procedures.positive_control, requires=("truth",)),

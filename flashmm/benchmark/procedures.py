@@ -41,6 +41,44 @@ def mixed(
     return MethodResult(table.to_frame(intervals=True), notes=(*fit.stats.notes, *table.notes))
 
 
+def within(
+    data: DataSet,
+    request: Request,
+    *,
+    within: str | None = None,
+    fixed: str | None = None,
+    random: Sequence[str] = (),
+    ddf: str | None = None,
+    size_factors: str | None = None,
+    moderate: bool = False,
+    options: Mapping[str, Any] = NONE,
+) -> MethodResult:
+    """Tests of a mixed model of each cell type, `fit_within`.
+
+    Without a formula: the covariates of the groups and the factor. Without size factors: trimmed
+    means where there are counts and a library size.
+    """
+    column, groups = within or request.cell_type, data.groups
+    sized = data.has("counts") and any("libsize" in x for x in groups.covariates)
+    fits = data.fit_within(
+        column,
+        fixed or "~ " + " + ".join([*groups.covariates, request.factor]),
+        random or [request.subject],
+        size_factors or ("tmm" if sized else None),
+        options,
+    )
+    table = contrast_tests(
+        fits, request.contrasts, ddf=ddf, level=request.level, moderate=bool(moderate)
+    )
+    frame = table.to_frame(intervals=True)
+    # as the same effect is called in the joint model
+    frame["contrast"] = [
+        f"{column}[{level}]:{contrast}"
+        for level, contrast in zip(frame[column], frame["contrast"], strict=True)
+    ]
+    return MethodResult(frame, notes=table.notes)
+
+
 def permutation(
     data: DataSet,
     request: Request,
@@ -73,7 +111,16 @@ def pseudobulk_cpm(data: DataSet, request: Request, *, moderate: bool = False) -
     return _pseudobulk(data, request, "log2_cpm", moderate)
 
 
-def _pseudobulk(data: DataSet, request: Request, values: str, moderate: bool) -> pd.DataFrame:
+def pseudobulk_tmm(
+    data: DataSet, request: Request, *, moderate: bool = False, min_counts: float = 0
+) -> pd.DataFrame:
+    """t tests of log₂ counts per million of subjects, library sizes by trimmed means."""
+    return _pseudobulk(data, request, "log2_cpm_tmm", moderate, min_counts)
+
+
+def _pseudobulk(
+    data: DataSet, request: Request, values: str, moderate: bool, min_counts: float = 0
+) -> pd.DataFrame:
     return pseudobulk_tests(
         data.groups,
         request.factor,
@@ -81,6 +128,7 @@ def _pseudobulk(data: DataSet, request: Request, values: str, moderate: bool) ->
         cell_type=request.cell_type,
         values=values,
         moderate=bool(moderate),
+        min_counts=min_counts,
         level=request.level,
     )
 
