@@ -6,13 +6,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from statsmodels.stats.multitest import multipletests
 
 from flashmm.design.contrasts import Contrast
+from flashmm.inference.adjustment import adjust_columns, adjust_p_values
+from flashmm.inference.details import detail_columns
+from flashmm.inference.model_fit import ModelFit
 from flashmm.inference.plan import TestPlan, Tests
 from flashmm.inference.screening import Screened
 from flashmm.inference.tidy import tidy
 from flashmm.options import InputError
+from flashmm.within import FitsWithin
+
+__all__ = ["TestTable", "adjust_columns", "adjust_p_values", "frame_columns"]
 
 # Names of the tidy columns in the words of pertpy's linear models.
 PERTPY_NAMES = {"gene": "variable", "estimate": "log_fc", "std_error": "sd", "statistic": "t_value"}
@@ -63,6 +68,8 @@ class TestTable:
         The column whose levels have models of their own (`flashmm.fit_within`).
     levels : tuple of str
         (contrasts,) The level of each contrast; empty where there is one model.
+    tested : ModelFit, FitsWithin or None
+        The fit that the tests are of.
     """
 
     __test__ = False  # the name begins with "Test": pytest must not collect it
@@ -91,6 +98,7 @@ class TestTable:
     prior: object | None = None
     within: str | None = None
     levels: tuple[str, ...] = ()
+    tested: ModelFit | FitsWithin | None = None
 
     @classmethod
     def of(
@@ -123,6 +131,7 @@ class TestTable:
             level=float(plan.level),
             lfc=float(plan.lfc),
             prior=tests.prior,
+            tested=screened.fit,
         )
 
     @property
@@ -130,7 +139,14 @@ class TestTable:
         """Names of the contrasts."""
         return tuple(contrast.name for contrast in self.contrasts)
 
-    def to_frame(self, names: str = "flashmm", *, intervals: bool = False) -> pd.DataFrame:
+    def to_frame(
+        self,
+        names: str = "flashmm",
+        *,
+        intervals: bool = False,
+        details: bool = False,
+        shrink: bool = False,
+    ) -> pd.DataFrame:
         """One row per contrast and gene.
 
         Parameters
@@ -139,6 +155,13 @@ class TestTable:
             Column names: the package's own, or those of pertpy's linear models.
         intervals : bool
             Whether to have the confidence limits beside the standard errors.
+        details : bool
+            Whether to have what is compared and what it rests on: `comparison` ("stim vs ctrl"),
+            `log2_fc` of the counts with its limits, `mean_expression`, `fraction_expressing` and
+            `n_subjects` (also by level), `adj_p_global` (adjusted over all contrasts and levels).
+            In pertpy's names `log_fc` is then the fold change of the counts.
+        shrink : bool
+            With details: whether to have shrunken fold changes and their local false sign rate.
 
         Returns
         -------
@@ -154,7 +177,16 @@ class TestTable:
         labels = {} if self.within is None else {self.within: self.levels}
         labels["contrast"] = self.contrast_names
         frame = pd.DataFrame(tidy(self.genes, labels, columns))
-        return frame if names == "flashmm" else frame.rename(columns=PERTPY_NAMES)
+        if shrink and not details:
+            raise InputError("shrink=True goes with details=True: it shrinks their fold changes.")
+        if details:
+            if self.tested is None:
+                raise InputError("details=True needs the fit behind the tests; this table has none.")
+            options = {"level": self.level, "shrink": shrink}
+            columns = detail_columns(self.tested, self.contrasts, self.levels, options)
+            adjusted = adjust_p_values(self.p_value.T.ravel())
+            frame = frame.assign(**columns, adj_p_global=adjusted)
+        return frame if names == "flashmm" else frame.rename(columns=_pertpy_names(details))
 
     def __repr__(self) -> str:
         hits = int((self.adj_p_value < 0.05).sum())
@@ -164,34 +196,16 @@ class TestTable:
         )
 
 
+def _pertpy_names(details: bool) -> dict[str, str]:
+    """Pertpy's names; its log fold change is that of the counts, where it is there."""
+    if not details:
+        return PERTPY_NAMES
+    return {k: v for k, v in PERTPY_NAMES.items() if k != "estimate"} | {"log2_fc": "log_fc"}
+
+
 def frame_columns(intervals: bool = False, joint: bool = False) -> tuple[str, ...]:
     """Tidy columns of tests, behind gene and contrast: with limits, with numerator df."""
     limits = ("conf_low", "conf_high") if intervals else ()
     t_test = ("estimate", "std_error", *limits, "statistic", "df")
     df_num = ("df_num",) if joint else ()
     return (*t_test, *df_num, "p_value", "log10_p", "adj_p_value", "status")
-
-
-def adjust_p_values(p: np.ndarray) -> np.ndarray:
-    """Benjamini-Hochberg adjusted p-values.
-
-    Parameters
-    ----------
-    p : (tests,) array
-        p-values; NaN are left out of the number of tests and stay NaN.
-
-    Returns
-    -------
-    (tests,) array
-        Adjusted p-values.
-    """
-    adjusted = np.full(len(p), np.nan)
-    fine = np.isfinite(p)
-    if fine.any():
-        adjusted[fine] = multipletests(p[fine], method="fdr_bh")[1]
-    return adjusted
-
-
-def adjust_columns(p: np.ndarray) -> np.ndarray:
-    """Benjamini-Hochberg adjusted p-values of every column of (genes, tests)."""
-    return np.column_stack([adjust_p_values(column) for column in p.T])

@@ -55,6 +55,7 @@ def join_levels(
         first,
         **columns,
         contrasts=tuple(contrast for part in parts.values() for contrast in part.contrasts),
+        tested=fits,
         within=fits.column,
         levels=tuple(level for level, part in parts.items() for _ in part.contrasts),
         notes=fits.notes + joined_notes({level: table.notes for level, table in tables.items()}),
