@@ -5,19 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from flashmm.design.contrasts import Contrast
 from flashmm.design.differences import contrasts_of
-from flashmm.inference.between_subjects import SubjectDesign, columns_of
+from flashmm.inference.between_subjects import SubjectDesign
 from flashmm.inference.model_fit import ModelFit
-from flashmm.inference.subjects import require_groups, subjects_of
-from flashmm.names import some_names
+from flashmm.inference.replication import cells_as_replicates, few_subjects
+from flashmm.inference.screening import on_kept_columns
+from flashmm.inference.shared_variance import one_variance
+from flashmm.inference.slopes import numbers_as_slopes
 from flashmm.options import note
 
-# Degrees of freedom between subjects below which a contrast has too few subjects: at three and
-# three subjects there are four.
-FEW_DF = 4
 # Part of the genes with a component at zero that is said, and genes that this needs.
 MOSTLY_ZERO = 0.8
 MIN_GENES = 20
@@ -39,8 +37,9 @@ def advise(fit: ModelFit, contrasts: Any = None) -> tuple[str, ...]:
     -------
     tuple of str
         One sentence for each of: a component at zero in most genes, a cell-level covariate that
-        the design almost explains, an effect within cell types without subject × cell type,
-        cells as replicates, too few subjects, subjects confounded with the design.
+        the design almost explains, numbers that may be levels, cells as replicates, effects within
+        cell types by one variance for all of them, too few subjects, subjects confounded with the
+        design.
 
     Notes
     -----
@@ -50,28 +49,36 @@ def advise(fit: ModelFit, contrasts: Any = None) -> tuple[str, ...]:
     if contrasts is None:
         return notes
     resolved = contrasts_of(contrasts, fit.coefficients, fit.coefficient_columns, fit.stats)
-    design = SubjectDesign.of(fit)
-    between = [np.nan if design is None else design.between_df(c.matrix) for c in resolved]
-    return notes + advise_contrasts(fit, resolved, np.array(between))
+    kept, missing = on_kept_columns(fit, resolved)
+    estimable = tuple(contrast for contrast in kept if contrast.name not in missing)
+    return notes + advise_contrasts(fit, estimable, SubjectDesign.of(fit))
 
 
 def advise_fit(fit: ModelFit) -> tuple[str, ...]:
     """Advice on the model, whatever is tested."""
-    return _components_at_zero(fit) + _collinear_covariates(fit)
+    return _components_at_zero(fit) + _collinear_covariates(fit) + numbers_as_slopes(fit)
 
 
 def advise_contrasts(
     fit: ModelFit,
     contrasts: tuple[Contrast, ...],
-    between_df: np.ndarray,
+    design: SubjectDesign | None,
     robust: bool = False,
 ) -> tuple[str, ...]:
-    """Advice on contrasts with their degrees of freedom between subjects, (contrasts,).
+    """Advice on contrasts that can be estimated.
 
-    `robust` tests, as the jackknife's, do not need random terms for what varies within subjects.
+    `robust` tests, as the jackknife's, do not need random terms for what varies within subjects,
+    nor equal variances.
     """
-    missing = () if robust else _missing_random_terms(fit, contrasts)
-    return missing + _few_subjects(fit, contrasts, between_df, robust)
+    if design is None:
+        return ()
+    if robust:
+        return few_subjects(contrasts, design, robust)
+    return (
+        *cells_as_replicates(fit, contrasts, design),
+        *one_variance(fit, contrasts, design),
+        *few_subjects(contrasts, design, robust),
+    )
 
 
 def _components_at_zero(fit: ModelFit) -> tuple[str, ...]:
@@ -128,82 +135,3 @@ def _r_squared(
     within = np.linalg.pinv(centred[np.ix_(others, others)], rcond=1e-10, hermitian=True)
     total = float(centred[column, column])
     return float(left @ within @ left) / total if total > 1e-12 * XtX[column, column] else 0.0
-
-
-def _missing_random_terms(fit: ModelFit, contrasts: tuple[Contrast, ...]) -> tuple[str, ...]:
-    """Tested columns that vary within subjects and that no random term holds."""
-    subjects = subjects_of(fit.stats)
-    if subjects is None:
-        return ()
-    groups, design = require_groups(fit.stats, "Advice")
-    obs, subject = groups.obs, subjects.column
-    held = frozenset().union(*(component.columns for component in design.random))
-    tested = frozenset().union(*(columns_of(fit, contrast) for contrast in contrasts))
-    words = [c for c in sorted(tested & set(obs)) if not pd.api.types.is_numeric_dtype(obs[c])]
-    factors = [c for c in words if obs[c].nunique() > 1]
-    varying = {c for c in factors if subjects.vary(obs[c])} - held
-    notes = []
-    for column in sorted(varying):
-        beside = _between_beside(fit, contrasts, column, set(factors) - varying - held)
-        text = _asked_within(column, beside, subject) if beside else _as_replicates(column, subject)
-        notes.append(note(text))
-    return tuple(notes)
-
-
-def _between_beside(
-    fit: ModelFit, contrasts: tuple[Contrast, ...], column: str, between: set[str]
-) -> list[str]:
-    """Columns between subjects that stand in one tested coefficient with `column`."""
-    used = np.any([(c.matrix != 0).any(0) for c in contrasts], axis=0)
-    together = [c for c, is_used in zip(fit.coefficient_columns, used, strict=True) if is_used]
-    return sorted(set().union(*(c & between for c in together if column in c)))
-
-
-def _as_replicates(column: str, subject: str) -> str:
-    return (
-        f"{column!r} varies within {subject}s and no random term holds it, so its tests take "
-        f"cells as replicates and reject too often where its effect differs between "
-        f"{subject}s. A random term such as '{subject}:{column}' makes {subject}s the "
-        "replicates."
-    )
-
-
-def _asked_within(column: str, beside: list[str], subject: str) -> str:
-    return (
-        f"The effect of {' and '.join(map(repr, beside))} is asked within levels of {column!r}, "
-        f"but the model takes a {subject} to deviate alike in all of them: where that is not so, "
-        f"tests reject too often, whatever the degrees of freedom. Add the random term "
-        f"'{subject}:{column}'."
-    )
-
-
-def _few_subjects(
-    fit: ModelFit, contrasts: tuple[Contrast, ...], between_df: np.ndarray, robust: bool
-) -> tuple[str, ...]:
-    """Contrasts with few degrees of freedom between subjects, or none (`robust` tests say so)."""
-    subjects = subjects_of(fit.stats)
-    if subjects is None:
-        return ()
-    subject = subjects.column
-    none = [c.name for c, df in zip(contrasts, between_df, strict=True) if df < 1]
-    few = {c.name: int(df) for c, df in zip(contrasts, between_df, strict=True) if 1 <= df < FEW_DF}
-    notes = []
-    if none and not robust:
-        notes.append(
-            note(
-                f"The fixed effects hold as many columns that are constant within {subject}s as "
-                f"there are {subject}s behind {some_names(none)}: {subject}s and effect are "
-                "confounded, and the test rests on the model alone. Take columns out, or do not "
-                "test it."
-            )
-        )
-    if few:
-        fewest = min(few.values())
-        notes.append(
-            note(
-                f"{some_names(list(few))} rest{'s' if len(few) == 1 else ''} on few {subject}s "
-                f"({fewest} degree{'s' if fewest > 1 else ''} of freedom between {subject}s): only "
-                f"large effects can be found, and more {subject}s help where more cells do not."
-            )
-        )
-    return tuple(notes)

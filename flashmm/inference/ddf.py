@@ -19,7 +19,7 @@ from flashmm.inference.jackknife import jackknife_tests
 from flashmm.inference.model_fit import ModelFit
 from flashmm.inference.plan import TestPlan, Tests
 from flashmm.inference.screening import Screened
-from flashmm.inference.subjects import independent_subjects, subjects_of
+from flashmm.inference.subjects import independent_subjects
 from flashmm.inference.wald import Wald
 from flashmm.lmm import LMMFit
 from flashmm.options import InputError
@@ -118,14 +118,14 @@ class DdfMethod:
                 f"The jackknife leaves out subjects of a fit of fit_lmm; this is a "
                 f"{type(fit).__name__}. Use ddf={DEFAULT_DDF['REML']!r}."
             )
-        find = independent_subjects if self.leaves_out_subjects else subjects_of
-        subjects = find(fit.stats)
-        if subjects is None and self.needs_subjects:
+        subjects = independent_subjects(fit.stats) if self.leaves_out_subjects else None
+        design = SubjectDesign.of(fit, subjects)
+        if design is None and self.needs_subjects:
             raise InputError(
                 f"ddf={self.name!r} counts the subjects of groups of cells, and this fit has no "
                 f"groups (matrices or a kinship): use {DEFAULT_DDF['REML']!r}, or fit from groups."
             )
-        return None if subjects is None else SubjectDesign.of(fit, subjects)
+        return design
 
 
 METHODS = (

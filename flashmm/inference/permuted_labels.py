@@ -161,7 +161,7 @@ def plan_permutation(
             "These statistics have lost their formula (a term was dropped), so the design cannot "
             "be made for other labels: make them anew with summary_statistics."
         )
-    column = subject or subject_column(design)
+    column = subject or subject_column(groups, design, factor)
     _require_column(groups, column, "subject")
     subjects = Subjects.of(groups, column)
     labels, levels = _values_of_subjects(groups, subjects, factor, "factor")

@@ -7,15 +7,16 @@ cannot be left out), the method of the test says so in `Tests.failures`, and it 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
 from flashmm.design.contrasts import Contrast, without_columns
-from flashmm.inference.between_subjects import SubjectDesign, columns_of
+from flashmm.design.differences import is_factor
+from flashmm.inference.between_subjects import GroupedDesign, SubjectDesign, columns_of
 from flashmm.inference.model_fit import ModelFit
 from flashmm.inference.subjects import require_groups
 from flashmm.names import some_names
@@ -123,18 +124,13 @@ def screen(
     Screened
         Contrasts with a `Status`, where they cannot be tested, and df between subjects.
     """
-    aliased = [bool((c.matrix[:, ~fit.estimable] != 0).any()) for c in contrasts]
-    beside = {
-        c.name: _confounded_with(fit, c.matrix)
-        for c, no in zip(contrasts, aliased, strict=True)
-        if not no
-    }
-    confounded = {name: others for name, others in beside.items() if others}
+    contrasts, missing = on_kept_columns(fit, contrasts)
+    confounded = {name: others for name, others in missing.items() if others}
     alone = {} if design is None else _resting_on_one_subject(fit, contrasts, design)
     between_df = np.full(len(contrasts), np.nan)
     verdicts: list[Status | None] = [None] * len(contrasts)
     for j, contrast in enumerate(contrasts):
-        if aliased[j] or contrast.name in confounded:
+        if contrast.name in missing:
             verdicts[j] = Status.NOT_ESTIMABLE
         elif contrast.name in alone:
             verdicts[j] = Status.TOO_FEW_SUBJECTS
@@ -142,17 +138,40 @@ def screen(
             between_df[j] = design.between_df(contrast.matrix)
             if needs_between_df and between_df[j] < 1:
                 verdicts[j] = Status.TOO_FEW_SUBJECTS
+    alone = {name: said for name, said in alone.items() if name not in missing}
     notes = _note_confounded(confounded) + _note_alone(alone)
     return Screened(fit, contrasts, tuple(verdicts), between_df, design, notes)
 
 
-def _confounded_with(fit: ModelFit, matrix: np.ndarray) -> list[str]:
-    """Dropped coefficients whose effect is part of what a contrast of the kept ones estimates."""
+def on_kept_columns(
+    fit: ModelFit, contrasts: tuple[Contrast, ...]
+) -> tuple[tuple[Contrast, ...], dict[str, list[str]]]:
+    """Contrasts in the coefficients that were estimated, and those that have no estimate.
+
+    A contrast has one where it is in the row space of X, whichever of dependent columns were
+    dropped: with coefficient zero for these, c'β is that of the kept ones. The others keep their
+    weights; said of them are the dropped coefficients that are part of what the kept ones estimate.
+    """
     dropped = ~fit.estimable
-    if fit.stats is None or not dropped.any():
-        return []
-    part = without_columns(fit.stats.XtX, fit.estimable, dropped, matrix).any(0)
-    return [fit.coefficients[j] for j in np.flatnonzero(dropped)[part]]
+    if not dropped.any():
+        return contrasts, {}
+    found, missing = [], {}
+    for contrast in contrasts:
+        asked = (contrast.matrix[:, dropped] != 0).any()
+        part = asked if fit.stats is None else _missing_part(fit, contrast.matrix, dropped)
+        if np.any(part):
+            names = [] if asked else [fit.coefficients[j] for j in np.flatnonzero(dropped)[part]]
+            missing[contrast.name] = names
+        elif asked:
+            contrast = replace(contrast, matrix=np.where(dropped, 0.0, contrast.matrix))
+        found.append(contrast)
+    return tuple(found), missing
+
+
+def _missing_part(fit: ModelFit, matrix: np.ndarray, dropped: np.ndarray) -> np.ndarray:
+    """Dropped coefficients, (dropped,) bool, of which a contrast has a part that is not in X."""
+    assert fit.stats is not None
+    return np.asarray(without_columns(fit.stats.XtX, fit.estimable, dropped, matrix).any(0))
 
 
 def _note_confounded(found: dict[str, list[str]]) -> tuple[str, ...]:
@@ -172,21 +191,45 @@ def _note_confounded(found: dict[str, list[str]]) -> tuple[str, ...]:
 def _resting_on_one_subject(
     fit: ModelFit, contrasts: tuple[Contrast, ...], design: SubjectDesign
 ) -> dict[str, str]:
-    """Contrasts that need a level, of a column between subjects, that one subject has -> which."""
-    groups, subjects = require_groups(fit.stats, "Counting subjects")[0], design.subjects
+    """Contrasts that have no estimate without one of their units -> what that unit is."""
+    groups = require_groups(fit.stats, "Counting subjects")[0]
     found: dict[str, str] = {}
-    for column in sorted(set().union(*fit.coefficient_columns) & set(groups.obs.columns)):
-        values = groups.obs[column]
-        factor = not pd.api.types.is_numeric_dtype(values) and column != subjects.column
-        if not factor or subjects.vary(values):
-            continue
-        touched = [c for c in contrasts if column in columns_of(fit, c)]
-        for level in values.unique():
-            own = (values == level).to_numpy()
-            if len(np.unique(subjects.codes[own])) == 1:
-                said = f"level {str(level)!r} of {column!r} has one {subjects.column}"
-                found |= {c.name: said for c in touched if design.needs(c.matrix, own)}
+    for contrast in contrasts:
+        view, needed = design.needed(contrast.matrix)
+        if len(needed) and view.subjects.column not in columns_of(fit, contrast):
+            found[contrast.name] = _level_of_one(
+                groups.obs, view, contrast.matrix, needed
+            ) or _one_by_one(view, needed)
     return found
+
+
+def _level_of_one(
+    obs: pd.DataFrame, view: GroupedDesign, matrix: np.ndarray, needed: np.ndarray
+) -> str:
+    """The level that one unit has among the cells that bear a contrast, in words; else nothing."""
+    bearing = view.support(matrix)
+    for column in [c for c in view.fixed if c not in view.varying and is_factor(obs[c])]:
+        values = obs[column]
+        for unit in needed:
+            level = values[view.subjects.codes == unit].iloc[0]
+            own = (values == level).to_numpy() & bearing
+            if own.any() and (view.subjects.codes[own] == unit).all() and not own[bearing].all():
+                place = _place(obs[bearing], view.varying)
+                return f"level {str(level)!r} of {column!r} has one {view.subjects.column}{place}"
+    return ""
+
+
+def _place(bearing: pd.DataFrame, varying: Iterable[str]) -> str:
+    """The kind of cells that bears a contrast, where it is one level of some column."""
+    single = [f"{c} {str(bearing[c].iloc[0])!r}" for c in varying if bearing[c].nunique() == 1]
+    return f" with cells of {' and '.join(single)}" if single else ""
+
+
+def _one_by_one(view: GroupedDesign, needed: np.ndarray) -> str:
+    subject, names = view.subjects.column, some_names(view.subjects.names[needed])
+    if len(needed) == 1:
+        return f"only the {subject} {names} shows the effect"
+    return f"{subject}s and effect are confounded: none of {names} can be left out"
 
 
 def _note_alone(alone: dict[str, str]) -> tuple[str, ...]:

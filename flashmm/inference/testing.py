@@ -102,12 +102,13 @@ def contrast_tests(
     resolved = contrasts_of(contrasts, fit.coefficients, fit.coefficient_columns, fit.stats)
     plan.check_joint(resolved)
     screened = screen(fit, resolved, method.subject_design(fit), method.needs_between_df)
-    tests = moderate_tests(plan, resolved, method.test(plan, screened))
+    tests = moderate_tests(plan, screened.contrasts, method.test(plan, screened))
     tests = finish(plan, tests, screened.df_num)
     notes = fit.notes + screened.notes + tests.notes + advise_fit(fit)
     if contrasts is not None:
         robust = method.leaves_out_subjects
-        notes += advise_contrasts(fit, resolved, screened.between_df, robust)
+        tested = tuple(c for c, ok in zip(screened.contrasts, screened.testable, strict=True) if ok)
+        notes += advise_contrasts(fit, tested, screened.design, robust)
     return TestTable.of(screened, plan, tests, method.name, notes)
 
 

@@ -1,0 +1,107 @@
+"""Advice on what replicates a contrast: cells where it should be subjects, or few subjects."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from flashmm.design.contrasts import Contrast
+from flashmm.inference.between_subjects import GroupedDesign, SubjectDesign, columns_of
+from flashmm.inference.model_fit import ModelFit
+from flashmm.inference.random_space import Block
+from flashmm.inference.subjects import require_groups
+from flashmm.names import some_names
+from flashmm.options import note
+
+# Degrees of freedom between subjects below which a contrast has too few subjects: at three and
+# three subjects there are four.
+FEW_DF = 4
+
+
+def cells_as_replicates(
+    fit: ModelFit, contrasts: tuple[Contrast, ...], design: SubjectDesign
+) -> tuple[str, ...]:
+    """Say which tested columns vary within subjects without a random term that holds them."""
+    found: dict[tuple[str, str], None] = {}
+    for contrast in contrasts:
+        if design.cells_replicate(contrast.matrix):
+            view = _innermost(contrast.matrix, design)
+            columns = tuple(c for c in view.varying if c in columns_of(fit, contrast))
+            found |= {
+                (name, view.subjects.column): None
+                for name in _missing(fit, contrast.matrix, design, view, columns)
+            }
+    return tuple(note(_as_replicates(column, subject)) for column, subject in found)
+
+
+def _innermost(matrix: np.ndarray, design: SubjectDesign) -> GroupedDesign:
+    """The finest grouping by one column within which a contrast varies."""
+    single = [view for view in design.views if ":" not in view.subjects.column]
+    within = [view for view in single if view.varies_within(matrix)]
+    return within[-1] if within else design.main
+
+
+def _missing(
+    fit: ModelFit,
+    matrix: np.ndarray,
+    design: SubjectDesign,
+    view: GroupedDesign,
+    columns: tuple[str, ...],
+) -> list[str]:
+    """Columns that hold a contrast in a random term with the subjects; else all of them as one."""
+    obs = require_groups(fit.stats, "Advice")[0].obs
+    subject = view.subjects.column
+    holding = []
+    for column in columns:
+        codes = obs.groupby([subject, column], observed=True).ngroup().to_numpy()
+        if not design.cells_replicate(matrix, (Block.partition(codes),)):
+            holding.append(column)
+    return holding or ([":".join(columns)] if columns else [])
+
+
+def _as_replicates(column: str, subject: str) -> str:
+    return (
+        f"{column!r} varies within {subject}s and no random term holds it, so its tests take "
+        f"cells as replicates and reject too often where its effect differs between "
+        f"{subject}s. A random term such as '{subject}:{column}' makes {subject}s the "
+        "replicates."
+    )
+
+
+def few_subjects(
+    contrasts: tuple[Contrast, ...], design: SubjectDesign, robust: bool
+) -> tuple[str, ...]:
+    """Contrasts with few degrees of freedom of subjects, or none (`robust` tests say so)."""
+    found: dict[str, tuple[str, float]] = {}
+    for contrast in contrasts:
+        subject, df = design.subjects.column, design.between_df(contrast.matrix)
+        unit = design.unit(contrast.matrix)
+        if np.isnan(df) and not robust:
+            df = design.within_df(contrast.matrix)
+        elif unit is not None:
+            subject = unit.subjects.column
+        found[contrast.name] = subject, df
+    notes = []
+    for subject in dict.fromkeys(subject for subject, _ in found.values()):
+        dfs = {name: df for name, (who, df) in found.items() if who == subject}
+        none = [name for name, df in dfs.items() if df < 1]
+        few = {name: int(df) for name, df in dfs.items() if 1 <= df < FEW_DF}
+        notes += [] if robust or not none else [note(_confounded(none, subject))]
+        notes += [note(_few(few, subject))] if few else []
+    return tuple(notes)
+
+
+def _confounded(names: list[str], subject: str) -> str:
+    return (
+        f"The fixed effects hold as many columns that are constant within {subject}s as there are "
+        f"{subject}s behind {some_names(names)}: {subject}s and effect are confounded, and the "
+        "test rests on the model alone. Take columns out, or do not test it."
+    )
+
+
+def _few(few: dict[str, int], subject: str) -> str:
+    fewest = min(few.values())
+    return (
+        f"{some_names(list(few))} rest{'s' if len(few) == 1 else ''} on few {subject}s "
+        f"({fewest} degree{'s' if fewest > 1 else ''} of freedom between {subject}s): only "
+        f"large effects can be found, and more {subject}s help where more cells do not."
+    )
