@@ -23,16 +23,15 @@ from flashmm.benchmark.criteria import (
     scenario_results,
     wider_methods,
 )
-from flashmm.io.files import read_provenance, read_table
-from flashmm.plots.calibration import gain_plot, rejection_plot
-from flashmm.plots.figures import save_figure
+from flashmm.io.tables import read_provenance, read_table
+from flashmm.plots import gain_plot, rejection_plot, save_figure
 from flashmm.report.calibration import (
-    NOT_HONEST,
+    ANTI_CONSERVATIVE,
     approaches,
     candidates,
+    criteria_frame,
     overview_frame,
     scenario_frame,
-    verdict_frame,
 )
 from flashmm.report.page import with_error
 
@@ -102,9 +101,9 @@ def tables(folder: Path) -> dict[str, str]:
     many = wider[~wider["own_types"]]
     return {
         "run": described(metrics, scenarios, folder),
-        "verdicts": markdown(verdict_frame(matched, default)),
+        "criteria": markdown(criteria_frame(matched, default)),
         "comparison": markdown(
-            comparison(matched, candidates(matched)).rename(columns={"criterion": "asked"})
+            comparison(matched, candidates(matched)).rename(columns={"criterion": "Criterion"})
         ),
         "overview": overviews(matched),
         "less-power": less_power(matched, default),
@@ -120,8 +119,8 @@ def draw(matched: pd.DataFrame) -> None:
     for kind, part in by_kind(matched):
         name = {"Counts": "counts"}.get(kind, kind.rsplit(" ", 1)[-1])
         save_figure(rejection_plot(part, approaches(part)), FOLDER / "docs" / f"rejection-{name}")
-        honest = [n for n in approaches(part) if n not in NOT_HONEST]
-        save_figure(gain_plot(part, honest), FOLDER / "docs" / f"power-{name}")
+        valid = [n for n in approaches(part) if n not in ANTI_CONSERVATIVE]
+        save_figure(gain_plot(part, valid), FOLDER / "docs" / f"power-{name}")
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ from scipy import sparse
 
 import flashmm as fm
 from flashmm.inference.table import adjust_p_values
-from flashmm.kernels.ddf import t_tail
+from flashmm.kernels.tails import t_tail
 
 # subjects, cell types, covariates, genes, cells, genes of the dense engine
 SIZES = {

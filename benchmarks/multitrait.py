@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize
-from threadpoolctl import threadpool_limits
 
 import flashmm as fm
+from flashmm.kernels.threads import single_blas_thread
 
 SUBJECTS, TRAITS, VARIANTS, CANDIDATES = 1_000, 4, 2_000, 10_000
 FEW_SUBJECTS = 100
@@ -136,7 +136,7 @@ def compare_with_glimix() -> None:
 
 def main() -> None:
     """Run everything on one thread."""
-    with threadpool_limits(limits=1, user_api="blas"):
+    with single_blas_thread():
         compare_fit_with_dense()
         time_fit_and_scan()
         compare_with_glimix()

@@ -31,9 +31,10 @@ from scipy import sparse
 import flashmm as fm
 from flashmm.benchmark.mixedlm import choose_genes
 from flashmm.cells.counts import read_genes
-from flashmm.inference.wald import row_tests
+from flashmm.inference.ddf import row_tests
 from flashmm.kernels.negative_binomial import draw_block
-from flashmm.simulate import counts as simulate
+from flashmm.simulate.counts import draw_blocks
+from flashmm.simulate.plan import BLOCK_CELLS, make_plan
 
 Calls = dict[str, Callable[[], Any]]
 
@@ -160,16 +161,16 @@ def numpy_draws(mean: float, size: float) -> Calls:
 def our_draws(mean: float, size: float, n_cells: int = 5_120, n_genes: int = 20_000) -> Calls:
     """Draw counts of cells that differ: the kernel, or all of `simulate_counts` but writing."""
     spec = fm.SimulationSpec(n_genes=n_genes, n_cells=n_cells, n_de_genes=n_genes // 20)
-    plan = simulate._plan(spec, seed=1)
+    plan = make_plan(spec, seed=1)
     rise = np.exp(plan.offset).mean() * np.exp(spec.subject_variance / 2)
     plan.var["mean"], plan.var["dispersion"] = mean / rise, size
     rng = np.random.default_rng(1)
     log_mean, sizes = np.full((1, n_genes), np.log(mean)), np.full(n_genes, size)
-    level = np.zeros(simulate.BLOCK_CELLS, np.int64)
+    level = np.zeros(BLOCK_CELLS, np.int64)
 
     def draw(threads: int) -> dict[str, Any]:
         with ThreadPoolExecutor(threads) as pool:
-            for _ in simulate._blocks(plan, pool, 16, progress=False):
+            for _ in draw_blocks(plan, pool, 16, progress=False):
                 pass
         return {"draws": n_cells * n_genes}
 

@@ -1,10 +1,19 @@
 """flashmm: mixed models for multi-subject single-cell data, fitted from summary statistics."""
 
-from flashmm.benchmark.baselines import pooled_tests, pseudobulk_tests
-from flashmm.benchmark.calibration import CalibrationMethod, calibrate
-from flashmm.benchmark.evaluation import Evaluation, compare_fits, evaluate, power_gains
-from flashmm.benchmark.mixedlm import fit_mixedlm
+from flashmm.benchmark import (
+    CalibrationMethod,
+    Evaluation,
+    calibrate,
+    compare_fits,
+    evaluate,
+    fit_mixedlm,
+    pooled_tests,
+    power_gains,
+    pseudobulk_tests,
+)
+from flashmm.cells.effective_libsize import with_size_factors
 from flashmm.cells.groups import GroupStatistics, merge
+from flashmm.cells.size_factors import size_factors
 from flashmm.cells.summary import summarise
 from flashmm.de import de
 from flashmm.design.contrasts import Contrast
@@ -12,23 +21,20 @@ from flashmm.design.from_groups import summary_statistics
 from flashmm.design.from_matrices import summary_statistics_from_matrices
 from flashmm.design.statistics import SummaryStatistics
 from flashmm.inference.advice import advise
+from flashmm.inference.explained import VarianceExplained, variance_explained
 from flashmm.inference.influence import InfluenceTable, influence, jackknife
 from flashmm.inference.permutation import PermutationTable, permutation_tests
 from flashmm.inference.table import TestTable
 from flashmm.inference.testing import contrast_tests
-from flashmm.inference.variance import (
-    VarianceExplained,
-    VarianceTable,
-    variance_explained,
-    variance_tests,
-)
-from flashmm.io.files import (
+from flashmm.inference.variance import VarianceTable, variance_tests
+from flashmm.io import (
     join_fits,
     merge_files,
     read_fit,
     read_groups,
     read_kinship_file,
     read_provenance,
+    read_size_factors,
     read_table,
     write_fit,
     write_groups,
@@ -49,23 +55,24 @@ from flashmm.options import (
     InputError,
     Status,
 )
-from flashmm.simulate.counts import (
+from flashmm.simulate import (
     GaussianSimulation,
     Simulation,
     SimulationSpec,
     simulate_counts,
     simulate_gaussian_groups,
 )
+from flashmm.storage.files import __version__ as __version__
 from flashmm.subject_level.means import SubjectMeans, subject_means
 from flashmm.subject_level.models import kinship_by_trait, multitrait_by_gene
-
-__version__ = "0.1.0"
+from flashmm.within import FitsWithin, fit_within
 
 __all__ = [
     "CalibrationMethod",
     "Contrast",
     "DesignError",
     "Evaluation",
+    "FitsWithin",
     "FlashmmError",
     "FlashmmWarning",
     "FormulaError",
@@ -99,6 +106,7 @@ __all__ = [
     "fit_lmm",
     "fit_mixedlm",
     "fit_multitrait_lmm",
+    "fit_within",
     "influence",
     "jackknife",
     "join_fits",
@@ -116,17 +124,20 @@ __all__ = [
     "read_groups",
     "read_kinship_file",
     "read_provenance",
+    "read_size_factors",
     "read_table",
     "rotate_by_kinship",
     "simulate_counts",
     "simulate_gaussian_groups",
     "simulate_kinship_traits",
+    "size_factors",
     "subject_means",
     "summarise",
     "summary_statistics",
     "summary_statistics_from_matrices",
     "variance_explained",
     "variance_tests",
+    "with_size_factors",
     "write_fit",
     "write_groups",
     "write_table",

@@ -3,32 +3,47 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import anndata
 import pandas as pd
 
+from flashmm.cells.counts import open_counts
+from flashmm.cells.groups import GroupStatistics, align_tables
 from flashmm.cells.summary import summarise
 from flashmm.design.from_groups import summary_statistics
 from flashmm.formulas import Factor, Term, call_name, read_model
 from flashmm.inference.table import TestTable
 from flashmm.inference.testing import contrast_tests
+from flashmm.kernels.expression_filter import MIN_TOTAL
 from flashmm.lmm import fit_lmm
+from flashmm.names import listed
+from flashmm.options import note
+from flashmm.storage.files import PathLike
+from flashmm.within import fit_within
 
 # Functions whose result, on a cell-level column, follows from the stored sums of their argument.
 STANDARDISING = ("scale", "center")
 
 
 def de(
-    adata: anndata.AnnData,
+    data: anndata.AnnData | PathLike | Sequence[anndata.AnnData | PathLike],
     formula: str,
     contrasts: Any = None,
     *,
+    within: str | None = None,
     random: Sequence[str] | None = None,
     transform: str = "log2p1",
     layer: str | None = None,
     libsize: str = "libsize",
+    missing: str = "error",
+    chunk_nnz: int | None = None,
+    progress: bool | None = None,
+    size_factors: Any = "auto",
+    min_counts: float | None = MIN_TOTAL,
+    reference: Mapping[str, str] | None = None,
     method: str = "REML",
     ddf: str | None = None,
     alternative: str = "two-sided",
@@ -40,16 +55,26 @@ def de(
 
     Parameters
     ----------
-    adata : AnnData (cells, genes)
+    data : AnnData (cells, genes), path of an .h5ad file, or several of them
         Counts in `X` or a layer; the columns that the formula names in `obs`.
     formula : str
         One-sided formula; random terms in bars, such as ``(1|subject)``, or in `random`.
     contrasts : optional
         What to test, as in `contrast_tests`; None tests every coefficient.
+    within : str, optional
+        A column such as "cell_type", each level of which has a model of its own: the recommended
+        way to effects within cell types, as `fit_within`. The formula does not name the column.
     random : sequence of str, optional
         Random terms, where the formula has no bars.
-    transform, layer, libsize
+    transform, layer, libsize, missing, chunk_nnz, progress
         As in `summarise`.
+    size_factors : {"auto", "tmm", "total"}, column, pandas.Series, array or None
+        As in `summary_statistics`; "auto" is "tmm" with `within` where there are raw counts, else
+        None.
+    min_counts : float or None
+        With `within`: as in `fit_within`; values that are not counts have no such filter.
+    reference : mapping of str to str, optional
+        Reference level of some columns, ``{"condition": "ctrl"}``; by default the first one.
     method : {"REML", "ML"}
         Restricted or full maximum likelihood.
     ddf, alternative, level, lfc, moderate
@@ -58,25 +83,125 @@ def de(
     Returns
     -------
     TestTable
-        ``.to_frame()`` is tidy.
+        ``.to_frame()`` is tidy; with `within` it has a column of that name.
 
     Raises
     ------
     FlashmmError
-        As of the steps: `summarise`, `summary_statistics`, `fit_lmm`, `contrast_tests`.
+        As of the steps: `summarise`, `summary_statistics` or `fit_within`, `fit_lmm`,
+        `contrast_tests`.
 
     Notes
     -----
     Numeric columns that vary between the cells of a subject are read as covariates, all other
-    columns define the groups. For other formulas on the same cells, `summarise` once and go on
-    from the groups.
+    columns define the groups. With `within`, a factor that varies within subjects (before and
+    after a treatment, say) has a random term of its own, subject:factor, which is said in the
+    notes. For other formulas on the same cells, `summarise` once and go on from the groups.
     """
-    by, covariates = split_columns(adata.obs, formula, random)
+    by, covariates = split_columns(_columns_of(data, formula, random, within), formula, random)
     groups = summarise(
-        adata, by=by, covariates=covariates, transform=transform, layer=layer, libsize=libsize
+        data,
+        by=list(dict.fromkeys([*by, *([] if within is None else [within])])),
+        covariates=covariates,
+        transform=transform,
+        layer=layer,
+        libsize=libsize,
+        missing=missing,
+        chunk_nnz=chunk_nnz,
+        progress=progress,
     )
-    fit = fit_lmm(summary_statistics(groups, formula, random), method=method)
-    return contrast_tests(fit, contrasts, ddf, alternative, level=level, lfc=lfc, moderate=moderate)
+    counted = groups.counts is not None
+    if isinstance(size_factors, str) and size_factors == "auto":
+        size_factors = "tmm" if within is not None and counted else None
+    asked: dict[str, Any] = {
+        "alternative": alternative,
+        "level": level,
+        "lfc": lfc,
+        "moderate": moderate,
+    }
+    if within is None:
+        stats = summary_statistics(groups, formula, random, size_factors, reference)
+        return contrast_tests(fit_lmm(stats, method=method), contrasts, ddf, **asked)
+    fixed, terms, notes = with_subject_terms(groups, formula, random)
+    fits = fit_within(
+        groups,
+        within,
+        fixed,
+        terms,
+        size_factors=size_factors,
+        min_counts=min_counts if counted else None,
+        reference=reference,
+        method=method,
+    )
+    fits = replace(fits, notes=fits.notes + notes)
+    return contrast_tests(fits, contrasts, ddf, **asked)
+
+
+def with_subject_terms(
+    groups: GroupStatistics, formula: str, random: Sequence[str] | None
+) -> tuple[str, list[str] | None, tuple[str, ...]]:
+    """Give factors that vary within subjects random terms, where the subject is the only one.
+
+    Parameters
+    ----------
+    groups : GroupStatistics
+        The groups of the model.
+    formula, random
+        The model.
+
+    Returns
+    -------
+    formula, random
+        The model with further terms ``(1|subject:factor)``.
+    notes : tuple of str
+        Which were added.
+    """
+    terms, random_terms = read_model(formula, random)
+    given = None if random is None else list(random)
+    if len(random_terms) != 1:
+        return formula, given, ()
+    only = random_terms[0]
+    if only.slopes != ((),) or len(only.columns) != 1:
+        return formula, given, ()
+    subject = only.columns[0]
+    columns = {c for term in terms for factor in term for c in factor.columns}
+    factors = [c for c in groups.by if c in columns and c != subject]
+    varying = [c for c in factors if _is_factor(groups.obs[c]) and _varies(groups.obs, c, subject)]
+    if not varying:
+        return formula, given, ()
+    added = [f"{subject}:{column}" for column in varying]
+    words = note(
+        f"{listed(varying)} varies within subjects: the random term {listed(added)} was added, so "
+        "that subjects are the replicates of its effect."
+    )
+    if given is None:
+        return formula + "".join(f" + (1|{term})" for term in added), None, (words,)
+    return formula, [*given, *added], (words,)
+
+
+def _is_factor(column: pd.Series) -> bool:
+    return not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column)
+
+
+def _varies(obs: pd.DataFrame, column: str, subject: str) -> bool:
+    return bool((obs.groupby(subject, observed=True)[column].nunique() > 1).any())
+
+
+def _columns_of(
+    data: Any, formula: str, random: Sequence[str] | None, within: str | None
+) -> pd.DataFrame:
+    """Columns of the cells that a model names, of all inputs: (cells, columns)."""
+    terms, random_terms = read_model(formula, random)
+    named = {c for term in _all_terms(terms, random_terms) for f in term for c in f.columns}
+    named |= {c for term in random_terms for c in term.columns}
+    named |= set() if within is None else {within}
+    several = isinstance(data, Iterable) and not isinstance(data, str | anndata.AnnData)
+    tables = []
+    for item in data if several else [data]:
+        with open_counts(item) as source:
+            there = source.column_names()
+            tables.append(source.columns([name for name in there if name in named]))
+    return pd.concat(align_tables(tables), ignore_index=True) if len(tables) > 1 else tables[0]
 
 
 def split_columns(

@@ -58,7 +58,7 @@ def _frames_inside() -> int:
 
 
 class Status(StrEnum):
-    """How the fit of one gene ended; `sentence` says it in words."""
+    """How the fit or the test of one gene ended; `sentence` says it in words."""
 
     OK = "ok"
     BOUNDARY = "boundary"
@@ -73,7 +73,10 @@ class Status(StrEnum):
     UNBOUNDED = "unbounded"
     ZERO_VARIANCE = "zero_variance"
     TOO_FEW_SUBJECTS = "too_few_subjects"
-    TOO_FEW_RELABELLINGS = "too_few_relabellings"
+    TOO_FEW_PERMUTATIONS = "too_few_permutations"
+    LOW_EXPRESSION = "low_expression"
+    # the name that it had before
+    TOO_FEW_RELABELLINGS = "too_few_permutations"
 
     @property
     def sentence(self) -> str:
@@ -102,8 +105,10 @@ _SENTENCES = {
     "(heritability 1 along a direction in which the kinship is singular).",
     Status.TOO_FEW_SUBJECTS: "Without one of its subjects the contrast cannot be estimated, or no "
     "degrees of freedom between subjects are left: there is an estimate and no test of it.",
-    Status.TOO_FEW_RELABELLINGS: "The labels can be given to the subjects in fewer than 20 ways, "
+    Status.TOO_FEW_PERMUTATIONS: "The labels can be given to the subjects in fewer than 20 ways, "
     "so that no permutation p-value can reach 0.05.",
+    Status.LOW_EXPRESSION: "The gene is expressed too little in these cells for a difference to be "
+    "found: it has no p-value and does not count in the adjustment of the others.",
 }
 
 
@@ -119,7 +124,8 @@ class FitOptions:
         Whether variance components are bounded below by zero.
     engine : {"auto", "spectral", "eliminated", "nested", "dense"}
         The algorithm; "auto" takes the spectral engine for one component, the eliminating one for
-        several with more than 64 levels of which one is the levels of a factor, else the dense one.
+        several of which one is the levels of a factor where they have more than 64 levels or some
+        share no cell (a variance for each cell type), else the dense one.
     start : tuple of float or None
         Start values of the components, residual last; None searches a shared grid.
     max_iter : int

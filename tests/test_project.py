@@ -6,12 +6,11 @@ import ast
 import re
 import sys
 import tomllib
-from collections.abc import Iterator
-from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 import yaml
+from source_code import cycle, file_access, imported_modules, imports
 
 import flashmm
 
@@ -25,7 +24,9 @@ ROOMS = (
     ("formulas", "storage"),
     ("cells",),
     ("design",),
+    ("model",),
     ("lmm",),
+    ("within",),
     ("inference",),
     ("kinship", "multitrait"),
     ("simulate",),
@@ -35,8 +36,28 @@ ROOMS = (
     ("compat",),
     ("workflow",),
 )
-# Who may open files; `simulate` writes in chunks.
-OPENERS = {"storage", "cells", "io", "report", "simulate", "workflow"}
+# Who may open, read, write or move files: rooms and single modules.
+OPENERS = {
+    "storage",
+    "cells",
+    "io",
+    "report",
+    "workflow",
+    "simulate.counts",
+    "simulate.writer",
+    "plots.style",
+}
+# Modules beside the rooms, and lines of a module, at most.
+MOST_BESIDE, MOST_LINES = 8, 600
+# Longer modules, and those that limit BLAS in a way of their own; these lists only get shorter.
+LONGER = {
+    "flashmm.kernels.elimination",
+    "flashmm.kernels.empirical_bayes_tails",
+    "flashmm.lmm",
+}
+# Rooms whose face has a sentence instead of a paragraph.
+UNSAID: set[str] = set()
+LIMITS_BLAS: set[str] = set()
 
 
 def conda(path: str) -> list:
@@ -82,16 +103,6 @@ def test_versions_agree():
     assert flashmm.__version__ == PROJECT["version"] == citation["version"] == newest[1]
 
 
-def imported(path: Path) -> Iterator[str]:
-    """Modules of the package that a file imports, at the top or in a function."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "flashmm":
-            below = [f"{node.module}.{alias.name}" for alias in node.names]
-            yield from (name if is_module(name) else str(node.module) for name in below)
-        elif isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name.startswith("flashmm."))
-
-
 def is_module(name: str) -> bool:
     path = ROOT / name.replace(".", "/")
     return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
@@ -102,7 +113,15 @@ def module_name(path: Path) -> str:
     return ".".join(part for part in parts if part != "__init__")
 
 
-GRAPH = {module_name(path): set(imported(path)) for path in sorted(PACKAGE.rglob("*.py"))}
+FILES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imported(module: str) -> set[str]:
+    path = FILES[module]
+    return imported_modules(path.read_text(), module, is_module, path.name == "__init__.py")
+
+
+GRAPH = {module: imported(module) for module in FILES}
 
 
 def room(module: str) -> str:
@@ -123,29 +142,74 @@ def test_imports_point_one_way(module):
 
 def test_no_import_closes_a_cycle():
     # a face imports its modules, and a module may import the face of another room only
-    assert not list(cycles(GRAPH)), "imports, deferred ones too, form a cycle"
+    assert not cycle(GRAPH), "imports, deferred ones too, form a cycle"
 
 
-def cycles(graph: dict[str, set[str]]) -> Iterator[tuple[str, ...]]:
-    try:
-        tuple(TopologicalSorter(graph).static_order())
-    except CycleError as error:
-        yield tuple(error.args[1])
+def test_rooms_form_no_cycle():
+    # importing a module runs the face of its room first
+    rooms = {name: set() for name in map(room, GRAPH.keys() - {"flashmm"})}
+    for module, names in GRAPH.items():
+        rooms.get(room(module), set()).update(map(room, names))
+    assert not cycle(rooms), "two rooms import from each other"
 
 
-def modules() -> list[Path]:
-    return [path for path in sorted(PACKAGE.rglob("*.py")) if path.name != "__init__.py"]
+def test_no_module_imports_the_whole_package():
+    assert not [module for module, names in GRAPH.items() if "flashmm" in names]
 
 
-@pytest.mark.parametrize("path", modules(), ids=module_name)
-def test_only_some_rooms_open_files(path):
-    calls = [
-        node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)
-    ]
-    names = {getattr(call, "id", getattr(call, "attr", "")) for call in calls}
-    opening = names & {"open", "read_h5ad", "read_csv", "read_parquet", "write_h5ad", "read_text"}
-    own = room(module_name(path))
-    assert not opening or own in OPENERS, f"{own} calls {opening}"
+def below_the_face() -> list[str]:
+    return sorted(GRAPH.keys() - {"flashmm"})
+
+
+@pytest.mark.parametrize("module", below_the_face())
+def test_only_some_rooms_touch_files(module):
+    path = FILES[module]
+    place = module.removeprefix("flashmm.")
+    if not any(place == name or place.startswith(f"{name}.") for name in OPENERS):
+        found = file_access(path.read_text(), module, path.name == "__init__.py")
+        assert not found, f"{module} opens, reads or writes files: {sorted(found)}"
+
+
+def test_those_who_may_touch_files_do():
+    touching = {m for m, path in FILES.items() if file_access(path.read_text(), m)}
+    for name in OPENERS:
+        full = f"flashmm.{name}"
+        assert any(m == full or m.startswith(f"{full}.") for m in touching), f"{name} need not"
+
+
+def test_modules_are_short():
+    lines = {module: path.read_text().count("\n") for module, path in FILES.items()}
+    longer = {module for module, n in lines.items() if n > MOST_LINES}
+    assert longer <= LONGER, f"split these by concept: {sorted(longer - LONGER)}"
+    assert longer == LONGER, f"no longer long, take out of LONGER: {sorted(LONGER - longer)}"
+
+
+def test_few_modules_stand_beside_the_rooms():
+    beside = sorted(path.name for path in PACKAGE.glob("*.py"))
+    assert len(beside) <= MOST_BESIDE, f"put some of these into rooms: {beside}"
+
+
+@pytest.mark.parametrize("face", sorted(PACKAGE.glob("*/__init__.py")), ids=module_name)
+def test_rooms_say_what_they_are_for(face):
+    said = ast.get_docstring(ast.parse(face.read_text())) or ""
+    short = len(said.split()) < 12
+    assert short == (module_name(face) in UNSAID), "say in a paragraph what the room is for"
+
+
+@pytest.mark.parametrize(
+    ("library", "owner", "others"),
+    [
+        ("threadpoolctl", "flashmm.kernels.threads", LIMITS_BLAS),
+        ("difflib", "flashmm.names", set()),
+    ],
+)
+def test_one_module_uses_the_library(library, owner, others):
+    users = {
+        module
+        for module, path in FILES.items()
+        if any(name.split(".")[0] == library for name, _ in imports(path.read_text(), module))
+    }
+    assert users == {owner} | others
 
 
 def texts() -> list[Path]:

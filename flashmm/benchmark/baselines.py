@@ -1,7 +1,7 @@
 """Tests that are not mixed models: pseudobulk, and cells taken as replicates.
 
-They are what a mixed model is measured against (`docs/calibration.md`): the first is honest with
-few subjects and throws away how many cells each mean has, the second is wrong on purpose.
+They are what a mixed model is measured against (`docs/calibration.md`): the first keeps its level
+with few subjects and throws away how many cells each mean has, the second is wrong on purpose.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 
 from flashmm.cells.groups import N_CELLS, GroupStatistics
-from flashmm.design.contrasts import resolve_contrasts
+from flashmm.design.differences import contrasts_of
 from flashmm.design.statistics import SummaryStatistics
-from flashmm.inference.table import adjust_p_values
-from flashmm.kernels import ddf as kernels
+from flashmm.inference.table import adjust_p_values, frame_columns
 from flashmm.kernels import moderation, student
+from flashmm.kernels.tails import t_tail
 from flashmm.names import listed
 from flashmm.options import DesignError, InputError, Status
 
@@ -111,7 +111,7 @@ def pooled_tests(
     DesignError
         X has not full column rank.
     """
-    resolved = resolve_contrasts(contrasts, stats.coefficients, stats.coefficient_columns)
+    resolved = contrasts_of(contrasts, stats.coefficients, stats.coefficient_columns, stats)
     if np.linalg.matrix_rank(stats.XtX, hermitian=True) < len(stats.XtX):
         raise DesignError("Columns of X follow from others; drop them from the formula.")
     inverse, df = np.linalg.inv(stats.XtX), stats.n_cells - len(stats.XtX)
@@ -190,22 +190,11 @@ def _frame(contrast: str, genes: pd.Index, level: float, test: Mapping[str, Any]
     estimate, std_error = test["estimate"], test["std_error"]
     df = np.broadcast_to(np.asarray(test["df"], dtype=float), estimate.shape)
     statistic = estimate / std_error
-    p, log10_p = kernels.t_tail(statistic, df, "two-sided")
+    p, log10_p = t_tail(statistic, df, "two-sided")
     low, high = student.confidence_limits(estimate, std_error, df, level, "two-sided")
     missing = np.where(np.isnan(estimate), str(Status.NOT_ESTIMABLE), str(Status.ZERO_VARIANCE))
-    return pd.DataFrame(
-        {
-            "gene": np.asarray(genes, dtype=object),
-            "contrast": contrast,
-            "estimate": estimate,
-            "std_error": std_error,
-            "conf_low": low,
-            "conf_high": high,
-            "statistic": statistic,
-            "df": df,
-            "p_value": p,
-            "log10_p": log10_p,
-            "adj_p_value": adjust_p_values(p),
-            "status": np.where(np.isnan(p), missing, str(Status.OK)),
-        }
-    )
+    status = np.where(np.isnan(p), missing, str(Status.OK))
+    t_test = (estimate, std_error, low, high, statistic, df)
+    values = (*t_test, p, log10_p, adjust_p_values(p), status)
+    columns = dict(zip(frame_columns(intervals=True), values, strict=True))
+    return pd.DataFrame({"gene": np.asarray(genes, dtype=object), "contrast": contrast} | columns)

@@ -1,36 +1,30 @@
 """How often tests of simulated data are wrong: the study of `docs/calibration.md`.
 
 `calibrate` runs all methods on the groups of one simulation and keeps their metrics, and
-`scenario_table` says what a scenario is. What follows from the metrics is in `flashmm.verdicts`.
+`scenario_table` says what a scenario is. What follows from the metrics is in
+`flashmm.benchmark.criteria`.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from flashmm.benchmark.baselines import pooled_tests, pseudobulk_tests
-from flashmm.benchmark.evaluation import evaluate, power_gains
+from flashmm.benchmark.data import DataSet, Request
+from flashmm.benchmark.evaluation import evaluate
+from flashmm.benchmark.methods import Method
+from flashmm.benchmark.power import power_gains
 from flashmm.cells.groups import GroupStatistics
-from flashmm.design.derived import take_genes
-from flashmm.design.from_groups import summary_statistics
-from flashmm.design.statistics import SummaryStatistics
-from flashmm.inference.permutation import permutation_tests
-from flashmm.inference.testing import DDF, contrast_tests
-from flashmm.inference.wald import DEFAULT_DDF
-from flashmm.lmm import LMMFit, fit_lmm
-from flashmm.names import listed
-from flashmm.options import FlashmmWarning, InputError
-from flashmm.simulate.spec import SimulationSpec
+from flashmm.inference.ddf import DEFAULT_DDF
+from flashmm.options import FlashmmWarning
+from flashmm.simulate import SimulationSpec
 
-MODELS = ("mixed", "permutation")
 PSEUDOBULK = ("pseudobulk", "pseudobulk_cpm")
-TESTS = (*MODELS, *PSEUDOBULK, "pooled")
 KEPT = (
     *("tests", "missing", "fpr", "lambda_gc", "fdp", "tpr", "coverage", "coverage_null"),
     *("power", "power_at_fpr", "power_gain", "power_at_fpr_gain"),
@@ -46,9 +40,11 @@ class CalibrationMethod:
     ----------
     name : str
         Name of the method.
-    test : {"mixed", "permutation", "pseudobulk", "pseudobulk_cpm", "pooled"}
-        Tests of a mixed model, permutation of its labels, t tests of the means of subjects, the
-        same of log₂ counts per million, or least squares over cells.
+    test : str
+        A key of `flashmm.benchmark.methods.PROCEDURES` that needs no cells: "mixed" (tests of a
+        mixed model), "permutation" of its labels, "pseudobulk" (t tests of the means of subjects),
+        "pseudobulk_cpm" (of log₂ counts per million), "pooled" (least squares over cells), or a
+        control, "truth", "random" or "permuted_labels".
     random : tuple of str
         Random terms of a mixed model.
     ddf : str or None
@@ -58,7 +54,7 @@ class CalibrationMethod:
     genes : int or None
         Number of genes to test, spread evenly; None tests all.
     n_permutations : int
-        Relabellings of a permutation.
+        Permutations of the labels.
     only_matching : bool
         Whether it is run only where its random terms are those of the simulation, to save time.
 
@@ -79,17 +75,14 @@ class CalibrationMethod:
 
     def __post_init__(self) -> None:
         """Check that the fields go together."""
-        if self.test not in TESTS:
-            raise InputError(f"{self.name}: test {self.test!r} is none of {listed(TESTS)}.")
-        if (self.test in MODELS) != bool(self.random):
-            needs = "needs" if self.test in MODELS else "has no"
-            raise InputError(f"{self.name}: the test {self.test!r} {needs} random terms.")
-        if self.ddf is not None and (self.test != "mixed" or self.ddf not in DDF):
-            raise InputError(
-                f"{self.name}: ddf {self.ddf!r} is none of {listed(DDF)}, or not for {self.test!r}."
-            )
-        if self.moderate and self.test not in ("mixed", *PSEUDOBULK):
-            raise InputError(f"{self.name}: variances of {self.test!r} are not moderated.")
+        _ = self.method
+
+    @property
+    def method(self) -> Method:
+        """The row that is run; fields with their defaults are left to the test."""
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "only_matching"}
+        default = {f.name: f.default for f in fields(self)}
+        return Method.of({k: v for k, v in own.items() if k == "name" or v != default[k]})
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> CalibrationMethod:
@@ -115,7 +108,7 @@ def calibrate(
     matching: Sequence[str] | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Test the groups of one simulation with every method and judge the tests.
+    """Test the groups of one simulation with every method and evaluate the tests.
 
     Parameters
     ----------
@@ -125,7 +118,7 @@ def calibrate(
         Of the simulation.
     methods : iterable of CalibrationMethod
         Left out are those whose random terms hold ``cell_type`` where there is one cell type, and
-        counts per million where there are no counts.
+        those that need counts where there are none.
     fixed : str
         The formula of the fixed effects.
     contrasts : optional
@@ -146,23 +139,24 @@ def calibrate(
         `power_gains` over all contrasts; `other` is the pseudobulk method that a gain is over.
     """
     model = None if matching is None else tuple(matching)
+    data = DataSet(groups, truth=truth)
+    request = Request(fixed, contrasts, level=LEVEL, seed=seed)
     chosen = [
         method
         for method in methods
-        if _applies(method, groups)
+        if _applies(method, data)
         and not (method.only_matching and model is not None and method.random != model)
     ]
-    run = _Run(groups, fixed, contrasts, seed)
     tables: dict[str, pd.DataFrame] = {}
     with warnings.catch_warnings():
         # what the models leave out is the question here
         warnings.simplefilter("ignore", FlashmmWarning)
         for method in chosen:
-            tables[method.name] = run.tests(method)
+            tables[method.name] = method.method.run(data, request).tests
     others = [m.name for m in chosen if m.test in PSEUDOBULK and not m.moderate]
     parts = []
     for name, table in tables.items():
-        judged = evaluate(
+        metrics = evaluate(
             table, truth, levels=levels, fdr=(FDR,), same_unit=same_unit, pooled=True
         ).metrics.assign(other="")
         gains = [
@@ -170,73 +164,16 @@ def calibrate(
             for other in others
             if other != name and len(truth)
         ]
-        parts.append(pd.concat([judged, *gains], ignore_index=True).assign(method=name))
+        parts.append(pd.concat([metrics, *gains], ignore_index=True).assign(method=name))
     metrics = pd.concat(parts, ignore_index=True)
     columns = ["method", "metric", "level", "other", "value", "std_error", "n"]
     return metrics.loc[metrics["metric"].isin(KEPT), columns].reset_index(drop=True)
 
 
-def _applies(method: CalibrationMethod, groups: GroupStatistics) -> bool:
-    if method.test == "pseudobulk_cpm":
-        return groups.counts is not None
-    one_type = groups.obs["cell_type"].nunique() == 1
-    return not (one_type and any("cell_type" in term for term in method.random))
-
-
-class _Run:
-    """The tests of one data set; models that methods share are fitted once."""
-
-    def __init__(self, groups: GroupStatistics, fixed: str, contrasts: Any, seed: int) -> None:
-        self.groups, self.fixed, self.contrasts, self.seed = groups, fixed, contrasts, seed
-        self.fits: dict[tuple[tuple[str, ...], int | None], LMMFit] = {}
-
-    def tests(self, method: CalibrationMethod) -> pd.DataFrame:
-        """The tests of a method as `TestTable.to_frame` has them, as far as it has columns."""
-        return _RUNNERS[method.test](self, method)
-
-    def mixed(self, method: CalibrationMethod) -> pd.DataFrame:
-        fit = self.fit(method)
-        table = contrast_tests(
-            fit, self.contrasts, ddf=method.ddf, level=LEVEL, moderate=method.moderate
-        )
-        return table.to_frame(intervals=True)
-
-    def permutation(self, method: CalibrationMethod) -> pd.DataFrame:
-        return permutation_tests(
-            self.fit(method),
-            self.contrasts,
-            n_permutations=method.n_permutations,
-            seed=self.seed,
-            progress=False,
-        ).to_frame()
-
-    def pseudobulk(self, method: CalibrationMethod) -> pd.DataFrame:
-        values = "log2_cpm" if method.test == "pseudobulk_cpm" else "mean"
-        return pseudobulk_tests(self.groups, values=values, moderate=method.moderate, level=LEVEL)
-
-    def pooled(self, method: CalibrationMethod) -> pd.DataFrame:
-        stats = self.statistics(("subject",), method.genes)
-        return pooled_tests(stats, self.contrasts, level=LEVEL)
-
-    def fit(self, method: CalibrationMethod) -> LMMFit:
-        key = method.random, method.genes
-        if key not in self.fits:
-            self.fits[key] = fit_lmm(self.statistics(*key))
-        return self.fits[key]
-
-    def statistics(self, random: tuple[str, ...], genes: int | None) -> SummaryStatistics:
-        stats = summary_statistics(self.groups, self.fixed, list(random))
-        if genes is None or genes >= stats.n_genes:
-            return stats
-        return take_genes(stats, np.linspace(0, stats.n_genes - 1, genes).round().astype(int))
-
-
-_RUNNERS: Mapping[str, Callable[[_Run, CalibrationMethod], pd.DataFrame]] = {
-    "mixed": _Run.mixed,
-    "permutation": _Run.permutation,
-    "pooled": _Run.pooled,
-    **dict.fromkeys(PSEUDOBULK, _Run.pseudobulk),
-}
+def _applies(method: CalibrationMethod, data: DataSet) -> bool:
+    one_type = data.groups.obs["cell_type"].nunique() == 1
+    of_types = any("cell_type" in term for term in method.random)
+    return not method.method.lacks(data) and not (one_type and of_types)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -265,7 +202,8 @@ def scenario_table(scenarios: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def _described(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-    spec = SimulationSpec(**{k: v for k, v in fields.items() if k not in ("reference", "metadata")})
+    files = ("reference", "reference_cell_type", "metadata")
+    spec = SimulationSpec(**{key: value for key, value in fields.items() if key not in files})
     own_types = spec.subject_cell_type_variance > 0 and spec.n_cell_types > 1
     cells = (spec.n_cells or 0) / (spec.n_subjects * spec.n_cell_types)
     gaussian = spec.distribution == "gaussian"
@@ -278,5 +216,11 @@ def _described(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
         "balanced": spec.cells_cv == 0,
         "ratio": ratio,
         "own_types": own_types,
-        "matching": ("subject", "subject:cell_type") if own_types else ("subject",),
+        "matching": _matching(own_types, spec.subject_condition_variance > 0),
     }
+
+
+def _matching(own_types: bool, own_conditions: bool) -> tuple[str, ...]:
+    """Random terms of the model that was simulated."""
+    terms = {"subject": True, "subject:cell_type": own_types, "subject:condition": own_conditions}
+    return tuple(term for term, there in terms.items() if there)

@@ -1,4 +1,4 @@
-"""What a calibration study found, held against what is asked of a default test."""
+"""What a calibration study found, and whether a default test meets its criteria."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pandas as pd
 from flashmm.benchmark.calibration import ALPHA, FDR, CalibrationMethod
 
 KEYS = ("metric", "level", "other")
-# What is asked: standard errors of Monte Carlo, multiples of a level, and coverage.
+# Limits: standard errors of Monte Carlo, multiples of a level, and coverage.
 MOST_SE, MOST_AT_001, MOST_NB, LEAST_COVERAGE, MOST_COVERAGE = 3.0, 1.5, 1.25, 0.94, 0.96
 # Where: subjects in all, variance of subjects over that of the mean of their cells, tests.
 LEAST_SUBJECTS, LEAST_RATIO, LEAST_TESTS = 8, 10.0, 100_000
@@ -91,11 +91,11 @@ def _with_models(
 
 
 # ----------------------------------------------------------------------------------------------
-# What is asked of a default, and whether it was found
+# The criteria of a default test, and whether they are met
 
 
-def verdicts(matched: pd.DataFrame, approach: str) -> pd.DataFrame:
-    """Hold the results of an approach against what is asked of a default test.
+def check_criteria(matched: pd.DataFrame, approach: str) -> pd.DataFrame:
+    """Evaluate the criteria of a default test on the results of an approach.
 
     Parameters
     ----------
@@ -107,17 +107,17 @@ def verdicts(matched: pd.DataFrame, approach: str) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row per criterion: `criterion`, `short` (the same in few words), `judged` (how many
-        numbers), `missed` (how many beyond their limit), `worst` (scenario), `level, value,
-        std_error, limit` (of the worst) and `met` (missing where nothing was judged).
+        One row per criterion: `criterion`, `short` (the same in few words), `evaluated` (how
+        many numbers), `failed` (how many beyond their limit), `worst` (scenario), `level, value,
+        std_error, limit` (of the worst) and `met` (missing where nothing was evaluated).
     """
     own = matched[matched["approach"] == approach]
-    return pd.DataFrame([_verdict(found) for found in _criteria(own)]).astype({"met": "boolean"})
+    return pd.DataFrame([_check(found) for found in _criteria(own)]).astype({"met": "boolean"})
 
 
 @dataclass(frozen=True, eq=False)
 class _Criterion:
-    """What is asked of numbers: rows of metrics, and the most (or least) that each may be."""
+    """A limit on numbers: rows of metrics, and the most (or least) that each may be."""
 
     text: str
     short: str
@@ -247,10 +247,10 @@ def _constant(rows: pd.DataFrame, value: float) -> pd.Series:
     return pd.Series(float(value), index=rows.index)
 
 
-def _verdict(criterion: _Criterion) -> dict[str, Any]:
+def _check(criterion: _Criterion) -> dict[str, Any]:
     rows, limit = criterion.rows, criterion.limit
     found: dict[str, Any] = {"criterion": criterion.text, "short": criterion.short}
-    found |= {"judged": len(rows), "missed": 0}
+    found |= {"evaluated": len(rows), "failed": 0}
     numbers = dict.fromkeys(("level", "value", "std_error", "limit"), np.nan)
     if rows.empty:
         return found | {"worst": ""} | numbers | {"met": pd.NA}
@@ -258,7 +258,7 @@ def _verdict(criterion: _Criterion) -> dict[str, Any]:
     # in units of the limit, so that levels can be compared with each other
     worst = int((beyond / limit.abs().where(limit != 0, 1.0)).to_numpy().argmax())
     return found | {
-        "missed": int((beyond > 0).sum()),
+        "failed": int((beyond > 0).sum()),
         "worst": rows["scenario"].iloc[worst],
         **{name: float(rows[name].iloc[worst]) for name in ("level", "value", "std_error")},
         "limit": float(limit.iloc[worst]),
@@ -282,12 +282,12 @@ def comparison(matched: pd.DataFrame, approaches: Sequence[str]) -> pd.DataFrame
         `criterion` in short, then a column per approach with ``met``, or how many numbers of how
         many are beyond their limit.
     """
-    columns = {name: verdicts(matched, name) for name in approaches}
+    columns = {name: check_criteria(matched, name) for name in approaches}
     first = next(iter(columns.values()))
     table = pd.DataFrame({"criterion": first["short"]})
     for name, found in columns.items():
         table[name] = [
-            "–" if row.judged == 0 else "met" if row.met else f"{row.missed} of {row.judged}"
+            "–" if row.evaluated == 0 else "met" if row.met else f"{row.failed} of {row.evaluated}"
             for row in found.itertuples()
         ]
     return table

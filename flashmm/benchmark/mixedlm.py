@@ -26,21 +26,24 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import sparse, special, stats
+from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 from statsmodels.regression.mixed_linear_model import MixedLM, VCSpec
-from threadpoolctl import threadpool_limits
 
-from flashmm.benchmark.evaluation import adjust_per_contrast
+from flashmm.benchmark.truth import adjust_per_contrast
 from flashmm.cells.counts import read_genes
 from flashmm.design.columns import CellDesign, cell_design
 from flashmm.design.contrasts import Contrast, resolve_contrasts
 from flashmm.kernels.rotation import independent_columns
+from flashmm.kernels.tails import chi2_tail, normal_tail
+from flashmm.kernels.threads import single_blas_thread
+from flashmm.names import listed
 from flashmm.options import DesignError, InputError, Status, note
 
 __all__ = ["MixedLMResult", "choose_genes", "fit_mixedlm"]
 
-METHODS = ("lbfgs", "bfgs", "powell")
+# optimisers that are tried, in their order, and those that MixedLM knows
+TRIED = ("lbfgs", "bfgs", "powell")
 OPTIMISERS = ("lbfgs", "bfgs", "cg", "powell", "nm", "basinhopping")
 # a component below this share of the residual variance is at the boundary
 BOUNDARY_RATIO = 1e-6
@@ -69,7 +72,8 @@ class MixedLMResult:
         Every optimiser tried: `gene, optimiser, accepted, reason` (why not), `converged, loglik,
         seconds, warnings`.
     options : dict
-        How it was fitted: formulas, method, transform, optimisers, version of statsmodels.
+        How it was fitted: formulas, transform, criterion (REML or not), optimisers, version of
+        statsmodels.
     notes : tuple of str
         What was decided for the user.
     """
@@ -110,9 +114,10 @@ def fit_mixedlm(
     *,
     transform: str = "log2p1",
     reml: bool = True,
-    methods: Sequence[str] = METHODS,
+    optimisers: Sequence[str] = TRIED,
     contrasts: Any = None,
     layer: str | None = None,
+    methods: Sequence[str] | None = None,
 ) -> MixedLMResult:
     """Fit statsmodels' MixedLM to some genes.
 
@@ -128,13 +133,15 @@ def fit_mixedlm(
         Transform of the counts as for `summarise`.
     reml : bool
         Restricted (default) or full maximum likelihood.
-    methods : sequence of str
+    optimisers : sequence of str
         Optimisers, in the order of trying. Each starts from MixedLM's own start values; the first
         fit that can be used is taken.
     contrasts : optional
         Contrasts as for `contrast_tests`; None tests every coefficient.
     layer : str, optional
         Layer of the counts instead of X.
+    methods : sequence of str, optional
+        The former name of `optimisers`.
 
     Returns
     -------
@@ -158,23 +165,32 @@ def fit_mixedlm(
     components within the finest groups that share no level: subjects for components nested in
     subjects, all cells in one group for crossed ones.
     """
-    genes, methods = _valid_names(genes, "genes"), _valid_names(methods, "methods")
-    unknown = [method for method in methods if method not in OPTIMISERS]
+    if methods is not None:
+        warnings.warn(
+            "fit_mixedlm: 'methods' is now called 'optimisers'.", DeprecationWarning, stacklevel=2
+        )
+        optimisers = methods
+    genes, optimisers = _valid_names(genes, "genes"), _valid_names(optimisers, "optimisers")
+    unknown = [name for name in optimisers if name not in OPTIMISERS]
     if unknown:
-        raise InputError(f"methods: {unknown} do not fit MixedLM; use some of {list(OPTIMISERS)}.")
+        raise InputError(
+            f"optimisers: {listed(unknown)} do not fit MixedLM; use some of {listed(OPTIMISERS)}."
+        )
     obs, values = read_genes(data, genes, transform=transform, layer=layer)
     problem = _problem(cell_design(obs, fixed, random), reml)
     resolved = resolve_contrasts(
         contrasts, list(problem.design.X.columns), problem.design.coefficient_columns
     )
-    with threadpool_limits(limits=1, user_api="blas"):
-        outcomes = [_fit_gene(problem, g, y, methods) for g, y in zip(genes, values.T, strict=True)]
+    with single_blas_thread():
+        outcomes = [
+            _fit_gene(problem, g, y, optimisers) for g, y in zip(genes, values.T, strict=True)
+        ]
     options = {
         "fixed": fixed,
         "random": [random] if isinstance(random, str) else random and list(random),
         "transform": transform,
         "reml": reml,
-        "optimisers": list(methods),
+        "optimisers": list(optimisers),
         "statsmodels": version("statsmodels"),
     }
     return _assemble(problem, outcomes, resolved, options)
@@ -250,7 +266,7 @@ def _problem(design: CellDesign, reml: bool) -> _Problem:
         raise DesignError("MixedLM needs at least one estimable fixed effect and one random term.")
     notes = tuple(design.notes)
     if not kept.all():
-        dropped = ", ".join(design.X.columns[~kept])
+        dropped = listed(design.X.columns[~kept], 20)
         notes += (note(f"MixedLM: linearly dependent fixed effects were dropped: {dropped}."),)
     return _Problem(design, X[:, kept], kept, reml, _random_arguments(design), notes)
 
@@ -327,13 +343,13 @@ class _Outcome:
     peak_memory_mib: float = field(default_factory=lambda: peak_memory_mib())
 
 
-def _fit_gene(problem: _Problem, gene: str, y: np.ndarray, methods: Sequence[str]) -> _Outcome:
+def _fit_gene(problem: _Problem, gene: str, y: np.ndarray, optimisers: Sequence[str]) -> _Outcome:
     if not y.any():
         return _Outcome(gene, Status.ALL_ZERO)
     start = time.perf_counter()
     attempts: list[_Attempt] = []
-    for method in methods:
-        attempts.append(_attempt(problem, y, method))
+    for optimiser in optimisers:
+        attempts.append(_attempt(problem, y, optimiser))
         if attempts[-1].accepted:
             break
     seconds = time.perf_counter() - start
@@ -341,18 +357,18 @@ def _fit_gene(problem: _Problem, gene: str, y: np.ndarray, methods: Sequence[str
     return _Outcome(gene, _status(taken), tuple(attempts), taken, seconds)
 
 
-def _attempt(problem: _Problem, y: np.ndarray, method: str) -> _Attempt:
+def _attempt(problem: _Problem, y: np.ndarray, optimiser: str) -> _Attempt:
     start = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             model = MixedLM(y, problem.X, **problem.arguments)
-            found = _read(problem, model.fit(reml=problem.reml, method=[method]))
+            found = _read(problem, model.fit(reml=problem.reml, method=[optimiser]))
         except _BREAKDOWNS as error:
             found = {"reason": f"{type(error).__name__}: {error}"}
     said = tuple(dict.fromkeys(str(warning.message) for warning in caught))
     seconds = time.perf_counter() - start
-    return _Attempt(method, **found, seconds=seconds, warnings=said)
+    return _Attempt(optimiser, **found, seconds=seconds, warnings=said)
 
 
 def _read(problem: _Problem, result: Any) -> dict[str, Any]:
@@ -505,27 +521,18 @@ def _wald_numbers(L: np.ndarray, taken: _Attempt) -> dict[str, float]:
     effect, cov = L @ taken.coef, L @ taken.cov @ L.T
     if len(L) > 1:
         wald = float(effect @ np.linalg.lstsq(cov, effect, rcond=None)[0])
-        log_p = _log_chi2_sf(wald, len(L))
-        return {"statistic": wald / len(L), "p_value": np.exp(log_p), "log10_p": log_p / np.log(10)}
+        p, log10_p = chi2_tail(np.array([wald]), len(L))
+        return {"statistic": wald / len(L), "p_value": float(p[0]), "log10_p": float(log10_p[0])}
     std_error = float(np.sqrt(cov[0, 0])) if cov[0, 0] > 0 else np.nan
     z = float(effect[0] / std_error)
+    p, log10_p = normal_tail(np.array(z))
     return {
         "estimate": float(effect[0]),
         "std_error": std_error,
         "statistic": z,
-        "p_value": float(2 * stats.norm.sf(abs(z))),
-        "log10_p": float((np.log(2) + stats.norm.logsf(abs(z))) / np.log(10)),
+        "p_value": float(p),
+        "log10_p": float(log10_p),
     }
-
-
-def _log_chi2_sf(x: float, df: int) -> float:
-    """Logarithm of the upper tail of chi-squared, also where the tail underflows."""
-    tail = special.gammaincc(df / 2, x / 2)
-    if tail > 0 or not np.isfinite(x):
-        return float(np.log(tail)) if tail > 0 else float(-x)
-    # Γ(a, z) ≈ z^(a−1) e^(−z) {1 + (a − 1)/z}
-    a, z = df / 2, x / 2
-    return float((a - 1) * np.log(z) - z - special.gammaln(a) + np.log1p((a - 1) / z))
 
 
 # ----------------------------------------------------------------------------------------------
@@ -538,5 +545,5 @@ def _valid_names(names: Iterable[str], what: str) -> list[str]:
         raise InputError(f"{what}: none given; give at least one.")
     twice = sorted({name for name in given if given.count(name) > 1})
     if twice:
-        raise InputError(f"{what}: {twice} are given more than once.")
+        raise InputError(f"{what}: {listed(twice)} are given more than once.")
     return given

@@ -15,6 +15,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from flashmm.cells.levels import (
+    align_tables,
+    distinct,
+    drop_unused_levels,
+    group_rows,
+    kind_of,
+    merge_levels,
+    note_references,
+    sum_by_group,
+    unsorted_columns,
+)
 from flashmm.names import listed
 from flashmm.options import InputError, note
 from flashmm.storage.workspace import zeros
@@ -260,130 +271,8 @@ def merge_headers(
         kept,
         _added(parts, sums_of, rows, kept, len(obs)),
         provenance=first.provenance | {"inputs": _inputs(parts)},
-        notes=_distinct([*(text for part in parts for text in part.notes), *notes]),
+        notes=distinct([*(text for part in parts for text in part.notes), *notes]),
     )
-
-
-def group_rows(keys: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame]:
-    """Give numbers to the distinct rows of `keys` in the order of their levels.
-
-    Parameters
-    ----------
-    keys : pandas.DataFrame
-        (rows, by) No missing values; categories count in their own order.
-
-    Returns
-    -------
-    codes : numpy.ndarray
-        (rows,) The group of each row.
-    table : pandas.DataFrame
-        (groups, by) The distinct rows, indexed by their values joined by ``|``; unused levels are
-        dropped.
-    """
-    by = list(keys.columns)
-    codes = keys.groupby(by, observed=True, sort=True).ngroup().to_numpy()
-    table = keys.drop_duplicates().sort_values(by)
-    rows = table.itertuples(index=False, name=None)
-    table.index = pd.Index(["|".join(map(str, row)) for row in rows])
-    if not table.index.is_unique:
-        twice = table.index[table.index.duplicated()]
-        raise InputError(
-            f"Different groups would have the same name {listed(twice)}: "
-            f"values of the columns {listed(by)} hold the separator '|'; rename them."
-        )
-    return codes, table.assign(**{name: drop_unused_levels(table[name]) for name in by})
-
-
-def sum_by_group(codes: np.ndarray, values: np.ndarray, n_groups: int) -> np.ndarray:
-    """Sum `values` (rows,) over the rows of each group, one after another in their order."""
-    total = np.zeros(n_groups, dtype=values.dtype)
-    np.add.at(total, codes, values)
-    return total
-
-
-def merge_levels(orders: Sequence[pd.Index]) -> pd.Index:
-    """Take the longest order of levels if it contains all others in their order, else sort all."""
-    longest = max(orders, key=len)
-    if all(_contains(longest, order) for order in orders):
-        return longest
-    union = set().union(*orders)
-    try:
-        return pd.Index(sorted(union))
-    except TypeError as error:
-        kinds = sorted({type(level).__name__ for level in union})
-        raise InputError(f"Levels of different types cannot be merged: {listed(kinds)}.") from error
-
-
-def align_tables(tables: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
-    """Give the columns of several tables one dtype each: for categories, one order of levels.
-
-    Raises
-    ------
-    InputError
-        Where a column is categorical in one table and numeric or boolean in another.
-    """
-    dtypes = {name: _common_dtype([table[name] for table in tables]) for name in tables[0]}
-    changes = {name: dtype for name, dtype in dtypes.items() if dtype is not None}
-    return [table.astype(changes) for table in tables]
-
-
-def note_references(
-    tables: Sequence[pd.DataFrame], merged: pd.DataFrame, columns: Iterable[str]
-) -> list[str]:
-    """Say the reference levels of `columns` where `tables` differ in them.
-
-    Nothing is said of a column whose levels, in the merged table, are those of the longest order
-    and have the reference that all tables had.
-    """
-    chosen = []
-    for name in columns:
-        orders = [t[name].cat.categories for t in tables if _kind(t[name]) == "categorical"]
-        if any(not orders[0].equals(order) for order in orders):
-            levels = merged[name].cat.categories
-            same_reference = all(order[0] == levels[0] for order in orders)
-            if not same_reference or max(map(len, orders)) < len(levels):
-                chosen.append(f"{name} '{levels[0]}'")
-    if not chosen:
-        return []
-    return [note(f"Levels differ between the parts; reference levels now: {', '.join(chosen)}.")]
-
-
-def drop_unused_levels(column: pd.Series) -> pd.Series:
-    """Return the column without the categories that no row has; other columns as they are."""
-    return column.cat.remove_unused_categories() if _kind(column) == "categorical" else column
-
-
-def _contains(longer: pd.Index, shorter: pd.Index) -> bool:
-    positions = longer.get_indexer(shorter)
-    return bool((positions >= 0).all() and (np.diff(positions) > 0).all())
-
-
-def _kind(column: pd.Series) -> str:
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        return "categorical"
-    return "boolean" if pd.api.types.is_bool_dtype(column.dtype) else "numeric"
-
-
-def _common_dtype(columns: Sequence[pd.Series]) -> pd.CategoricalDtype | None:
-    kinds = _distinct(_kind(column) for column in columns)
-    if len(kinds) > 1:
-        raise InputError(
-            f"Column '{columns[0].name}' is {' and '.join(kinds)} in different parts; "
-            "give it the same type in all of them."
-        )
-    if kinds != ("categorical",):
-        return None
-    levels = merge_levels([column.cat.categories for column in columns])
-    return pd.CategoricalDtype(levels, ordered=all(column.cat.ordered for column in columns))
-
-
-def _distinct(items: Iterable[Any]) -> tuple[Any, ...]:
-    """Distinct items in the order of their first appearance; items need not be hashable."""
-    kept: list[Any] = []
-    for item in items:
-        if item not in kept:
-            kept.append(item)
-    return tuple(kept)
 
 
 def _check_alike(parts: Sequence[GroupStatistics]) -> None:
@@ -396,6 +285,13 @@ def _check_alike(parts: Sequence[GroupStatistics]) -> None:
                     f"{_origin(parts[0], 1)} and {getattr(part, field)!r} of "
                     f"{_origin(part, number)}. Summarise all parts in the same way."
                 )
+
+    factored = [number for number, part in enumerate(parts) if "size_factors" in part.provenance]
+    if factored and len(parts) > 1:
+        raise InputError(
+            f"{_origin(parts[factored[0]], factored[0] + 1)} has size factors, which belong to the "
+            "samples that were compared. Merge the groups as summarised, then take size factors."
+        )
 
 
 def _origin(part: GroupStatistics, number: int) -> str:
@@ -430,22 +326,12 @@ def _keys(part: GroupStatistics) -> pd.DataFrame:
     declared = [record.get("levels", {}) for record in part.provenance.get("inputs", [])]
     for name in part.by:
         orders = [levels[name] for levels in declared if name in levels]
-        if orders and _kind(keys[name]) == "categorical":
+        if orders and kind_of(keys[name]) == "categorical":
             own = keys[name].cat.categories
             levels = merge_levels([own, *(pd.Index(order, dtype=own.dtype) for order in orders)])
             dtype = pd.CategoricalDtype(levels, ordered=keys[name].cat.ordered)
             keys = keys.astype({name: dtype})
     return keys
-
-
-def unsorted_columns(tables: Sequence[pd.DataFrame]) -> list[str]:
-    """Columns with levels in another order than the sorted one, so that a merge has to choose."""
-    return [str(name) for name in tables[0] if not all(_is_sorted(table[name]) for table in tables)]
-
-
-def _is_sorted(column: pd.Series) -> bool:
-    categories = getattr(column.dtype, "categories", None)
-    return categories is None or bool(categories.is_monotonic_increasing)
 
 
 def _refuse_double_counts(parts: Sequence[GroupStatistics]) -> None:

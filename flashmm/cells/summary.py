@@ -31,21 +31,12 @@ from flashmm.cells.groups import (
     unsorted_columns,
 )
 from flashmm.cells.matrices import Block, CompressedMatrix
-from flashmm.cells.transforms import TRANSFORMS, Transform, check_libsize, find_transform, is_counts
-from flashmm.kernels.group_sums import (
-    MOST_CELLS,
-    MOST_COUNTS,
-    add_cells,
-    add_genes,
-    by_kind,
-    line_totals,
-    log1p_of_shares,
-    take_numbers,
-)
+from flashmm.cells.running_sums import RunningSums
+from flashmm.cells.transforms import TRANSFORMS, Transform, check_libsize, find_transform
+from flashmm.kernels.group_sums import MOST_CELLS, by_kind
 from flashmm.names import listed
 from flashmm.options import InputError, note
 from flashmm.storage.files import PathLike, file_identity, package_version, range_digest, reading
-from flashmm.storage.workspace import zeros
 
 Data: TypeAlias = ad.AnnData | PathLike
 
@@ -131,89 +122,6 @@ class _Input:
             sizes = evaluate_covariate(request.libsize, self.columns[self.kept])
             check_libsize(sizes, request.libsize, self.name)
             self.libsize[self.kept] = sizes
-
-
-@dataclass
-class _Sums:
-    """Running sums over the cells of each group.
-
-    `values` (groups, genes, 3 + covariates) holds the sums of y, of y², of the raw values, and of
-    each covariate times y; `of_counts` tells whether all raw values so far are counts. The numbers
-    of cells with a count above zero are fractions of the sums of raw values until they are taken
-    out into `numbers` (groups, genes), to which those of blocks with sums too large for that are
-    added at once; `bound` is a bound of the sums. Where a group has more than `MOST_CELLS` there
-    are no numbers (`numbered`).
-    """
-
-    values: np.ndarray
-    numbers: np.ndarray
-    numbered: bool
-    of_counts: bool = True
-    bound: float = 0.0
-
-    @classmethod
-    def empty(cls, n_groups: int, n_genes: int, n_kinds: int, numbered: bool) -> _Sums:
-        """Zeros, the numbers behind the sums in one piece of memory."""
-        n = n_groups * n_genes
-        both = zeros((n * (n_kinds + 1),), "group statistics")
-        values = both[: n * n_kinds].reshape(n_groups, n_genes, n_kinds)
-        return cls(values, both[n * n_kinds :].reshape(n_groups, n_genes), numbered)
-
-    def add(self, block: Block, cells: _Input, group: np.ndarray, gene: np.ndarray) -> None:
-        """Add values one after another, so that the result does not depend on blocks.
-
-        Parameters
-        ----------
-        block : Block
-            The values.
-        cells : _Input
-            Where they come from.
-        group, gene : numpy.ndarray
-            (cells,) Group of each cell, -1 for cells that are left out; (genes,) place of each
-            gene in the sums.
-        """
-        look_up = block.largest_count >= 0 and not cells.transform.needs_libsize
-        y = cells.transform.table(block.largest_count) if look_up else self._y(block, cells, group)
-        numbered = self.numbered and self._has_room(block)
-        if self.numbered and not numbered:
-            self._count(block, group, gene)
-        add = add_cells if block.by_cells else add_genes
-        lines = (block.indptr, block.minor, block.stored)
-        add(self.values, *lines, y, look_up, block.first, group, gene, cells.x, numbered)
-
-    def _has_room(self, block: Block) -> bool:
-        """Whether the sums of raw values stay small enough to hold the numbers exactly."""
-        most = _largest_sum(block)
-        if self.bound + most > MOST_COUNTS:
-            self.bound = float(self.values[:, :, 2].max())
-        self.bound += most
-        return self.bound <= MOST_COUNTS
-
-    def _count(self, block: Block, group: np.ndarray, gene: np.ndarray) -> None:
-        """Add the numbers of a block value by value, and those of earlier ones."""
-        self.expressing()
-        counted = (group[block.cells] >= 0) & (block.values > 0)
-        at = group[block.cells[counted]], gene[block.genes[counted]]
-        np.add.at(self.numbers, at, 1.0)
-
-    def expressing(self) -> np.ndarray | None:
-        """Take the numbers of cells with a count above zero out of the sums, (groups, genes)."""
-        if not self.numbered:
-            return None
-        take_numbers(self.values[:, :, 2], self.numbers)
-        return self.numbers if self.of_counts else None
-
-    def _y(self, block: Block, cells: _Input, group: np.ndarray) -> np.ndarray:
-        """Transform each value that is used."""
-        if cells.transform.scale is not None:
-            lines = (block.indptr, block.minor, block.stored, block.by_cells, block.first)
-            return log1p_of_shares(*lines, cells.transform.scale, cells.libsize)
-        used = (group[block.cells] >= 0) & (block.values != 0)
-        raw = block.values[used]
-        self.of_counts &= cells.transform.needs_counts or is_counts(raw)
-        y = np.zeros(len(used))
-        y[used] = cells.transform.apply(raw, cells.libsize[block.cells[used]])
-        return y
 
 
 def summarise(
@@ -316,7 +224,7 @@ def summarise(
     _check_group_number(obs, len(codes))
 
     numbered = bool(np.bincount(codes).max() <= MOST_CELLS)
-    sums = _Sums.empty(len(obs), len(inputs[0].genes), 3 + len(request.covariates), numbered)
+    sums = RunningSums.empty(len(obs), len(inputs[0].genes), 3 + len(request.covariates), numbered)
     parts = np.split(codes, np.cumsum([len(key) for key in keys])[:-1])
     records = [
         _stream(cells, part, inputs[0].genes, sums, request)
@@ -339,14 +247,6 @@ def summarise(
         notes=tuple(text for cells in inputs for text in cells.notes) + tuple(notes),
         expressing=expressing,
     )
-
-
-def _largest_sum(block: Block) -> float:
-    """Bound of what a block adds to the sum of raw values of a group and gene."""
-    if not block.by_cells:
-        return float(line_totals(block.indptr, block.stored).max(initial=0.0))
-    largest = block.largest_count if block.largest_count >= 0 else block.stored.max(initial=0)
-    return block.n_lines * float(largest)
 
 
 def _names(names: str | Sequence[str]) -> tuple[str, ...]:
@@ -467,7 +367,7 @@ def _check_group_number(groups: pd.DataFrame, n_cells: int) -> None:
 
 
 def _stream(
-    cells: _Input, codes: np.ndarray, genes: pd.Index, sums: _Sums, request: _Request
+    cells: _Input, codes: np.ndarray, genes: pd.Index, sums: RunningSums, request: _Request
 ) -> dict[str, Any]:
     """Add all values of one input to the sums; return what is recorded of it."""
     group = np.full(len(cells.kept), -1)

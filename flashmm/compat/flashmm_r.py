@@ -9,7 +9,6 @@ data frames.
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,44 +17,28 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from flashmm.compat.flashmm_results import fit_unbounded
+from flashmm.compat.flashmm_statistics import (
+    as_list,
+    bare_matrix,
+    component_sizes,
+    from_list,
+    names_of,
+    statistics_of,
+)
+from flashmm.compat.rlist import RList
 from flashmm.design.columns import cell_design
 from flashmm.design.contrasts import parse_expression
-from flashmm.design.from_matrices import summary_statistics_from_matrices
-from flashmm.design.statistics import SummaryStatistics
-from flashmm.kernels.ddf import t_tail
-from flashmm.lmm import LMMFit, fit_lmm
-from flashmm.options import FlashmmWarning, InputError, Status
-from flashmm.simulate.counts import SimulationSpec, simulate_counts
+from flashmm.kernels.tails import t_tail
+from flashmm.options import InputError
+from flashmm.simulate import SimulationSpec, simulate_counts
 
-METHODS = {"REML": "REML", "ML": "ML", "REML-FS": "REML", "ML-FS": "ML"}
 ALTERNATIVES = {
     "two.sided": "two-sided",
     "two-sided": "two-sided",
     "less": "less",
     "greater": "greater",
 }
-
-# FLASHMM stops on a score below epsilon, our engine on a Newton decrement; epsilon = 1e-5, the
-# default there, is tol = 1e-16, the default here.
-TOL_PER_EPSILON_SQUARED = 1e-6
-
-
-class RList(dict[str, Any]):
-    """A dictionary whose items are attributes too, and whose names may be written with dots."""
-
-    def __missing__(self, name: str) -> Any:
-        """Look `a.b` up as `a_b`."""
-        key = name.replace(".", "_")
-        if key == name:
-            raise KeyError(name)
-        return self[key]
-
-    def __getattr__(self, name: str) -> Any:
-        """Return the item of that name."""
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(name) from None
 
 
 def sslmm(X: Any, Y: Any, Z: Any, nBlocks: int | None = None) -> RList:
@@ -77,7 +60,7 @@ def sslmm(X: Any, Y: Any, Z: Any, nBlocks: int | None = None) -> RList:
     RList
         XX (p × p), XY (p × genes), ZX (q × p), ZY (q × genes), ZZ (q × q), Ynorm (genes), n.
     """
-    return _as_list(_statistics(Y, X, Z, [np.shape(Z)[1]], nBlocks))
+    return as_list(statistics_of(Y, X, Z, [np.shape(Z)[1]], nBlocks))
 
 
 def lmmfit(
@@ -118,11 +101,11 @@ def lmmfit(
     RList
         As of `lmm`.
     """
-    stats = _statistics(Y, X, Z, _sizes(d), nBlocks)
+    stats = statistics_of(Y, X, Z, component_sizes(d), nBlocks)
     options = (theta0, method, max_iter, epsilon, output_cov, output_FIM, output_RE, verbose)
-    result = _fit(stats, *options)
+    result = fit_unbounded(stats, *options)
     if output_SS:
-        result["summary_data"] = _as_list(stats)
+        result["summary_data"] = as_list(stats)
     return result
 
 
@@ -182,8 +165,8 @@ def lmm(
         A statistic is missing, of the wrong shape or not finite.
     """
     given = {"XX": XX, "XY": XY, "ZX": ZX, "ZY": ZY, "ZZ": ZZ, "Ynorm": Ynorm, "n": n}
-    stats = _from_list(dict(summary_stats) if summary_stats is not None else given, d)
-    return _fit(
+    stats = from_list(dict(summary_stats) if summary_stats is not None else given, d)
+    return fit_unbounded(
         stats, theta0, method, max_iter, epsilon, output_cov, output_FIM, output_RE, verbose
     )
 
@@ -440,22 +423,11 @@ def _reference(counts: Any) -> anndata.AnnData | None:
     """Reference counts as an AnnData of cells × genes."""
     if counts is None:
         return None
-    matrix, genes = _matrix(counts), _names(counts, "index")
+    matrix, genes = bare_matrix(counts), names_of(counts, "index")
     data = anndata.AnnData(sparse.csr_matrix(matrix.T, dtype=np.float64))
     if genes is not None:
         data.var_names = pd.Index(genes).astype(str)
     return data
-
-
-def _matrix(values: Any) -> Any:
-    """Bare array or sparse matrix of a matrix-like argument; a vector is one row."""
-    if isinstance(values, pd.DataFrame):
-        values = values.to_numpy()
-    return values if sparse.issparse(values) else np.atleast_2d(np.asarray(values))
-
-
-def _names(values: Any, axis: str) -> list[str] | None:
-    return [str(v) for v in getattr(values, axis)] if isinstance(values, pd.DataFrame) else None
 
 
 def _log2p1(Y: Any) -> Any:
@@ -463,182 +435,6 @@ def _log2p1(Y: Any) -> Any:
     if hasattr(Y, "tocsr"):
         return Y.tocsr().astype(np.float64).log1p() / np.log(2.0)
     return np.log2(1.0 + Y)
-
-
-def _sizes(d: int | Sequence[int] | None) -> list[int]:
-    if d is None:
-        raise InputError("d, the number of columns of Z per component, is missing.")
-    return [int(v) for v in np.atleast_1d(d)]
-
-
-def _statistics(
-    Y: Any,
-    X: Any,
-    Z: Any,
-    sizes: list[int],
-    n_blocks: int | None,
-) -> SummaryStatistics:
-    values = _matrix(Y)
-    options = {}
-    if n_blocks is not None:
-        options["block"] = max(1, -(-np.shape(X)[0] // n_blocks))
-    return summary_statistics_from_matrices(
-        values.T,
-        X,
-        Z,
-        component_sizes=sizes,
-        genes=_names(Y, "index") or [f"Gene{i + 1}" for i in range(values.shape[0])],
-        components=[f"var{k + 1}" for k in range(len(sizes))],
-        **options,
-    )
-
-
-def _as_list(stats: SummaryStatistics) -> RList:
-    """Cross-products in FLASHMM's orientation."""
-    x, z, genes = list(stats.coefficients), list(stats.Z_levels), list(stats.genes)
-    ZZ = stats.ZtZ.toarray() if sparse.issparse(stats.ZtZ) else stats.ZtZ
-    return RList(
-        XX=pd.DataFrame(stats.XtX, x, x),
-        XY=pd.DataFrame(stats.YtX.T, x, genes),
-        ZX=pd.DataFrame(stats.ZtX, z, x),
-        ZY=pd.DataFrame(stats.YtZ.T, z, genes),
-        ZZ=pd.DataFrame(ZZ, z, z),
-        Ynorm=pd.Series(stats.yty, genes),
-        n=stats.n_cells,
-    )
-
-
-def _from_list(given: Mapping[str, Any], d: int | Sequence[int] | None) -> SummaryStatistics:
-    """Cross-products back from FLASHMM's orientation, shapes checked."""
-    missing = [
-        name for name in ("XX", "XY", "ZX", "ZY", "ZZ", "Ynorm", "n") if given.get(name) is None
-    ]
-    if missing:
-        raise InputError(f"These summary statistics are missing: {', '.join(missing)}.")
-    values = {name: _dense(given[name]) for name in ("XX", "XY", "ZX", "ZY", "ZZ")}
-    norm = np.atleast_1d(np.asarray(given["Ynorm"], dtype=np.float64))
-    p, q, G = len(values["XX"]), len(values["ZZ"]), len(norm)
-    sizes = _sizes(d)
-    if sum(sizes) != q:
-        raise InputError(
-            f"d must sum to the {q} columns of Z; found {sizes}, which sum to {sum(sizes)}."
-        )
-    shapes = {"XX": (p, p), "XY": (p, G), "ZX": (q, p), "ZY": (q, G), "ZZ": (q, q)}
-    for name, shape in shapes.items():
-        if values[name].shape == (shape[0],) and G == 1:
-            values[name] = values[name][:, None]
-        if values[name].shape != shape:
-            raise InputError(f"{name} must have shape {shape}; found {values[name].shape}.")
-        if not np.isfinite(values[name]).all():
-            raise InputError(f"{name} holds values that are not finite.")
-    genes = _names(given["XY"], "columns") or [f"Gene{i + 1}" for i in range(G)]
-    return SummaryStatistics(
-        XtX=values["XX"],
-        YtX=values["XY"].T,
-        ZtX=values["ZX"],
-        ZtZ=values["ZZ"],
-        yty=norm,
-        n_cells=int(given["n"]),
-        X_sum=None,
-        Z_sum=None,
-        component_sizes=tuple(sizes),
-        genes=pd.Index(genes),
-        coefficients=tuple(_names(given["XX"], "columns") or [f"X{j + 1}" for j in range(p)]),
-        components=tuple(f"var{k + 1}" for k in range(len(sizes))),
-        Z_levels=pd.Index(_names(given["ZZ"], "columns") or [f"Z{j + 1}" for j in range(q)]),
-        coefficient_columns=(frozenset(),) * p,
-        products_YtZ=values["ZY"].T,
-    )
-
-
-def _dense(values: Any) -> np.ndarray:
-    values = values.to_numpy() if isinstance(values, pd.DataFrame) else values
-    values = values.toarray() if hasattr(values, "toarray") else values
-    return np.asarray(values, dtype=np.float64)
-
-
-def _fit(
-    stats: SummaryStatistics,
-    theta0: Sequence[float] | None,
-    method: str,
-    max_iter: int,
-    epsilon: float,
-    output_cov: bool,
-    output_FIM: bool,
-    output_RE: bool,
-    verbose: bool,
-) -> RList:
-    """Fit without bounds and put the results in FLASHMM's words."""
-    if method not in METHODS:
-        raise InputError(f"method must be one of {', '.join(METHODS)}; found {method!r}.")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FlashmmWarning)
-        fit = fit_lmm(
-            stats,
-            method=METHODS[method],
-            nonnegative=False,
-            start=theta0,
-            max_iter=max_iter,
-            tol=TOL_PER_EPSILON_SQUARED * epsilon**2,
-        )
-    _warn_zeros(fit)
-    cov = fit.covariance(fit.optimised)
-    result = RList(method=METHODS[method], epsilon=epsilon, status=pd.Series(fit.status, fit.genes))
-    result |= _estimates(fit, cov) | _components(fit, METHODS[method])
-    if output_cov:
-        result["cov"] = np.moveaxis(cov, 0, -1)
-    if output_FIM:
-        result["FIM_beta"] = np.moveaxis(_inverse(cov), 0, -1)
-        result["FIM_theta"] = np.moveaxis(fit.fisher_information, 0, -1)
-    if output_RE:
-        result["RE"] = pd.DataFrame(fit.blup().T, list(stats.Z_levels), fit.genes)
-    if verbose:
-        print(f"{(fit.status == Status.NOT_CONVERGED).sum()} feature(s) did not converge.")
-    return result
-
-
-def _warn_zeros(fit: LMMFit) -> None:
-    zeros = int((fit.status == Status.ALL_ZERO).sum())
-    if zeros:
-        warnings.warn(f"{zeros} feature(s) with only zero counts!", FlashmmWarning, stacklevel=4)
-
-
-def _estimates(fit: LMMFit, cov: np.ndarray) -> dict[str, Any]:
-    """Coefficients, standard errors, t and p, each coefficients × genes."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        se = np.sqrt(np.einsum("gpp->gp", cov))
-        t = fit.coef / se
-    p, _ = t_tail(t, np.full(t.shape, float(fit.df_residual)), "two-sided")
-    names = list(fit.coefficients)
-    table = {"coef": fit.coef, "se": se, "t": t, "p": p}
-    frames = {key: pd.DataFrame(value.T, names, fit.genes) for key, value in table.items()}
-    return frames | {"df": fit.df_residual}
-
-
-def _components(fit: LMMFit, method: str) -> dict[str, Any]:
-    """Variance components and how the optimiser ended, each components × genes."""
-    rows = [*fit.components[:-1], "var0"]
-    with np.errstate(invalid="ignore"):
-        se = np.sqrt(np.einsum("gkk->gk", fit.theta_cov))
-    # FLASHMM's REML criterion has no log|X'X|
-    shift = 0.5 * fit.model.projection.log_det_XtX if method == "REML" else 0.0
-    return {
-        "theta": pd.DataFrame(fit.theta.T, rows, fit.genes),
-        "se_theta": pd.DataFrame(se.T, rows, fit.genes),
-        "dlogL": pd.DataFrame(fit.score().T, rows, fit.genes),
-        "logLik": pd.Series(fit.loglik + shift, fit.genes),
-        "niter": pd.Series(fit.n_iter, fit.genes),
-    }
-
-
-def _inverse(cov: np.ndarray) -> np.ndarray:
-    """Information of the fixed effects; NaN rows and columns of aliased ones stay NaN."""
-    information = np.full(cov.shape, np.nan)
-    for g, matrix in enumerate(cov):
-        kept = np.flatnonzero(np.isfinite(np.diag(matrix)))
-        if len(kept):
-            information[g][np.ix_(kept, kept)] = np.linalg.inv(matrix[np.ix_(kept, kept)])
-    return information
 
 
 def _chosen(names: pd.Index, index: int | str | Sequence[int | str] | None) -> list[str]:

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 from scipy.linalg import LinAlgError, cholesky
-from threadpoolctl import threadpool_limits
 
 from flashmm.kernels.kronecker import Evaluation
+from flashmm.kernels.threads import single_blas_thread
 from flashmm.multitrait.fit import maximise
 from flashmm.multitrait.model import TraitModel, build_model
 from flashmm.multitrait.scan import TraitScan, scan
@@ -57,7 +57,7 @@ class Kron2Sum:
         if isinstance(rank, bool) or not isinstance(rank, int | np.integer) or rank < 0:
             raise InputError(f"rank must be a whole number of at least 0; found {rank!r}.")
         method = "REML" if restricted else "ML"
-        with threadpool_limits(limits=1, user_api="blas"):
+        with single_blas_thread():
             self._model: TraitModel = build_model(Y, X, G, A, method, "error", int(rank))
         G_values = self._model.inputs.G.values
         self._unit = float(max(G_values.min(), G_values.max())) or 1.0
@@ -74,7 +74,7 @@ class Kron2Sum:
 
     def fit(self, verbose: bool = True) -> None:
         """Maximise the marginal likelihood; `verbose` prints how the search ended."""
-        with threadpool_limits(limits=1, user_api="blas"):
+        with single_blas_thread():
             found = maximise(self._model, self._rank)
         self._state = found.state
         if verbose:

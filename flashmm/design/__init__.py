@@ -1,6 +1,7 @@
 """From groups and formulas to cross-products.
 
-Columns of the design, summary statistics, and contrasts of its coefficients.
+Tables of cells or groups (`rows`), their columns (`coding`, `columns`), summary statistics of a
+model (`from_groups`, `from_matrices`), and contrasts of its coefficients.
 """
 
 from flashmm.design.contrasts import Contrast

@@ -2,25 +2,56 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Number
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 import pandas as pd
 
+from flashmm.names import listed, near_names
 from flashmm.options import FormulaError
 
 _NUMBER = re.compile(r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 _OPERATOR = re.compile(r"\s[-+*/]\s")
 _WORD_CHARACTER = re.compile(r"[\w.]")
 
+# How alike a name is to be named to the user: coefficients are long and are typed from memory.
+_LIKENESS = 0.4
 # Weight, relative to the largest of the contrast, that is rounding.
 SPAN_TOLERANCE = 1e-7
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What a contrast compares: a level of a column with another."""
+
+    column: str
+    level: str
+    reference: str
+
+    @property
+    def comparison(self) -> str:
+        """In words, "stim vs ctrl"."""
+        return f"{self.level} vs {self.reference}"
+
+
+class LevelDifferences(Protocol):
+    """Who knows the levels of the columns of a design (`flashmm.design.differences`)."""
+
+    def has(self, column: str) -> bool:
+        """Whether a column of the fixed effects has levels."""
+
+    def levels(self, column: str) -> list[str]:
+        """The levels of a column, the reference first."""
+
+    def between(
+        self, column: str, level: str | None = None, reference: str | None = None
+    ) -> tuple[Contrast, ...]:
+        """Differences of one level, or of each, from a reference."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,10 +64,13 @@ class Contrast:
         What the table of tests calls it.
     matrix : numpy.ndarray
         (rows, coefficients); several rows are one F test.
+    difference : Difference or None
+        The levels that are compared; None for contrasts in coefficients.
     """
 
     name: str
     matrix: np.ndarray
+    difference: Difference | None = None
 
     @cached_property
     def basis(self) -> np.ndarray:
@@ -232,14 +266,9 @@ class _Reader:
         starts = (m.end() for m in _OPERATOR.finditer(self.text, 0, self.at))
         word = _OPERATOR.split(self.text[max(starts, default=0) :])[0].strip(" (")
         names = dict.fromkeys((*self.columns, *self.names))
-        near = difflib.get_close_matches(word, names, n=3, cutoff=0.4)
+        near = near_names(word, names, likeness=_LIKENESS)
         known = "near names are" if near else "the coefficients are"
-        self.fail(f"no coefficient is called {word!r} ({known} {_listed(near or self.names)})")
-
-
-def _listed(names: Sequence[str], most: int = 12) -> str:
-    shown = ", ".join(map(repr, names[:most]))
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+        self.fail(f"no coefficient is called {word!r} ({known} {listed(near or self.names, 12)})")
 
 
 def _checked(weights: np.ndarray, name: str) -> np.ndarray:
@@ -260,14 +289,17 @@ def resolve_contrasts(
     spec: Any,
     coefficients: Sequence[str],
     coefficient_columns: Sequence[frozenset[str]] | None = None,
+    differences: LevelDifferences | None = None,
 ) -> tuple[Contrast, ...]:
     """Bring every way of asking for contrasts into one form.
 
     Parameters
     ----------
     spec : None, str, list, dict, array_like or DataFrame
-        None: every coefficient by itself. A string: the name of a data column, for each coefficient
-        that holds it by itself, or an expression (`parse_expression`). A list of strings: each so.
+        None: every coefficient by itself. A string: the name of a data column, for the difference
+        of each of its levels from the reference (of a number: for each coefficient that holds it),
+        or an expression (`parse_expression`). Three strings (column, level, reference): one
+        difference. A list of strings: each so.
         A matrix or DataFrame: R's shape, (coefficients, contrasts); a DataFrame whose index holds
         names is brought into their order. A vector or Series: one contrast. A dictionary: names to
         an expression, a dictionary {coefficient: weight}, a vector (coefficients,), or, for a
@@ -277,6 +309,9 @@ def resolve_contrasts(
         (coefficients,) names.
     coefficient_columns : sequence of frozenset of str, optional
         The data columns that each coefficient holds.
+    differences : LevelDifferences, optional
+        Who knows the levels of the columns; without it the name of a data column means the
+        coefficients that hold it.
 
     Returns
     -------
@@ -288,13 +323,23 @@ def resolve_contrasts(
     FormulaError
         Where a name is unknown, a shape does not fit, or a contrast is empty, zero or not linear.
     """
-    model = _Coefficients(tuple(coefficients), tuple(coefficient_columns or ()))
+    model = _Coefficients(tuple(coefficients), tuple(coefficient_columns or ()), differences)
     if spec is None:
         return model.each(range(len(model.names)))
     if isinstance(spec, str):
         return model.from_text(spec)
     if isinstance(spec, Mapping):
         found = tuple(Contrast(str(name), model.rows(v, str(name))) for name, v in spec.items())
+    elif model.is_difference(spec):
+        found = model.difference(spec)
+    elif isinstance(spec, list | tuple) and any(model.is_difference(item) for item in spec):
+        found = tuple(
+            contrast
+            for item in spec
+            for contrast in (
+                model.difference(item) if model.is_difference(item) else model.from_text(item)
+            )
+        )
     elif isinstance(spec, list | tuple) and all(isinstance(item, str) for item in spec):
         found = tuple(contrast for item in spec for contrast in model.from_text(item))
     else:
@@ -308,7 +353,7 @@ def resolve_contrasts(
 def _check_different(names: list[str]) -> None:
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
-        raise FormulaError(f"contrasts have the same name: {_listed(repeated)}.")
+        raise FormulaError(f"contrasts have the same name: {listed(repeated, 12)}.")
 
 
 @dataclass(frozen=True)
@@ -317,6 +362,24 @@ class _Coefficients:
 
     names: tuple[str, ...]
     columns: tuple[frozenset[str], ...]
+    differences: LevelDifferences | None = None
+
+    def is_difference(self, item: Any) -> bool:
+        """Whether an item is (column, level, reference) of a column with levels."""
+        if self.differences is None or not isinstance(item, list | tuple) or len(item) != 3:
+            return False
+        column, *levels = item
+        if not isinstance(column, str) or not self.differences.has(column):
+            return False
+        # a list of three names of columns or coefficients is three contrasts
+        return isinstance(item, tuple) or not any(
+            str(level) in self.names or self.holding(str(level)) for level in levels
+        )
+
+    def difference(self, item: Any) -> tuple[Contrast, ...]:
+        column, level, reference = item
+        assert self.differences is not None
+        return self.differences.between(column, str(level), str(reference))
 
     def each(self, which: Sequence[int]) -> tuple[Contrast, ...]:
         eye = np.eye(len(self.names))
@@ -327,6 +390,8 @@ class _Coefficients:
         return [i for i, columns in enumerate(self.columns) if column in columns]
 
     def from_text(self, text: str) -> tuple[Contrast, ...]:
+        if self.differences is not None and self.differences.has(text):
+            return self.differences.between(text)
         return self.each(self.holding(text)) or (Contrast(text, self.expression(text)),)
 
     def expression(self, text: str) -> np.ndarray:
@@ -339,12 +404,16 @@ class _Coefficients:
             return self.text_rows(value)
         if isinstance(value, Mapping):
             return self.weighted(value, name)
+        if self.is_difference(value):
+            return np.concatenate([contrast.matrix for contrast in self.difference(value)])
         if isinstance(value, list | tuple) and any(isinstance(v, str | Mapping) for v in value):
             return np.concatenate([self.rows(v, name) for v in value])
         return _checked(self.matrix(value, name).T, name)
 
     def text_rows(self, text: str) -> np.ndarray:
         """Return a row per coefficient of a data column, or the row of an expression."""
+        if self.differences is not None and self.differences.has(text):
+            return np.concatenate([c.matrix for c in self.differences.between(text)])
         held = [] if text in self.names else self.holding(text)
         return np.eye(len(self.names))[held] if held else self.expression(text)
 
@@ -352,10 +421,10 @@ class _Coefficients:
         row = np.zeros((1, len(self.names)))
         for coefficient, weight in weights.items():
             if coefficient not in self.names:
-                near = difflib.get_close_matches(str(coefficient), self.names, n=3, cutoff=0.4)
+                near = near_names(str(coefficient), self.names, likeness=_LIKENESS)
                 raise FormulaError(
                     f"contrast {name!r}: no coefficient is called {coefficient!r}; "
-                    f"near names: {_listed(near or self.names)}."
+                    f"near names: {listed(near or self.names, 12)}."
                 )
             if not isinstance(weight, Number):
                 raise FormulaError(f"contrast {name!r}: the weight {weight!r} is not a number.")
@@ -402,6 +471,6 @@ class _Coefficients:
         if unknown or lacking or index.has_duplicates:
             raise FormulaError(
                 f"contrast {name!r}: its index must name every coefficient once; unknown: "
-                f"{_listed(unknown) or 'none'}; lacking: {_listed(lacking) or 'none'}."
+                f"{listed(unknown, 12)}; lacking: {listed(lacking, 12)}."
             )
         return value.set_axis(index, axis=0).loc[list(self.names)]

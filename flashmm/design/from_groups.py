@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
+from flashmm.cells.effective_libsize import apply_size_factors, describe, libsize_columns
 from flashmm.cells.groups import GroupStatistics
-from flashmm.design.columns import group_design
+from flashmm.cells.reference import with_reference
+from flashmm.cells.size_factors import RECORD
+from flashmm.design.columns import GroupDesign, group_design
 from flashmm.design.products import cross, gram, layers, weighted
 from flashmm.design.statistics import GroupSource, ModelFormula, SummaryStatistics
+from flashmm.options import note
 
 
 def summary_statistics(
-    groups: GroupStatistics, fixed: str, random: str | Sequence[str] | None = None
+    groups: GroupStatistics,
+    fixed: str,
+    random: str | Sequence[str] | None = None,
+    size_factors: str | pd.Series | Sequence[float] | np.ndarray | None = None,
+    reference: Mapping[str, str] | None = None,
 ) -> SummaryStatistics:
     """Make the statistics of a model from groups of cells, without the cells.
 
@@ -27,17 +35,28 @@ def summary_statistics(
         stand in it as in lme4, "(1 | subject)". See `flashmm.design.columns.group_design`.
     random : sequence of str, optional
         Random terms, such as ["subject", "subject:cell_type"].
+    size_factors : {"tmm", "tmm-expressed", "total"}, column, pandas.Series or array, optional
+        Factors by which the library sizes of each group are multiplied, so that log(libsize) does
+        not follow the genes that change: a method of `flashmm.size_factors`, taken within the
+        levels of `cell_type` where the groups have that column, or its result. None leaves the
+        groups as they are.
+    reference : mapping of str to str, optional
+        Reference level of some columns, such as ``{"condition": "ctrl"}``; by default the first of
+        the declared order, else of the sorted levels.
 
     Returns
     -------
     SummaryStatistics
-        Equal, up to rounding, to those of the design of the cells themselves.
+        Equal, up to rounding, to those of the design of the cells themselves; its `groups` are
+        those with size factors.
 
     Raises
     ------
     FormulaError, InputError, DesignError
-        As `flashmm.design.columns.group_design`.
+        As `flashmm.design.columns.group_design`, and as `flashmm.size_factors` and
+        `flashmm.with_size_factors`.
     """
+    groups = with_reference(apply_size_factors(groups, size_factors), reference)
     design = group_design(groups, fixed, random)
     X, Z = list(design.fixed), layers(design.random)
     sizes = tuple(len(c.levels) for c in design.random)
@@ -58,11 +77,27 @@ def summary_statistics(
         components=tuple(c.name for c in design.random),
         Z_levels=pd.Index([v for c in design.random for v in c.levels], dtype=object),
         coefficient_columns=design.coefficient_columns,
-        source=GroupSource(groups, design, ModelFormula(fixed, _terms(random))),
-        notes=design.notes,
+        source=GroupSource(groups, design, ModelFormula(fixed, _terms(random), _pairs(reference))),
+        notes=(*design.notes, *_notes_of_size_factors(groups, design)),
         coefficient_terms=design.coefficient_terms,
     )
 
 
+def _notes_of_size_factors(groups: GroupStatistics, design: GroupDesign) -> list[str]:
+    """Say which size factors the groups have, and where the formula does not hold them."""
+    record = groups.provenance.get(RECORD)
+    if record is None:
+        return []
+    names = libsize_columns(groups)
+    used = any(columns & names for columns in design.coefficient_columns)
+    if used or record["method"] == "total":
+        return [describe(record)]
+    return [note("Size factors change nothing: the formula has no log(libsize); add it.")]
+
+
 def _terms(random: str | Sequence[str] | None) -> tuple[str, ...] | None:
     return (random,) if isinstance(random, str) else None if random is None else tuple(random)
+
+
+def _pairs(reference: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:
+    return tuple((column, str(level)) for column, level in (reference or {}).items())

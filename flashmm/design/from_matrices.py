@@ -12,6 +12,7 @@ import scipy.sparse as sp
 
 from flashmm.design.products import Matrix, gram, is_sparse
 from flashmm.design.statistics import SummaryStatistics
+from flashmm.names import listed
 from flashmm.options import InputError
 
 # Bytes of Y that are turned into float64 at a time.
@@ -216,7 +217,7 @@ def _names(
         raise InputError(f"{len(names)} names of {what} are given for {size}.")
     index = pd.Index(names)
     if index.has_duplicates:
-        repeated = list(index[index.duplicated()].unique()[:5])
+        repeated = listed(index[index.duplicated()].unique(), 5)
         raise InputError(f"names of {what} occur more than once: {repeated}.")
     return names
 

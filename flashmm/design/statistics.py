@@ -24,10 +24,13 @@ class ModelFormula:
         Formula of the fixed effects; random terms may stand in it.
     random : tuple of str or None
         Random terms beside the formula.
+    reference : tuple of (str, str)
+        Columns and the reference levels that were asked for.
     """
 
     fixed: str
     random: tuple[str, ...] | None = None
+    reference: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,16 +5,12 @@ what a design can say.
 """
 
 from flashmm.inference.advice import advise
+from flashmm.inference.explained import VarianceExplained, variance_explained
 from flashmm.inference.influence import InfluenceTable, influence, jackknife
 from flashmm.inference.permutation import PermutationTable, permutation_tests
 from flashmm.inference.table import TestTable
 from flashmm.inference.testing import contrast_tests
-from flashmm.inference.variance import (
-    VarianceExplained,
-    VarianceTable,
-    variance_explained,
-    variance_tests,
-)
+from flashmm.inference.variance import VarianceTable, variance_tests
 
 __all__ = [
     "InfluenceTable",

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from flashmm.design.contrasts import Contrast, resolve_contrasts
+from flashmm.design.contrasts import Contrast
+from flashmm.design.differences import contrasts_of
 from flashmm.inference.between_subjects import SubjectDesign, columns_of
 from flashmm.inference.model_fit import ModelFit
 from flashmm.inference.subjects import require_groups, subjects_of
@@ -48,7 +49,7 @@ def advise(fit: ModelFit, contrasts: Any = None) -> tuple[str, ...]:
     notes = advise_fit(fit)
     if contrasts is None:
         return notes
-    resolved = resolve_contrasts(contrasts, fit.coefficients, fit.coefficient_columns)
+    resolved = contrasts_of(contrasts, fit.coefficients, fit.coefficient_columns, fit.stats)
     design = SubjectDesign.of(fit)
     between = [np.nan if design is None else design.between_df(c.matrix) for c in resolved]
     return notes + advise_contrasts(fit, resolved, np.array(between))
@@ -206,22 +207,3 @@ def _few_subjects(
             )
         )
     return tuple(notes)
-
-
-def note_cell_df(fit: ModelFit, df: np.ndarray, ddf: str) -> tuple[str, ...]:
-    """Genes whose Satterthwaite degrees of freedom (genes, contrasts) count cells."""
-    if ddf != "satterthwaite" or not fit.fitted.any() or fit.stats is None:
-        return ()
-    # n - rank(X) for REML, n for ML
-    df_residual = fit.stats.n_cells - int(fit.estimable.sum())
-    cells = (df[fit.fitted] >= df_residual * (1 - 1e-9)).any(1)
-    if not cells.any():
-        return ()
-    return (
-        note(
-            f"{cells.sum()} of {fit.fitted.sum()} genes have Satterthwaite degrees of freedom "
-            f"that count cells ({df_residual} or more): their components are at zero, and "
-            "tests between subjects are anti-conservative there. Kenward-Roger (REML) does not "
-            "have this."
-        ),
-    )

@@ -12,6 +12,7 @@ import pandas as pd
 
 from flashmm.cells.groups import GroupStatistics
 from flashmm.design.contrasts import Contrast
+from flashmm.design.differences import is_factor
 from flashmm.inference.model_fit import ModelFit
 
 # Weights that are rounding relative to the largest.
@@ -60,18 +61,22 @@ def compared_levels(fit: ModelFit, contrast: Contrast) -> Comparison | None:
     Comparison or None
         None where no column has two levels such that going from one to the other, all else equal,
         changes the fixed effects by the contrast: slopes, averages over cell types, joint tests,
-        fits without groups.
+        fits without groups. A contrast that was asked for as a difference of levels is one.
     """
     source = None if fit.stats is None else fit.stats.source
     if source is None or len(contrast.basis) > 1 or not len(fit.coefficient_columns):
         return None
-    X = source.design.fixed[0]
+    X, groups, asked = source.design.fixed[0], source.groups, contrast.difference
     held = [fit.coefficient_columns[j] for j in np.flatnonzero(contrast.basis[0])]
-    for column in sorted(frozenset().union(*held) & set(source.groups.obs.columns)):
-        found = _difference(source.groups, X, fit.coefficient_columns, column, contrast.basis[0])
+    known = frozenset().union(*held) & set(groups.obs.columns)
+    for column in sorted(known) if asked is None else [asked.column]:
+        found = _difference(groups, X, fit.coefficient_columns, column, contrast.basis[0])
         if found is not None:
             return found
-    return None
+    if asked is None:
+        return None
+    either = groups.obs[asked.column].astype(str).isin([asked.level, asked.reference]).to_numpy()
+    return Comparison(asked.column, asked.level, asked.reference, either)
 
 
 def _difference(
@@ -106,7 +111,7 @@ def _difference(
 
 def _levels(values: pd.Series) -> list[Any]:
     """Levels of a factor in their order; a number that is not a factor has none."""
-    if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
+    if not is_factor(values):
         return []
     return list(pd.Categorical(values).remove_unused_categories().categories)
 

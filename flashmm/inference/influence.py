@@ -1,4 +1,4 @@
-"""Leave out one subject at a time: tests that need no model of the variance, and who carries a hit.
+"""Leave out one subject at a time: tests without a model of the variance, influential subjects.
 
 With the components held, the estimate without subject i is generalised least squares of the other
 cells. The variance of a contrast is (m - 1)/m Σ_i (c'β̂_(-i) - c'β̂)², the sandwich CR3 of clusters.
@@ -6,6 +6,7 @@ cells. The variance of a contrast is (m - 1)/m Σ_i (c'β̂_(-i) - c'β̂)², th
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,14 +14,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from flashmm.design.contrasts import resolve_contrasts
 from flashmm.design.derived import leave_groups, take_genes
+from flashmm.design.differences import contrasts_of
+from flashmm.inference.ddf import row_methods, row_tests
 from flashmm.inference.jackknife import stays_estimable
 from flashmm.inference.subjects import Subjects, independent_subjects
 from flashmm.inference.table import TestTable
-from flashmm.inference.testing import JACKKNIFE, contrast_tests
-from flashmm.inference.wald import BY_FIT, row_tests
-from flashmm.kernels.ddf import t_tail
+from flashmm.inference.testing import contrast_tests
+from flashmm.kernels.tails import t_tail
 from flashmm.lmm import LMMFit, hold, refit
 from flashmm.options import DesignError, InputError, Status
 
@@ -68,8 +69,7 @@ def jackknife(
     by cell type, for example. A contrast that one subject alone makes estimable has the status
     `too_few_subjects`.
     """
-    ddf = JACKKNIFE[1] if refit else JACKKNIFE[0]
-    return contrast_tests(fit, contrasts, ddf, alternative)
+    return contrast_tests(fit, contrasts, "jackknife-refit" if refit else "jackknife", alternative)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,8 +130,8 @@ class InfluenceTable:
             columns[name] = whole.transpose(2, 1, 0).ravel()
         return pd.DataFrame(columns)
 
-    def carriers(self) -> pd.DataFrame:
-        """The subject without which each p-value is largest: who carries the hit.
+    def most_influential(self) -> pd.DataFrame:
+        """The subject of each test without which its p-value is largest.
 
         Returns
         -------
@@ -143,6 +143,15 @@ class InfluenceTable:
         m = len(self.subjects)
         p = frame["p_without"].fillna(-1.0).to_numpy().reshape(-1, m)
         return frame.iloc[np.arange(len(p)) * m + p.argmax(1)].reset_index(drop=True)
+
+    def carriers(self) -> pd.DataFrame:
+        """Old name of `most_influential`."""
+        warnings.warn(
+            "InfluenceTable.carriers() is called most_influential() now",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return self.most_influential()
 
     def __repr__(self) -> str:
         return (
@@ -187,12 +196,12 @@ def influence(
         As `contrast_tests`.
     """
     subjects = independent_subjects(fit.stats)
-    if ddf not in (None, *BY_FIT):
+    if ddf not in (None, *row_methods()):
         raise InputError(
             f"ddf={ddf!r} does not go with leaving out subjects; choose one of "
-            f"{', '.join(BY_FIT)} for the p-values of an influence table."
+            f"{', '.join(row_methods())} for the p-values of an influence table."
         )
-    resolved = resolve_contrasts(contrasts, fit.coefficients, fit.coefficient_columns)
+    resolved = contrasts_of(contrasts, fit.coefficients, fit.coefficient_columns, fit.stats)
     joint = [contrast.name for contrast in resolved if len(contrast.matrix) > 1]
     if joint:
         raise InputError(

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from flashmm.design.contrasts import Contrast, without_columns
+from flashmm.design.contrasts import without_columns
 from flashmm.design.derived import leave_groups
 from flashmm.design.statistics import SummaryStatistics
-from flashmm.inference.between_subjects import SubjectDesign
+from flashmm.inference.plan import T_TEST, TestPlan, Tests
+from flashmm.inference.screening import Screened
 from flashmm.inference.subjects import Subjects
 from flashmm.inference.wald import NO_VARIANCE
-from flashmm.lmm import FITTED, LMMFit, factor, held_coefficients, refit
+from flashmm.lmm import LMMFit, factor, held_coefficients, refit
 from flashmm.names import some_names
 from flashmm.options import DesignError, Status, note
+
+FAILURES = {
+    "few_subjects": Status.TOO_FEW_SUBJECTS,
+    "not_converged": Status.NOT_CONVERGED,
+    "no_variance": Status.ZERO_VARIANCE,
+}
 
 
 def estimates_without(
@@ -88,47 +94,41 @@ def stays_estimable(
     return np.asarray((missed == 0).all(1))
 
 
-def fill_jackknife(
-    table: dict[str, Any],
-    fit: LMMFit,
-    contrasts: tuple[Contrast, ...],
-    estimable: np.ndarray,
-    design: SubjectDesign,
-    refits: bool,
-) -> tuple[str, ...]:
-    """Fill estimate, std_error, statistic, df and status of a table.
+def jackknife_tests(plan: TestPlan, screened: Screened, refits: bool = False) -> Tests:
+    """Test all contrasts with the variance from leaving out one subject at a time.
 
     Parameters
     ----------
-    table : dict of str to array
-        Arrays of a `TestTable`.
-    fit : LMMFit
-        A fit from groups.
-    contrasts : tuple of Contrast
-        What to test.
-    estimable : (contrasts,) bool array
-        Which of them can be tested.
-    design : SubjectDesign
-        Whom to leave out, and the degrees of freedom that this has.
+    plan : TestPlan
+        Direction, level, minimum; not needed, as these are tests by t and F.
+    screened : Screened
+        A fit of `fit_lmm` from groups, its subjects and contrasts.
     refits : bool
-        Whether variance components are estimated anew.
+        Whether variance components are estimated anew without each subject.
 
     Returns
     -------
-    tuple of str
-        What was said of contrasts that have no jackknife.
+    Tests
+        With a note on contrasts that have no jackknife.
     """
-    columns = np.flatnonzero(estimable)
-    blocks = [contrasts[j].basis for j in columns]
-    df = np.array([design.jackknife_df(contrasts[j].matrix) for j in columns])
-    spreads = _spreads(fit, design.subjects, blocks, refits)
+    fit, design = screened.fit, screened.design
+    if not isinstance(fit, LMMFit) or design is None:
+        raise TypeError("The jackknife is of fits of fit_lmm with subjects.")
+    columns = np.flatnonzero(screened.testable)
+    contrasts = [screened.contrasts[j] for j in columns]
+    df = np.array([design.jackknife_df(contrast.matrix) for contrast in contrasts])
+    spreads = _spreads(fit, design.subjects, [contrast.basis for contrast in contrasts], refits)
+    found = {name: np.full(screened.shape, np.nan) for name in T_TEST}
+    found |= {name: np.zeros(screened.shape, dtype=bool) for name in FAILURES}
     for j, own, spread in zip(columns, df, spreads, strict=True):
-        _fill_contrast(table, int(j), spread, own)
-    few = df < [len(block) for block in blocks]
-    names = [contrasts[j].name for j in columns]
+        for name, values in _test_of(spread, own, fit.fitted).items():
+            found[name][:, j] = values
+    few = df < [len(contrast.basis) for contrast in contrasts]
+    names = [contrast.name for contrast in contrasts]
     lost = {n: s.lost for n, s, f in zip(names, spreads, few, strict=True) if s.lost and not f}
     spent = [name for name, is_few in zip(names, few, strict=True) if is_few]
-    return _note_spent(spent, design.subjects.column) + _note_lost(lost, design.subjects.column)
+    column = design.subjects.column
+    return Tests.collected(found, FAILURES, _note_spent(spent, column) + _note_lost(lost, column))
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,32 +170,32 @@ def _spreads(
     return result
 
 
-def _fill_contrast(table: dict[str, Any], j: int, spread: _Spread, df: float) -> None:
-    """Fill one contrast."""
-    centre, covariance, status = spread.centre, spread.covariance, table["status"][:, j]
+def _test_of(spread: _Spread, df: float, fitted: np.ndarray) -> dict[str, np.ndarray]:
+    """Test of one contrast, arrays (genes,); without a test there is an estimate still."""
+    centre, covariance = spread.centre, spread.covariance
     r = centre.shape[1]
-    fitted = np.isin(status, FITTED)
-    if r == 1:
-        table["estimate"][:, j] = np.where(fitted, centre[:, 0], np.nan)
+    nothing = np.full(len(centre), np.nan)
+    found = {"estimate": np.where(fitted, centre[:, 0], np.nan) if r == 1 else nothing}
     if spread.lost or df < r:
-        status[fitted] = Status.TOO_FEW_SUBJECTS
-        return
+        return found | {"few_subjects": fitted}
     finite = np.isfinite(covariance).all((1, 2))
-    status[fitted & ~finite] = Status.NOT_CONVERGED
     fine = fitted & finite
     smallest = np.linalg.eigvalsh(covariance[fine])[:, 0]
-    none = smallest <= NO_VARIANCE * np.einsum("gaa->g", covariance[fine])
-    status[np.flatnonzero(fine)[none]] = Status.ZERO_VARIANCE
-    fine[np.flatnonzero(fine)[none]] = False
-    table["df"][fine, j] = df - r + 1
+    none = np.zeros(len(centre), dtype=bool)
+    none[fine] = smallest <= NO_VARIANCE * np.einsum("gaa->g", covariance[fine])
+    fine &= ~none
+    found |= {"df": np.where(fine, df - r + 1, np.nan)}
+    found |= {"not_converged": fitted & ~finite, "no_variance": none}
+    statistic, std_error = nothing.copy(), nothing.copy()
     if r == 1:
-        table["std_error"][fine, j] = np.sqrt(covariance[fine, 0, 0])
-        table["statistic"][fine, j] = centre[fine, 0] / table["std_error"][fine, j]
-        return
+        std_error[fine] = np.sqrt(covariance[fine, 0, 0])
+        statistic[fine] = centre[fine, 0] / std_error[fine]
+        return found | {"statistic": statistic, "std_error": std_error}
     # Hotelling: with V ~ Wishart on df, (df - r + 1)/(df r) b'V⁻¹b ~ F(r, df - r + 1)
     wald = np.linalg.solve(covariance[fine], centre[fine][..., None])[..., 0]
     T2 = np.einsum("ga,ga->g", wald, centre[fine])
-    table["statistic"][fine, j] = (df - r + 1) / (df * r) * T2
+    statistic[fine] = (df - r + 1) / (df * r) * T2
+    return found | {"statistic": statistic}
 
 
 def _note_spent(names: list[str], column: str) -> tuple[str, ...]:

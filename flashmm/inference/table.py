@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from statsmodels.stats.multitest import multipletests
 
 from flashmm.design.contrasts import Contrast
+from flashmm.inference.plan import TestPlan, Tests
+from flashmm.inference.screening import Screened
+from flashmm.inference.tidy import tidy
 from flashmm.options import InputError
 
 # Names of the tidy columns in the words of pertpy's linear models.
@@ -54,6 +56,13 @@ class TestTable:
         subjects are not known.
     prior_df, prior_variance : (contrasts,) arrays
         Prior of moderated variances, d₀ and s₀²; NaN without moderation.
+    prior : object or None
+        What the method learnt of the genes together, where it has something to say; of several
+        levels a dictionary.
+    within : str or None
+        The column whose levels have models of their own (`flashmm.fit_within`).
+    levels : tuple of str
+        (contrasts,) The level of each contrast; empty where there is one model.
     """
 
     __test__ = False  # the name begins with "Test": pytest must not collect it
@@ -79,6 +88,42 @@ class TestTable:
     notes: tuple[str, ...] = ()
     level: float = 0.95
     lfc: float = 0.0
+    prior: object | None = None
+    within: str | None = None
+    levels: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls, screened: Screened, plan: TestPlan, tests: Tests, ddf: str, notes: tuple[str, ...]
+    ) -> TestTable:
+        """Table of finished tests: status, and p-values adjusted per contrast."""
+        if tests.tails is None:
+            raise TypeError("tests have no p-values yet: see inference.finish")
+        nothing = np.full(len(screened.contrasts), np.nan)
+        return cls(
+            estimate=screened.estimates(tests.estimate),
+            std_error=tests.std_error,
+            statistic=tests.statistic,
+            df=tests.df,
+            df_num=screened.df_num,
+            conf_low=tests.tails.conf_low,
+            conf_high=tests.tails.conf_high,
+            p_value=tests.tails.p_value,
+            log10_p=tests.tails.log10_p,
+            adj_p_value=adjust_columns(tests.tails.p_value),
+            status=screened.status(tests.failures),
+            genes=screened.fit.genes,
+            contrasts=screened.contrasts,
+            ddf=ddf,
+            alternative=plan.alternative,
+            between_df=screened.between_df,
+            prior_df=nothing if tests.prior_df is None else tests.prior_df,
+            prior_variance=nothing if tests.prior_variance is None else tests.prior_variance,
+            notes=notes,
+            level=float(plan.level),
+            lfc=float(plan.lfc),
+            prior=tests.prior,
+        )
 
     @property
     def contrast_names(self) -> tuple[str, ...]:
@@ -98,25 +143,17 @@ class TestTable:
         Returns
         -------
         pandas.DataFrame
-            Columns gene, contrast, estimate, std_error, (conf_low, conf_high,) statistic, df,
-            (df_num, if any test is joint,) p_value, log10_p, adj_p_value, status; contrasts one
-            after another, genes in their order.
+            Columns gene, (that of the levels, where each has a model,) contrast, estimate,
+            std_error, (conf_low, conf_high,) statistic, df, (df_num, if any test is joint,)
+            p_value, log10_p, adj_p_value, status; contrasts one after another, genes in order.
         """
         if names not in ("flashmm", "pertpy"):
             raise InputError(f"names must be 'flashmm' or 'pertpy'; found {names!r}.")
-        G, C = self.p_value.shape
-        columns: dict[str, Any] = {
-            "gene": np.tile(np.asarray(self.genes, dtype=object), C),
-            "contrast": np.repeat(np.array(self.contrast_names, dtype=object), G),
-        }
-        limits = ("conf_low", "conf_high") if intervals else ()
-        for name in ("estimate", "std_error", *limits, "statistic", "df"):
-            columns[name] = getattr(self, name).T.ravel()
-        if (self.df_num > 1).any():
-            columns["df_num"] = np.repeat(self.df_num, G)
-        for name in ("p_value", "log10_p", "adj_p_value", "status"):
-            columns[name] = getattr(self, name).T.ravel()
-        frame = pd.DataFrame(columns)
+        wanted = frame_columns(intervals, bool((self.df_num > 1).any()))
+        columns = {name: getattr(self, name) for name in wanted}
+        labels = {} if self.within is None else {self.within: self.levels}
+        labels["contrast"] = self.contrast_names
+        frame = pd.DataFrame(tidy(self.genes, labels, columns))
         return frame if names == "flashmm" else frame.rename(columns=PERTPY_NAMES)
 
     def __repr__(self) -> str:
@@ -125,6 +162,14 @@ class TestTable:
             f"TestTable({len(self.genes)} genes × {len(self.contrasts)} contrasts, {self.ddf}, "
             f"{self.alternative}: {hits} with adjusted p < 0.05)"
         )
+
+
+def frame_columns(intervals: bool = False, joint: bool = False) -> tuple[str, ...]:
+    """Tidy columns of tests, behind gene and contrast: with limits, with numerator df."""
+    limits = ("conf_low", "conf_high") if intervals else ()
+    t_test = ("estimate", "std_error", *limits, "statistic", "df")
+    df_num = ("df_num",) if joint else ()
+    return (*t_test, *df_num, "p_value", "log10_p", "adj_p_value", "status")
 
 
 def adjust_p_values(p: np.ndarray) -> np.ndarray:
@@ -145,3 +190,8 @@ def adjust_p_values(p: np.ndarray) -> np.ndarray:
     if fine.any():
         adjusted[fine] = multipletests(p[fine], method="fdr_bh")[1]
     return adjusted
+
+
+def adjust_columns(p: np.ndarray) -> np.ndarray:
+    """Benjamini-Hochberg adjusted p-values of every column of (genes, tests)."""
+    return np.column_stack([adjust_p_values(column) for column in p.T])

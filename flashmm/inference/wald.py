@@ -2,33 +2,101 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from flashmm.design.contrasts import Contrast
 from flashmm.inference.model_fit import FittedBlock, ModelFit
+from flashmm.inference.plan import T_TEST, TestPlan, Tests
+from flashmm.inference.screening import Screened
 from flashmm.kernels import ddf as kernels
 from flashmm.kernels.engine import VarianceForms
-from flashmm.options import Status
-
-# Options that take the Kenward-Roger variance; the last two need the subjects of the cells.
-BY_SUBJECTS = ("kenward-roger-floor", "between-within")
-# Degrees of freedom that allow for their own estimation, so that they depend on the level.
-SECOND_ORDER = "kenward-roger-2"
-KENWARD_ROGER = (SECOND_ORDER, "kenward-roger", *BY_SUBJECTS)
-# Options that need nothing but a fit.
-BY_FIT = (SECOND_ORDER, "kenward-roger", "satterthwaite", "residual")
-
-# Degrees of freedom where none are asked for, by the likelihood.
-DEFAULT_DDF = {"REML": "kenward-roger", "ML": "satterthwaite"}
+from flashmm.options import Status, note
 
 # Step of a difference quotient, as a part of the standard error of a component.
 STEP = 1e-6
 
 # Variance of a contrast, relative to the one that the total variance would give it, that is none.
 NO_VARIANCE = 1e-12
+
+FAILURES = {"aliased": Status.NOT_ESTIMABLE, "no_variance": Status.ZERO_VARIANCE}
+
+
+@dataclass(frozen=True)
+class Wald:
+    """Which variance and which degrees of freedom a test takes.
+
+    Attributes
+    ----------
+    adjusted : bool
+        Whether the variance is Kenward and Roger's, and F is scaled as theirs.
+    information : {"expected", "observed", "none"}
+        What the df are made of: the expected information of all components, the observed one of
+        those that are not at zero, or none: n - rank(X).
+    second_order : bool
+        Whether the df of t tests allow for being estimated, and so depend on the level.
+    between : {"no", "floor", "instead"}
+        What the df between subjects do: nothing, raise lower ones, or replace them.
+    """
+
+    adjusted: bool = False
+    information: str = "expected"
+    second_order: bool = False
+    between: str = "no"
+
+    def test(self, plan: TestPlan, screened: Screened) -> Tests:
+        """Test all contrasts; the plan is not needed, as these are tests by t and F.
+
+        Parameters
+        ----------
+        plan : TestPlan
+            Direction, level, minimum.
+        screened : Screened
+            The fit and its contrasts.
+
+        Returns
+        -------
+        Tests
+            With `df_loss` for df of the second order.
+        """
+        fit = screened.fit
+        found = {name: np.full(screened.shape, np.nan) for name in T_TEST}
+        found |= {name: np.zeros(screened.shape, dtype=bool) for name in FAILURES}
+        if self.second_order:
+            found["df_loss"] = np.zeros(screened.shape)
+        for block in fit.test_blocks():
+            for columns, values in _block_tests(_State.of(fit, block, self), screened):
+                at = np.ix_(block.index, columns)
+                for name, array in values.items():
+                    found[name][at] = array
+        notes = _note_cell_df(fit, found["df"]) if self.information == "observed" else ()
+        return Tests.collected(found, FAILURES, notes)
+
+    def rows(self, fit: ModelFit, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """T tests of the rows (C, p) of a contrast matrix, without names and without words.
+
+        Parameters
+        ----------
+        fit : ModelFit
+            The fitted models.
+        rows : (C, p) array
+            Contrasts, zero where a coefficient is aliased.
+
+        Returns
+        -------
+        dict of str to (genes, C) arrays
+            estimate, std_error, statistic and df; NaN for genes without a fit.
+        """
+        result = {name: np.full((len(fit.genes), len(rows)), np.nan) for name in T_TEST}
+        for block in fit.test_blocks():
+            values = _t_tests(rows, _State.of(fit, block, self))
+            if self.second_order:
+                first = (values["statistic"], values["df"], values["df_loss"])
+                values["df"] = kernels.second_order_df(*first)
+            for name in T_TEST:
+                result[name][block.index] = values[name]
+        return result
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,18 +107,18 @@ class _State:
     coef: np.ndarray
     information: np.ndarray
     theta_cov: np.ndarray
-    ddf: str
+    rule: Wald
 
     @classmethod
-    def of(cls, fit: ModelFit, block: FittedBlock, ddf: str) -> _State:
-        """Satterthwaite needs the observed information, so the data once more."""
-        if ddf == "satterthwaite":
+    def of(cls, fit: ModelFit, block: FittedBlock, rule: Wald) -> _State:
+        """The observed information needs the data once more."""
+        if rule.information == "observed":
             information = block.observed_information()
             theta_cov = kernels.free_theta_cov(information, block.theta)
         else:
             information = fit.fisher_information[block.index]
             theta_cov = kernels.invert_information(information)
-        return cls(block, fit.coef[block.index], information, theta_cov, ddf)
+        return cls(block, fit.coef[block.index], information, theta_cov, rule)
 
     def estimate(self, rows: np.ndarray) -> np.ndarray:
         """Rows (C, p) times β̂, (block, C)."""
@@ -59,86 +127,22 @@ class _State:
         return (self.coef[:, None, kept] @ rows[:, kept].T)[:, 0]
 
 
-def fill_wald(
-    table: dict[str, Any],
-    fit: ModelFit,
-    contrasts: tuple[Contrast, ...],
-    estimable: np.ndarray,
-    ddf: str,
-) -> None:
-    """Fill estimate, std_error, statistic, df and status of a table.
-
-    Parameters
-    ----------
-    table : dict of str to array
-        Arrays of a `TestTable`, with its `df_num` and `between_df`; and `df_loss`, the slope in z²
-        of the inverse of the df at the level of z, which is filled where the df depend on it.
-    fit : ModelFit
-        The fitted models.
-    contrasts : tuple of Contrast
-        What to test.
-    estimable : (contrasts,) bool array
-        Which of them can be tested.
-    ddf : str
-        Degrees of freedom: one of `KENWARD_ROGER`, "satterthwaite" or "residual".
-    """
-    for block in fit.test_blocks():
-        _fill_block(table, contrasts, estimable, _State.of(fit, block, ddf))
-
-
-def _fill_block(
-    table: dict[str, Any],
-    contrasts: tuple[Contrast, ...],
-    estimable: np.ndarray,
-    state: _State,
-) -> None:
-    """The same for one block of genes."""
-    index, aliased = state.block.index, ~state.block.kept
-    here = np.array([not (c.matrix[:, aliased] != 0).any() for c in contrasts])
-    table["status"][np.ix_(index, ~here)] = Status.NOT_ESTIMABLE
-    joint, estimable = table["df_num"] > 1, estimable & here
-    columns = np.flatnonzero(estimable & ~joint)
-    if len(columns):
-        rows = np.vstack([contrasts[j].basis for j in columns])
-        results, none = _t_tests(rows, state, table["between_df"][columns])
-        for name, values in results.items():
-            table[name][np.ix_(index, columns)] = values
-        gene, contrast = np.nonzero(none)
-        table["status"][index[gene], columns[contrast]] = Status.ZERO_VARIANCE
-    for j in np.flatnonzero(estimable & joint):
-        test, none = _f_test(contrasts[j].basis, state, table["between_df"][j])
-        table["statistic"][index, j], table["df"][index, j] = test
-        table["status"][index[none], j] = Status.ZERO_VARIANCE
-
-
-def row_tests(fit: ModelFit, rows: np.ndarray, ddf: str) -> dict[str, np.ndarray]:
-    """T tests of the rows (C, p) of a contrast matrix, without names and without words.
-
-    Parameters
-    ----------
-    fit : ModelFit
-        The fitted models.
-    rows : (C, p) array
-        Contrasts, zero where a coefficient is aliased.
-    ddf : {"kenward-roger-2", "kenward-roger", "satterthwaite", "residual"}
-        Degrees of freedom.
-
-    Returns
-    -------
-    dict of str to (genes, C) arrays
-        estimate, std_error, statistic and df; NaN for genes without a fit.
-    """
-    shape = (len(fit.genes), len(rows))
-    names = ("estimate", "std_error", "statistic", "df")
-    result = {name: np.full(shape, np.nan) for name in names}
-    for block in fit.test_blocks():
-        values, _ = _t_tests(rows, _State.of(fit, block, ddf))
-        if ddf == SECOND_ORDER:
-            first = (values["statistic"], values["df"], values["df_loss"])
-            values["df"] = kernels.second_order_df(*first)
-        for name in names:
-            result[name][block.index] = values[name]
-    return result
+def _block_tests(
+    state: _State, screened: Screened
+) -> Iterator[tuple[np.ndarray, Mapping[str, np.ndarray | bool]]]:
+    """Tests of one block of genes: numbers of some contrasts, and arrays (block, of these)."""
+    contrasts, aliased = screened.contrasts, ~state.block.kept
+    lost = np.array([(c.matrix[:, aliased] != 0).any() for c in contrasts]) & screened.testable
+    here, joint = screened.testable & ~lost, screened.df_num > 1
+    yield np.flatnonzero(lost), {"aliased": True}
+    single = np.flatnonzero(here & ~joint)
+    if len(single):
+        rows = np.vstack([contrasts[j].basis for j in single])
+        yield single, _t_tests(rows, state, screened.between_df[single])
+    for j in np.flatnonzero(here & joint):
+        test, none = _f_test(contrasts[j].basis, state, screened.between_df[j])
+        columns = {"statistic": test.statistic, "df": test.df, "no_variance": none}
+        yield np.array([j]), {name: values[:, None] for name, values in columns.items()}
 
 
 def _scale(gradient: np.ndarray, theta: np.ndarray) -> np.ndarray:
@@ -148,20 +152,21 @@ def _scale(gradient: np.ndarray, theta: np.ndarray) -> np.ndarray:
 
 def _t_tests(
     rows: np.ndarray, state: _State, between: np.ndarray | float = np.nan
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """T tests of the rows (C, p) of a contrast matrix, and where they have no variance."""
+) -> dict[str, np.ndarray]:
+    """T tests (block, C) of the rows (C, p) of a contrast matrix."""
+    rule = state.rule
     estimate = state.estimate(rows)
     forms = state.block.variance_forms(rows, rows)
     variance = forms.value
-    if state.ddf in KENWARD_ROGER:
+    if rule.adjusted:
         variance = kernels.kenward_roger_variance(forms.value, forms.hessian, state.theta_cov)
-    if state.ddf == "residual":
+    if rule.information == "none":
         df = np.full(estimate.shape, float(state.block.df_residual))
     else:
         df = kernels.satterthwaite_df(forms.value, forms.gradient, state.theta_cov)
-    if state.ddf == "kenward-roger-floor":
+    if rule.between == "floor":
         df = np.where(df < between, between, df)
-    elif state.ddf == "between-within":
+    elif rule.between == "instead":
         df = np.where(between > 0, between, df)
     none = forms.value <= NO_VARIANCE * _scale(forms.gradient, state.block.theta)
     std_error = np.sqrt(np.where(none, np.nan, variance))
@@ -170,10 +175,11 @@ def _t_tests(
         "std_error": std_error,
         "statistic": estimate / std_error,
         "df": np.where(none, np.nan, df),
+        "no_variance": none,
     }
-    if state.ddf == SECOND_ORDER:
+    if rule.second_order:
         results["df_loss"] = _df_loss(forms, state)
-    return results, none
+    return results
 
 
 def _df_loss(forms: VarianceForms, state: _State) -> np.ndarray:
@@ -229,18 +235,38 @@ def _f_of(
 ) -> kernels.FTest:
     """F test from the covariance (genes, n, n) of n estimates, and its derivatives."""
     covariance, gradient = forms.value, np.moveaxis(forms.gradient, 3, 1)
-    if state.ddf in KENWARD_ROGER:
+    rule = state.rule
+    if rule.adjusted:
         adjusted = kernels.kenward_roger_variance(covariance, forms.hessian, theta_cov)
         test = kernels.kenward_roger_f(estimate, covariance, gradient, adjusted, theta_cov)
-        if state.ddf not in BY_SUBJECTS or not between > 0:
+        if rule.between == "no" or not between > 0:
             return test
         # the scale of F belongs to its df: where they are replaced it is one
-        replaced = ~(test.df >= between) | (state.ddf == "between-within")
+        replaced = ~(test.df >= between) | (rule.between == "instead")
         return kernels.FTest(
             np.where(replaced, kernels.wald_f(estimate, adjusted), test.statistic),
             np.where(replaced, between, test.df),
         )
-    if state.ddf == "satterthwaite":
+    if rule.information == "observed":
         return kernels.satterthwaite_f(estimate, covariance, gradient, theta_cov)
     df = np.full(len(estimate), float(state.block.df_residual))
     return kernels.FTest(kernels.wald_f(estimate, covariance), df)
+
+
+def _note_cell_df(fit: ModelFit, df: np.ndarray) -> tuple[str, ...]:
+    """Genes whose df from the observed information (genes, contrasts) count cells."""
+    if not fit.fitted.any() or fit.stats is None:
+        return ()
+    # n - rank(X) for REML, n for ML
+    df_residual = fit.stats.n_cells - int(fit.estimable.sum())
+    cells = (df[fit.fitted] >= df_residual * (1 - 1e-9)).any(1)
+    if not cells.any():
+        return ()
+    return (
+        note(
+            f"{cells.sum()} of {fit.fitted.sum()} genes have Satterthwaite degrees of freedom "
+            f"that count cells ({df_residual} or more): their components are at zero, and "
+            "tests between subjects are anti-conservative there. Kenward-Roger (REML) does not "
+            "have this."
+        ),
+    )

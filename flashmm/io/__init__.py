@@ -1,17 +1,13 @@
-"""Groups, fits and tables as files."""
+"""The package's own files: statistics of groups and fits as `.h5ad`, tables as Parquet and text.
 
-from flashmm.io.files import (
-    join_fits,
-    merge_files,
-    read_fit,
-    read_groups,
-    read_kinship_file,
-    read_provenance,
-    read_table,
-    write_fit,
-    write_groups,
-    write_table,
-)
+Files are written whole or not at all, carry what made them, and are read with errors that name
+them. Formats of other programs' counts are not read here but in `flashmm.cells`.
+"""
+
+from flashmm.io.fits import join_fits, read_fit, write_fit
+from flashmm.io.groups import merge_files, read_groups, read_size_factors, write_groups
+from flashmm.io.kinship import read_kinship_file
+from flashmm.io.tables import read_provenance, read_table, write_table
 
 __all__ = [
     "join_fits",
@@ -20,6 +16,7 @@ __all__ = [
     "read_groups",
     "read_kinship_file",
     "read_provenance",
+    "read_size_factors",
     "read_table",
     "write_fit",
     "write_groups",

@@ -10,7 +10,11 @@ from flashmm.kernels.negative_binomial import Floats, Integers, apportion, strea
 
 
 def draw_group_sums(
-    seed: np.random.SeedSequence, n_cells: Integers, mean: Floats, variance: Floats
+    seed: np.random.SeedSequence,
+    n_cells: Integers,
+    mean: Floats,
+    variance: Floats,
+    level: Integers | None = None,
 ) -> tuple[Floats, Floats]:
     """Draw Σy and Σy² over the cells of each group, y ~ N(mean, variance).
 
@@ -23,7 +27,9 @@ def draw_group_sums(
     n_cells : ndarray of int64, shape (groups,)
         At least one cell each.
     mean : ndarray, shape (groups, genes)
-    variance : ndarray, shape (genes,)
+    variance : ndarray, shape (genes,), or (levels, genes)
+    level : ndarray of int64, shape (groups,), optional
+        Which row of `variance` is that of a group.
 
     Returns
     -------
@@ -32,11 +38,12 @@ def draw_group_sums(
     total, squares = np.empty_like(mean), np.empty_like(mean)
     for group, n in enumerate(n_cells):
         rng = stream(seed, group)
+        spread = variance if level is None else variance[level[group]]
         # ȳ ~ N(μ, σ²/n);  Σ(y − ȳ)² ~ σ² χ²(n − 1), independent of ȳ
-        average = mean[group] + np.sqrt(variance / n) * rng.standard_normal(len(variance))
-        about = 2 * rng.standard_gamma((n - 1) / 2, size=len(variance)) if n > 1 else 0.0
+        average = mean[group] + np.sqrt(spread / n) * rng.standard_normal(len(spread))
+        about = 2 * rng.standard_gamma((n - 1) / 2, size=len(spread)) if n > 1 else 0.0
         total[group] = n * average
-        squares[group] = variance * about + n * average**2
+        squares[group] = spread * about + n * average**2
     return total, squares
 
 

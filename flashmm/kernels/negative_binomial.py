@@ -50,6 +50,35 @@ def reference_parameters(
     return mean, size
 
 
+def reference_parameters_by_type(
+    n_cells: Integers, total: Floats, total_of_squares: Floats
+) -> tuple[Floats, Floats]:
+    """Mean of each gene in each cell type and one size for all types, by the method of moments.
+
+    Parameters
+    ----------
+    n_cells : ndarray of int64, shape (types,)
+        At least one each, and two in one of them.
+    total, total_of_squares : ndarray, shape (types, genes)
+        Sums over the cells of a type of the counts and of their squares.
+
+    Returns
+    -------
+    mean : ndarray, shape (types, genes)
+    size : ndarray, shape (genes,)
+        Σ_t (n_t − 1) mean_t² / Σ_t (n_t − 1)(variance_t − mean_t): the variance within types, so
+        that differences between them do not count; NaN where either sum is not above 0.
+    """
+    n = n_cells[:, None]
+    mean = total / n
+    excess = (total_of_squares - total * mean - (n - 1) * mean).sum(axis=0)
+    squares = ((n - 1) * mean**2).sum(axis=0)
+    usable = (squares > 0) & (excess > 0)
+    size = np.full(excess.shape, np.nan)
+    size[usable] = squares[usable] / excess[usable]
+    return mean, size
+
+
 def child_seed(seed: np.random.SeedSequence, key: int) -> np.random.SeedSequence:
     """Return the child that `seed.spawn` gives at place `key`, without counting it in `seed`."""
     return np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, key))
@@ -129,7 +158,12 @@ def draw_log_fc(
 
 
 def draw_effects(
-    seed: np.random.SeedSequence, levels: Integers, n_genes: int, variance: float
+    seed: np.random.SeedSequence,
+    levels: Integers,
+    n_genes: int,
+    variance: Floats | float,
+    module: Integers | None = None,
+    correlation: float = 0.0,
 ) -> Floats:
     """Draw the normal effects of some levels (subjects, or subjects x cell types) on every gene.
 
@@ -143,7 +177,12 @@ def draw_effects(
     levels : ndarray of int64, shape (levels,)
         Codes of the levels wanted.
     n_genes : int
-    variance : float
+    variance : float or ndarray, shape (genes,)
+    module : ndarray of int64, shape (genes,), optional
+        The module of each gene; without it all effects are independent.
+    correlation : float
+        Correlation of the effects of two genes of a module, 0 to 1; those of other genes are
+        independent.
 
     Returns
     -------
@@ -152,6 +191,11 @@ def draw_effects(
     effects = np.empty((len(levels), n_genes))
     for row, level in zip(effects, levels, strict=True):
         stream(seed, int(level)).standard_normal(out=row)
+        if module is not None:
+            # √(1 − ρ) z_gene + √ρ z_module
+            shared = stream(child_seed(seed, int(level)), 0).standard_normal(module.max() + 1)
+            row *= np.sqrt(1 - correlation)
+            row += np.sqrt(correlation) * shared[module]
     effects *= np.sqrt(variance)
     return effects
 

@@ -55,21 +55,6 @@ def variance_shares(theta: Array, theta_cov: Array, weights: Array) -> Shares:
     return Shares(share, np.sqrt(variance))
 
 
-def chi2_tail(statistic: Array) -> Array:
-    """P(χ²₁ > x)."""
-    return special.erfc(np.sqrt(statistic / 2.0))
-
-
-def boundary_tail(statistic: Array) -> Array:
-    """P-value of a likelihood ratio for one component on its bound, ½ P(χ²₁ > x), one at zero.
-
-    Self & Liang 1987; Stram & Lee 1994. Conservative in finite samples.
-    """
-    return np.where(
-        statistic > 0, 0.5 * chi2_tail(statistic), np.where(statistic == 0, 1.0, np.nan)
-    )
-
-
 # ---- exact for one component ------------------------------------------------------------------
 
 

@@ -1,4 +1,8 @@
-"""The mixed model of related individuals: kinship, its rotation, fits and simulation."""
+"""The mixed model of related individuals.
+
+Kinship and its factors (`data`), traits rotated by it (`rotation`), heritability and fixed effects
+of many traits at once (`fit`, `estimates`), and traits with a known heritability (`simulation`).
+"""
 
 from flashmm.kinship.data import KinshipFactor, kinship_factor, kinship_root
 from flashmm.kinship.fit import KinshipFit, fit_kinship_lmm

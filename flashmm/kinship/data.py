@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from flashmm.names import first_of
 from flashmm.options import InputError, note
 
 # Largest asymmetry, relative to the largest diagonal element, that is taken as rounding.
@@ -17,7 +18,6 @@ ASYMMETRY = 1e-8
 EIGEN_ROUNDING, EIGEN_REFUSED = 1e-12, 1e-6
 # Distance of the mean diagonal of K from one at which it is worth saying.
 DIAGONAL_TOLERANCE = 0.1
-SHOWN = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -280,7 +280,7 @@ def match_individuals(tables: Sequence[Table]) -> Matching:
 
 def _left_out(indices: Mapping[str, pd.Index], common: pd.Index) -> tuple[str, ...]:
     lost = {name: index[~index.isin(common)] for name, index in indices.items()}
-    said = [f"{len(ids)} of {name} ({shown(ids)})" for name, ids in lost.items() if len(ids)]
+    said = [f"{len(ids)} of {name} ({first_of(ids)})" for name, ids in lost.items() if len(ids)]
     if not said:
         return ()
     where = " and ".join(indices)
@@ -290,8 +290,8 @@ def _left_out(indices: Mapping[str, pd.Index], common: pd.Index) -> tuple[str, .
 def _nothing_shared(first: Table, table: Table) -> str:
     ids = first.ids or ()
     text = (
-        f"{first.name} and {table.name} have no individual in common: {shown(ids, 3)} in "
-        f"{first.name}, {shown(table.ids or (), 3)} in {table.name}."
+        f"{first.name} and {table.name} have no individual in common: {first_of(ids, 3)} in "
+        f"{first.name}, {first_of(table.ids or (), 3)} in {table.name}."
     )
     for one, other in ((first, table), (table, first)):
         if one.columns and other.ids and set(one.columns) & set(other.ids):
@@ -304,12 +304,6 @@ def _transposed(first: Table, table: Table) -> str:
         if one.name in "Yy" and one.values.shape[1] == len(other.values):
             return f" {one.name} is individuals × traits: pass {one.name}.T."
     return ""
-
-
-def shown(names: Sequence[Any] | pd.Index, most: int = SHOWN) -> str:
-    """Return the first names, and how many more there are."""
-    text = ", ".join(str(name) for name in list(names)[:most])
-    return text if len(names) <= most else f"{text} and {len(names) - most} more"
 
 
 # --------------------------------------------------------------------------------------------
@@ -369,7 +363,7 @@ def _same_order(table: Table) -> Table:
     unknown = rows.symmetric_difference(columns)
     if len(unknown):
         raise InputError(
-            f"K: rows and columns name different individuals: {shown(unknown)} are on one side."
+            f"K: rows and columns name different individuals: {first_of(unknown)} are on one side."
         )
     order = np.asarray(columns.get_indexer(rows))
     return Table("K", table.values[:, order], table.ids, None)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from threadpoolctl import threadpool_limits
 
 from flashmm.kernels.kinship import (
     KinshipDesign,
@@ -18,6 +17,7 @@ from flashmm.kernels.kinship import (
     rotate_traits,
 )
 from flashmm.kernels.rotation import independent_columns
+from flashmm.kernels.threads import single_blas_thread
 from flashmm.kinship.data import (
     Matching,
     Table,
@@ -25,8 +25,8 @@ from flashmm.kinship.data import (
     nonnegative_kinship,
     read_kinship,
     scale_of,
-    shown,
 )
+from flashmm.names import first_of
 from flashmm.options import DesignError, InputError, Status, note
 
 # Patterns of missing values above which the cost of rotating each is said.
@@ -231,7 +231,7 @@ def rotate_values(
     """
     aliased = _aliased(X, coefficients)
     notes += _about_aliased(coefficients, aliased)
-    with threadpool_limits(limits=1, user_api="blas"):
+    with single_blas_thread():
         blocks, status, more = _rotate_patterns(source, Y, X, coefficients)
     return KinshipRotation(
         blocks=blocks,
@@ -273,7 +273,7 @@ def _without_missing_covariates(
         raise InputError("X: every individual has a missing covariate.")
     text = note(
         f"{(~fine).sum()} of {len(fine)} individuals have a missing covariate and were left out: "
-        f"{shown(matching.individuals[~fine])}."
+        f"{first_of(matching.individuals[~fine])}."
     )
     rows = {name: index[fine] for name, index in matching.rows.items()}
     return Matching(rows, matching.individuals[fine], matching.notes), (text,)
@@ -319,7 +319,7 @@ def _about_aliased(names: tuple[str, ...], aliased: tuple[str, ...]) -> tuple[st
     return (
         note(
             f"{len(aliased)} of {len(names)} covariates are linear combinations of others and "
-            f"were dropped: {shown(aliased)}. Contrasts that need them are NaN."
+            f"were dropped: {first_of(aliased)}. Contrasts that need them are NaN."
         ),
     )
 

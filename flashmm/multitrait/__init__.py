@@ -1,4 +1,8 @@
-"""Several traits in one model, and the scan of many candidates."""
+"""Several traits in one model, and the scan of many candidates.
+
+The inputs are checked and matched (`inputs`), rotated into a model in unit scales (`model`), fitted
+(`fit`), and candidates are tested one after another against the fitted covariances (`scan`).
+"""
 
 from flashmm.multitrait.fit import MultiTraitFit, fit_multitrait_lmm
 from flashmm.multitrait.scan import TraitScan

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy.linalg import LinAlgError, cholesky, eigh
-from threadpoolctl import threadpool_limits
 
 from flashmm.kernels.kronecker import Evaluation
 from flashmm.kernels.kronecker_search import climb
+from flashmm.kernels.threads import single_blas_thread
 from flashmm.multitrait.model import TraitModel, build_model
 from flashmm.multitrait.scan import scan
 from flashmm.options import InputError, Status
@@ -269,7 +269,7 @@ def fit_multitrait_lmm(
     matched by name where data frames have named rows, else by position.
     """
     rank = _checked_options(rank, n_starts, seed, max_iter)
-    with threadpool_limits(limits=1, user_api="blas"):
+    with single_blas_thread():
         model = build_model(Y, X, G, A, method, missing, rank)
         if rank > len(model.scale):
             raise InputError(

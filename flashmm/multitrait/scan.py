@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy import sparse
-from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
-from flashmm.kernels.ddf import chi2_tail, f_tail
 from flashmm.kernels.kronecker import (
     Evaluation,
     Tests,
@@ -20,7 +18,10 @@ from flashmm.kernels.kronecker import (
     candidate_tests,
     covariates_beside,
 )
-from flashmm.multitrait.model import TraitModel, is_sparse, read_table, read_trait_design, row_order
+from flashmm.kernels.tails import chi2_tail, f_tail
+from flashmm.kernels.threads import single_blas_thread
+from flashmm.multitrait.inputs import is_sparse, read_table, read_trait_design, row_order
+from flashmm.multitrait.model import TraitModel
 from flashmm.options import InputError, Status, note
 
 # Numbers held at a time for one block of candidates.
@@ -222,7 +223,7 @@ def scan(
     }
     parts: dict[str, list[_Part]] = {name: [] for name in designs}
     missing = 0
-    with threadpool_limits(limits=1, user_api="blas"):
+    with single_blas_thread():
         for block, gaps in _blocks(model, columns, covariates, progress):
             missing += gaps
             products = candidate_products(state, model.T, block, columns.size)

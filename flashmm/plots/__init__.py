@@ -1,26 +1,26 @@
-"""Figures, from tidy tables."""
+"""Figures, from tidy tables.
 
+Every function takes tidy frames and returns a matplotlib `Figure`, drawn in one style (`style`);
+`save_figure` writes it as SVG and PNG, and `CAPTIONS` says for each what good looks like.
+"""
+
+from flashmm.plots.agreement import agreement_plot, time_memory_plot
 from flashmm.plots.calibration import coverage_plot, gain_plot, rejection_plot
-from flashmm.plots.figures import (
-    agreement_plot,
+from flashmm.plots.captions import CAPTIONS
+from flashmm.plots.error_rates import fpr_plot, p_histogram, qq_plot
+from flashmm.plots.heritability import (
     dense_agreement_plot,
-    fdr_tpr_plot,
-    fpr_plot,
-    gene_moments,
     heritability_plot,
     heritability_strips,
-    method_colours,
-    p_histogram,
-    qq_plot,
-    roc_plot,
-    save_figure,
-    simulation_plot,
-    time_memory_plot,
     trait_correlation_plot,
-    volcano_plot,
 )
+from flashmm.plots.power import fdr_tpr_plot, roc_plot
+from flashmm.plots.simulation import gene_moments, simulation_plot
+from flashmm.plots.style import method_colours, save_figure
+from flashmm.plots.volcano import volcano_plot
 
 __all__ = [
+    "CAPTIONS",
     "agreement_plot",
     "coverage_plot",
     "dense_agreement_plot",

@@ -10,8 +10,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from flashmm.names import listed
 from flashmm.options import InputError
-from flashmm.plots.figures import GREY, INK, MARKERS, PALE, PALETTE, _check, _legend_below, _styled
+from flashmm.plots.style import (
+    GREY,
+    INK,
+    MARKERS,
+    PALE,
+    PALETTE,
+    legend_below,
+    require_columns,
+    styled,
+)
 
 __all__ = ["coverage_plot", "gain_plot", "rejection_plot"]
 
@@ -36,7 +46,7 @@ LOWEST, HIGHEST = 0.1, 20.0  # of the ratio to the nominal level; beyond, marks 
 POSITIONS = ("types", "own_types", "balanced", "subjects")
 
 
-@_styled
+@styled
 def rejection_plot(
     matched: pd.DataFrame, approaches: Sequence[str], levels: Sequence[float] = (0.05, 0.01, 0.001)
 ) -> Figure:
@@ -70,11 +80,11 @@ def rejection_plot(
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.yaxis.set_minor_formatter(NullFormatter())
     _name_places(axes[-1], axes, places)
-    _legend_below(fig, axes[0])
+    legend_below(fig, axes[0])
     return fig
 
 
-@_styled
+@styled
 def coverage_plot(matched: pd.DataFrame, approaches: Sequence[str]) -> Figure:
     """Coverage of 95 % intervals, scenarios side by side.
 
@@ -101,11 +111,11 @@ def coverage_plot(matched: pd.DataFrame, approaches: Sequence[str]) -> Figure:
         _marks(ax, x, value, own["std_error"], name)
     ax.set(ylim=(lowest - 0.005, 1.002), ylabel="Coverage of 95 % intervals")
     _name_places(ax, [ax], places)
-    _legend_below(fig, ax)
+    legend_below(fig, ax)
     return fig
 
 
-@_styled
+@styled
 def gain_plot(matched: pd.DataFrame, approaches: Sequence[str], level: float = 0.05) -> Figure:
     """Power less that of pseudobulk, at the nominal level and where as many nulls are rejected.
 
@@ -137,16 +147,16 @@ def gain_plot(matched: pd.DataFrame, approaches: Sequence[str], level: float = 0
             _marks(ax, x, own["value"], own["std_error"], name)
         ax.set(ylabel=label)
     _name_places(axes[-1], axes, places)
-    _legend_below(fig, axes[0])
+    legend_below(fig, axes[0])
     return fig
 
 
 def _rows(matched: pd.DataFrame, metric: str, approaches: Sequence[str]) -> pd.DataFrame:
     columns = ["metric", "level", "approach", "value", "std_error", "scenario", *POSITIONS]
-    _check(matched, columns, "matched")
+    require_columns(matched, columns, "matched")
     rows = matched[(matched["metric"] == metric) & matched["approach"].isin(approaches)]
     if rows.empty:
-        raise InputError(f"matched: no {metric!r} of {list(approaches)}; nothing to draw.")
+        raise InputError(f"matched: no {metric!r} of {listed(approaches)}; nothing to draw.")
     return rows
 
 

@@ -1,1 +1,11 @@
-"""Pages: blocks of a page, and the reports of a run, of subjects and of the calibration study."""
+"""Pages: the report of a run, and that of a calibration study.
+
+A page is made of sections, a section of blocks (`page`), and the template draws each kind of block.
+Each module but `page`, `inputs` and `provenance` holds sections that belong together.
+"""
+
+from flashmm.report.calibration import write_calibration_report
+from flashmm.report.inputs import Inputs, Run
+from flashmm.report.run import write_report
+
+__all__ = ["Inputs", "Run", "write_calibration_report", "write_report"]

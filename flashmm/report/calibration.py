@@ -1,8 +1,7 @@
-"""The report of a calibration study: what was simulated, how often each test is wrong, verdicts."""
+"""The report of a calibration study: what was simulated, how often each test is wrong, criteria."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,20 +9,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from flashmm import plots
 from flashmm.benchmark.calibration import ALPHA, CalibrationMethod, scenario_table
 from flashmm.benchmark.criteria import (
+    check_criteria,
     comparison,
     kind_of,
     matched_methods,
     overview,
     scenario_results,
-    verdicts,
     wider_methods,
 )
-from flashmm.plots import calibration as calibration_plots
+from flashmm.plots.calibration import LOOKS
 from flashmm.report import page as blocks
-from flashmm.storage.files import atomic_path, package_version
-from flashmm.storage.provenance import source_digest
+from flashmm.report.provenance import provenance, provenance_blocks, write_provenance
 
 #: how tables name the columns of `overview` and `scenario_results`
 COLUMNS = {
@@ -53,7 +52,7 @@ CANDIDATES = (
     "jackknife",
     "residual",
 )
-NOT_HONEST = ("pooled", "residual")
+ANTI_CONSERVATIVE = ("pooled", "residual")
 
 
 def write_calibration_report(
@@ -88,15 +87,16 @@ def write_calibration_report(
     matched = matched_methods(metrics, table, methods)
     wider = wider_methods(metrics, table, methods)
     default = config["calibration"]["default"]
+    said = provenance(config, scenarios=scenarios)
     parts = (
-        ("verdicts", "Is the default test honest?", _verdicts(matched, default)),
+        ("criteria", "Does the default test keep its level?", _criteria(matched, default)),
         ("rejection", "How often true nulls are rejected", _rejection(folder, matched)),
         ("intervals", "How often intervals hold the effect", _coverage(folder, matched)),
         ("power", "How many effects are found", _power(folder, matched)),
         ("model", "With another model than the simulated one", _other_models(folder, wider)),
         ("scenarios", "Every scenario", _every_scenario(matched, default)),
         ("simulated", "What was simulated and tested", _simulated(scenarios, methods)),
-        ("provenance", "Provenance", _provenance(config)),
+        ("provenance", "Provenance", provenance_blocks(said)),
     )
     page = {
         "title": config["report"]["title"],
@@ -106,14 +106,7 @@ def write_calibration_report(
         "sections": [{"id": i, "title": t, "blocks": list(found)} for i, t, found in parts],
     }
     blocks.render_page(path, page)
-    made = {
-        "flashmm": package_version(),
-        "source": source_digest(),
-        "config": config,
-        "scenarios": scenarios,
-    }
-    with atomic_path(Path(path).with_name("provenance.json")) as unfinished:
-        unfinished.write_text(json.dumps(made, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    write_provenance(path, said)
 
 
 def candidates(matched: pd.DataFrame) -> list[str]:
@@ -124,26 +117,26 @@ def candidates(matched: pd.DataFrame) -> list[str]:
 def approaches(matched: pd.DataFrame) -> list[str]:
     """All approaches of a study, in the order in which figures name them."""
     there = list(dict.fromkeys(matched["approach"]))
-    known = [name for name in calibration_plots.LOOKS if name in there]
+    known = [name for name in LOOKS if name in there]
     return known + [name for name in there if name not in known]
 
 
-def verdict_frame(matched: pd.DataFrame, approach: str) -> pd.DataFrame:
-    """`verdicts` in the words of a table."""
-    found = verdicts(matched, approach)
+def criteria_frame(matched: pd.DataFrame, approach: str) -> pd.DataFrame:
+    """`check_criteria` in the words of a table."""
+    found = check_criteria(matched, approach)
     return pd.DataFrame(
         {
-            "Asked": found["criterion"],
-            "Judged": found["judged"],
-            "Missed": found["missed"],
+            "Criterion": found["criterion"],
+            "Evaluated": found["evaluated"],
+            "Failed": found["failed"],
             "Nearest to its limit, or furthest beyond": [
                 f"{name} at {level:g}" if level == level else name
                 for name, level in zip(found["worst"], found["level"], strict=True)
             ],
             "Found": list(map(_count_or_error, found["value"], found["std_error"])),
             "Limit": list(map(_count_or_number, found["limit"])),
-            "Verdict": [
-                "not judged" if pd.isna(met) else "met" if met else "NOT MET"
+            "Result": [
+                "not evaluated" if pd.isna(met) else "met" if met else "NOT MET"
                 for met in found["met"]
             ],
         }
@@ -197,20 +190,20 @@ def _cards(
     return [{"label": label, "value": f"{value:,}"} for label, value in values.items()]
 
 
-def _verdicts(matched: pd.DataFrame, default: str) -> Iterator[dict[str, Any]]:
+def _criteria(matched: pd.DataFrame, default: str) -> Iterator[dict[str, Any]]:
     yield blocks.text(
         "A test at .05 should call five of a hundred genes without an effect, not more. Every line "
-        "below is computed: how many numbers were judged, how many are beyond their limit, and the "
-        "one that is nearest to it or furthest beyond."
+        "below is computed: how many numbers were evaluated, how many are beyond their limit, and "
+        "the one that is nearest to it or furthest beyond."
     )
     yield blocks.table(
-        verdict_frame(matched, default),
+        criteria_frame(matched, default),
         f"The default, {default}",
         "With the model that was simulated; ± is the standard error of the simulation, the tests "
         "of a gene taken together.",
     )
     yield blocks.table(
-        comparison(matched, candidates(matched)).rename(columns={"criterion": "Asked"}),
+        comparison(matched, candidates(matched)).rename(columns={"criterion": "Criterion"}),
         "The same of other tests",
         "met, or how many numbers of how many are beyond their limit.",
     )
@@ -238,12 +231,12 @@ def _rejection(folder: Path, matched: pd.DataFrame) -> Iterator[dict[str, Any]]:
     for kind, part in _by_kind(matched):
         yield blocks.figure(
             folder,
-            calibration_plots.rejection_plot(part, approaches(part)),
+            plots.rejection_plot(part, approaches(part)),
             f"rejection-{blocks.slug(kind)}",
             f"{kind}: rejection of true nulls",
             "Share of tests without an effect with a p-value below the level, over the level, with "
             "95 % intervals; every mark is one scenario. Open marks lie beyond the axis.",
-            "Good: at the dashed line. Above it a test is false confidence, below it cautious.",
+            "Good: at the dashed line; above it a test is anti-conservative, below conservative.",
         )
 
 
@@ -251,7 +244,7 @@ def _coverage(folder: Path, matched: pd.DataFrame) -> Iterator[dict[str, Any]]:
     for kind, part in _by_kind(matched[matched["metric"] == "coverage"]):
         yield blocks.figure(
             folder,
-            calibration_plots.coverage_plot(part, approaches(part)),
+            plots.coverage_plot(part, approaches(part)),
             f"coverage-{blocks.slug(kind)}",
             f"{kind}: coverage of 95 % intervals",
             "Share of intervals that hold the true effect, with its 95 % interval.",
@@ -264,7 +257,7 @@ def _power(folder: Path, matched: pd.DataFrame) -> Iterator[dict[str, Any]]:
     for kind, part in _by_kind(gains):
         yield blocks.figure(
             folder,
-            calibration_plots.gain_plot(part, [n for n in approaches(part) if n not in NOT_HONEST]),
+            plots.gain_plot(part, [n for n in approaches(part) if n not in ANTI_CONSERVATIVE]),
             f"power-{blocks.slug(kind)}",
             f"{kind}: power gained over pseudobulk",
             "Share of true effects found, less the share that the t test of subjects' means finds "
@@ -305,8 +298,8 @@ def _simulated(
     yield blocks.table(
         pd.DataFrame(scenarios).T.rename_axis("Scenario").reset_index(),
         "Scenarios",
-        "Fields of the simulation that were set. Unequal cells are dealt by lot: the quantiles of "
-        "a log-normal distribution with the coefficient of variation cells_cv.",
+        "Fields of the simulation that were set. Unequal numbers of cells are the quantiles of a "
+        "log-normal distribution with the coefficient of variation cells_cv, assigned at random.",
     )
     yield blocks.table(
         pd.DataFrame(
@@ -320,11 +313,3 @@ def _simulated(
         "Methods",
         "How each data set was tested.",
     )
-
-
-def _provenance(config: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    yield blocks.text(
-        f"flashmm {package_version()}, source {source_digest()}; every random "
-        f"number derives from the seed {config['seed']}, the scenario's name and the replicate."
-    )
-    yield blocks.details("The config", [json.dumps(config, indent=2, ensure_ascii=False)])

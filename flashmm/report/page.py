@@ -17,7 +17,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from flashmm.plots import figures as plots
+from flashmm import plots
 from flashmm.storage.files import atomic_path, package_version
 from flashmm.storage.provenance import source_digest
 

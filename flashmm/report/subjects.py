@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 
 import pandas as pd
 
-from flashmm.io.files import read_table
-from flashmm.plots import figures as plots
+from flashmm import plots
+from flashmm.io.tables import read_table
 from flashmm.report import page as blocks
 from flashmm.subject_level.models import INTERCEPT
 

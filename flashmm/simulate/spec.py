@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from numbers import Integral
 from os import PathLike
 from string import ascii_uppercase
 from typing import Any
@@ -14,14 +13,30 @@ import numpy as np
 import pandas as pd
 
 from flashmm.names import listed
-from flashmm.options import InputError, is_number
+from flashmm.options import InputError
+from flashmm.simulate.values import (
+    categorical,
+    check_metadata,
+    check_not_negative,
+    check_positive,
+    check_share,
+    check_type_names,
+    check_whole,
+    labels,
+    plain,
+)
 
-GROUPINGS = ("subject", "cell_type", "condition")
 DIRECTIONS = ("both", "up", "down")
 DISTRIBUTIONS = ("nb", "gaussian")
 # Fields that belong to one distribution, and the value that leaves them out.
-GAUSSIAN_FIELDS = {"residual_variance": 1.0, "variance_spread": 0.0}
-COUNT_FIELDS = {"reference": None, "adjust_libsize": True}
+GAUSSIAN_FIELDS = {"residual_variance": 1.0, "marker_variance_ratio": 1.0}
+COUNT_FIELDS = {
+    "reference": None,
+    "reference_cell_type": None,
+    "adjust_libsize": True,
+    "libsize_ratio": 1.0,
+    "exclusive_markers": 0.0,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +49,11 @@ class SimulationSpec:
         Raw counts (cells x genes) that give the means, dispersions and library sizes. None draws
         mean = 1 + Poisson(1) and size = 1 + Poisson(1) for each gene, and log-normal library sizes
         (standard deviation 0.5 of the natural log) around the sum of the means.
+    reference_cell_type : str or None
+        Column of the reference's obs that names the cell types of its cells. Each simulated type
+        then has the means and library sizes of one of them (and one dispersion, from the variance
+        within types): the one of its name where `metadata` are given; else the types with most
+        cells are taken in that order, ties by name. None gives all types the same means.
     metadata : DataFrame or None
         One row per cell with `subject`, `cell_type`, `condition` and, optionally, `libsize`; other
         columns are carried along. None draws the cells; then `n_subjects`, `n_cell_types`,
@@ -65,12 +85,40 @@ class SimulationSpec:
         Range of the uniform absolute log fold changes (natural log).
     adjust_libsize : bool
         False gives every cell the mean library size, so that the offset is zero.
+    libsize_ratio : float
+        How many times larger the library size of treated cells is; 1 for no difference. The
+        geometric mean over all cells stays.
     subject_variance, subject_cell_type_variance : float
         Variances of the normal effects per gene and subject, and per gene, subject and cell type.
+    subject_condition_variance : float
+        Variance of the effects per gene, subject and condition, the same in all cell types; for
+        subjects with several conditions (``nested=False``).
+    variance_spread : float
+        Each gene has its variances (of the effects above, and the residual one of Gaussian values)
+        multiplied by a log-normal number; this is the standard deviation of its natural logarithm.
+        DE effects stay as they are.
+    gene_correlation : float
+        Correlation, 0 to 1, of the effects above between genes of the same module. Genes of
+        different modules are independent.
+    gene_modules : int
+        Number of modules; each gene belongs to one of them at random.
+    marker_fraction : float
+        Expected share of the genes, 0 to 1, that are markers of a cell type, each of one type at
+        random. A marker is no DE gene by this: it is up in its type whatever the condition. DE
+        genes may be markers too, of any type.
+    marker_log_fc : float
+        How much the natural log of the mean of a marker is higher in its type (the mean itself,
+        for Gaussian values).
+    exclusive_markers : float
+        Expected share of the markers, 0 to 1, that no other type expresses. DE genes are never
+        among them: their means are above zero in all types.
+    marker_variance_ratio : float
+        Gaussian: what all variances of a marker are multiplied by in its type. (Variances of
+        counts follow the mean by themselves.)
     cells_cv : float or None
         None draws the group of each cell, all alike. A number fixes how many cells each subject has
         of each type (and condition, where it has several): the quantiles of a log-normal
-        distribution with this coefficient of variation, dealt to the subjects by lot, type by type;
+        distribution with this coefficient of variation, randomly assigned to subjects type by type;
         one cell at least. 0 is as equal as `n_cells` allows, 1 is a tenfold range of six subjects
         and a fortyfold one of fifty.
     distribution : {"nb", "gaussian"}
@@ -78,9 +126,6 @@ class SimulationSpec:
         of which only the sums over groups are drawn (`simulate_gaussian_groups`).
     residual_variance : float
         Gaussian: variance of the cells of a group; above zero.
-    variance_spread : float
-        Gaussian: each gene has its three variances multiplied by a log-normal number; this is the
-        standard deviation of its natural logarithm. Effects stay as they are.
 
     Raises
     ------
@@ -110,6 +155,15 @@ class SimulationSpec:
     distribution: str = "nb"
     residual_variance: float = 1.0
     variance_spread: float = 0.0
+    reference_cell_type: str | None = None
+    libsize_ratio: float = 1.0
+    subject_condition_variance: float = 0.0
+    gene_correlation: float = 0.0
+    gene_modules: int = 10
+    marker_fraction: float = 0.0
+    marker_log_fc: float = 1.5
+    exclusive_markers: float = 0.0
+    marker_variance_ratio: float = 1.0
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -117,10 +171,13 @@ class SimulationSpec:
         if self.metadata is None:
             _check_drawn_design(self)
         else:
-            _check_metadata(self.metadata)
+            check_metadata(self.metadata)
         _check_effects(self)
         _check_de_numbers(self)
         _check_distribution(self)
+        _check_reference_types(self)
+        _check_library_sizes(self)
+        _check_variation(self)
 
     @property
     def cell_types(self) -> list[str]:
@@ -156,16 +213,21 @@ class SimulationSpec:
 def _check_types(spec: SimulationSpec) -> None:
     for name, minimum in (("n_subjects", 1), ("n_cell_types", 1), ("n_conditions", 1)):
         check_whole(name, getattr(spec, name), minimum)
+    check_whole("gene_modules", spec.gene_modules, 1)
     for name, minimum in (("n_genes", 1), ("n_cells", 1), ("n_de_genes", 0)):
         if getattr(spec, name) is not None:
             check_whole(name, getattr(spec, name), minimum)
     for name in (
         *("min_log_fc", "max_log_fc", "subject_variance", "subject_cell_type_variance"),
-        *("residual_variance", "variance_spread"),
+        *("residual_variance", "variance_spread", "subject_condition_variance", "marker_log_fc"),
     ):
-        _check_not_negative(name, getattr(spec, name))
+        check_not_negative(name, getattr(spec, name))
+    for name in ("marker_fraction", "exclusive_markers", "gene_correlation"):
+        check_share(name, getattr(spec, name))
+    for name in ("libsize_ratio", "marker_variance_ratio"):
+        check_positive(name, getattr(spec, name))
     if spec.cells_cv is not None:
-        _check_not_negative("cells_cv", spec.cells_cv)
+        check_not_negative("cells_cv", spec.cells_cv)
     for name in ("nested", "adjust_libsize"):
         if not isinstance(getattr(spec, name), bool | np.bool_):
             raise InputError(f"{name}: True or False expected, found {getattr(spec, name)!r}")
@@ -202,29 +264,44 @@ def _check_distribution(spec: SimulationSpec) -> None:
         raise InputError("cells_cv: metadata say how many cells there are; give one of the two")
 
 
-def _check_metadata(metadata: pd.DataFrame) -> None:
-    if not isinstance(metadata, pd.DataFrame) or metadata.empty:
-        raise InputError("metadata: a DataFrame with one row per cell expected")
-    missing = [name for name in GROUPINGS if name not in metadata]
-    if missing:
-        raise InputError(f"metadata: no column {listed(missing)}; found {listed(metadata.columns)}")
-    for name in (*GROUPINGS, "libsize"):
-        absent = metadata[name].isna().sum() if name in metadata else 0
-        if absent:
-            raise InputError(f"metadata: column {name!r} has {absent} missing values; fill or drop")
-    if "libsize" in metadata:
-        _check_libsize(metadata["libsize"])
-
-
-def _check_libsize(libsize: pd.Series) -> None:
-    if not pd.api.types.is_numeric_dtype(libsize):
-        raise InputError(f"metadata: column 'libsize' must hold numbers, found {libsize.dtype}")
-    values = libsize.to_numpy(np.float64)
-    bad = ~np.isfinite(values) | (values <= 0)
-    if bad.any():
+def _check_reference_types(spec: SimulationSpec) -> None:
+    column = spec.reference_cell_type
+    if column is None:
+        return
+    if not isinstance(column, str) or not column:
+        raise InputError(f"reference_cell_type: the name of a column expected, found {column!r}")
+    if spec.reference is None:
         raise InputError(
-            f"metadata: column 'libsize' has {bad.sum()} values that are not positive and finite "
-            f"(first {values[bad][0]}); their logarithm is the offset"
+            f"reference_cell_type: {column!r} is a column of the reference, but there is no "
+            "reference; give one, or marker_fraction for the means that are built in"
+        )
+
+
+def _check_library_sizes(spec: SimulationSpec) -> None:
+    if spec.libsize_ratio == 1:
+        return
+    asked = f"libsize_ratio: {spec.libsize_ratio} asked for, but"
+    if not spec.adjust_libsize:
+        raise InputError(f"{asked} adjust_libsize=False gives all cells the same library size")
+    if spec.metadata is not None and "libsize" in spec.metadata:
+        raise InputError(f"{asked} metadata give the library size of each cell; drop one of them")
+    if len(spec.conditions) < 2:
+        raise InputError(f"{asked} all cells are of the condition {listed(spec.conditions)}")
+
+
+def _check_variation(spec: SimulationSpec) -> None:
+    if spec.marker_fraction > 0 and len(spec.cell_types) < 2:
+        raise InputError(
+            "marker_fraction: markers tell two cell types or more apart, found "
+            f"{listed(spec.cell_types)}; set marker_fraction=0"
+        )
+    for name, absent in (("exclusive_markers", 0), ("marker_variance_ratio", 1)):
+        if getattr(spec, name) != absent and spec.marker_fraction == 0:
+            raise InputError(f"{name}: there are no markers; set marker_fraction above 0")
+    if spec.subject_condition_variance > 0 and spec.metadata is None and spec.nested:
+        raise InputError(
+            "subject_condition_variance: each subject has one condition, so that these effects "
+            "are those of subjects; raise subject_variance, or set nested=False"
         )
 
 
@@ -260,7 +337,7 @@ def _check_de_by_type(spec: SimulationSpec) -> None:
     by_type = spec.n_de_by_type
     if not isinstance(by_type, Mapping):
         raise InputError(f"n_de_by_type: a mapping cell type -> number expected, found {by_type!r}")
-    _check_type_names("n_de_by_type", by_type, spec.cell_types)
+    check_type_names("n_de_by_type", by_type, spec.cell_types)
     for name, number in by_type.items():
         check_whole(f"n_de_by_type[{name!r}]", number, 0)
     if spec.n_de_genes not in (None, sum(by_type.values())):
@@ -275,7 +352,7 @@ def _check_de_by_type(spec: SimulationSpec) -> None:
 def _check_proportions(spec: SimulationSpec) -> None:
     proportions, types = spec.de_proportions, spec.cell_types
     if isinstance(proportions, Mapping):
-        _check_type_names("de_proportions", proportions, types)
+        check_type_names("de_proportions", proportions, types)
         values = list(proportions.values())
     elif isinstance(proportions, str) or not np.iterable(proportions):
         raise InputError(f"de_proportions: numbers per cell type expected, found {proportions!r}")
@@ -287,53 +364,14 @@ def _check_proportions(spec: SimulationSpec) -> None:
                 f"({listed(types)})"
             )
     for value in values:
-        _check_not_negative("de_proportions", value)
+        check_not_negative("de_proportions", value)
     if not sum(values) > 0:
         raise InputError("de_proportions: at least one must be above zero")
 
 
-def _check_type_names(field: str, named: Mapping[str, Any], types: list[str]) -> None:
-    unknown = [name for name in named if name not in types]
-    if unknown:
-        raise InputError(f"{field}: no cell type {listed(unknown)}; there are {listed(types)}")
-
-
-def check_whole(name: str, value: Any, minimum: int) -> None:
-    """Refuse what is not a whole number of at least `minimum`."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
-        raise InputError(f"{name}: a whole number of at least {minimum} expected, found {value!r}")
-
-
-def _check_not_negative(name: str, value: Any) -> None:
-    if not is_number(value) or not 0 <= value < np.inf:
-        raise InputError(f"{name}: a finite number of at least 0 expected, found {value!r}")
-
-
-# --- small helpers --------------------------------------------------------------------------------
-
-
-def labels(prefix: str, n: int) -> list[str]:
-    """`prefix` and the numbers 1 to n, padded so that they sort as they count."""
-    return [f"{prefix}{number:0{len(str(n))}d}" for number in range(1, n + 1)]
-
-
-def categorical(values: pd.Series) -> pd.Categorical:
-    """Observed levels as text: the declared order, else sorted."""
-    return pd.Categorical(values).remove_unused_categories().rename_categories(str)
-
-
-def plain(value: Any) -> Any:
-    """A value of the spec or the seed as JSON can hold it."""
-    if isinstance(value, anndata.AnnData):
-        return f"AnnData, {value.n_obs} cells x {value.n_vars} genes"
-    if isinstance(value, pd.DataFrame):
-        return f"DataFrame, {len(value)} cells, columns {', '.join(map(str, value.columns))}"
-    if isinstance(value, np.random.SeedSequence):
-        return {"entropy": plain(value.entropy), "spawn_key": list(value.spawn_key)}
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, PathLike):
-        return str(value)
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    return list(map(plain, value)) if isinstance(value, list | tuple) else value
+def require_distribution(spec: SimulationSpec, wanted: str, other: str) -> None:
+    """Refuse the spec of another simulator, naming that one."""
+    if spec.distribution != wanted:
+        raise InputError(
+            f"distribution: {wanted!r} expected, found {spec.distribution!r}, which {other} draws"
+        )

@@ -15,6 +15,9 @@ from typing import BinaryIO, TypeAlias
 
 from flashmm.options import FlashmmError, InputError
 
+# Of the sources; an installed package says its own.
+__version__ = "0.1.0"
+
 PathLike: TypeAlias = str | os.PathLike[str]
 
 _PIECES, _PIECE = 64, 2**16
@@ -28,9 +31,7 @@ def package_version() -> str:
     try:
         return metadata.version("flashmm")
     except metadata.PackageNotFoundError:
-        import flashmm  # not above: the package imports this module while it is being set up
-
-        return flashmm.__version__
+        return __version__
 
 
 @contextmanager

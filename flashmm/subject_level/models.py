@@ -6,7 +6,6 @@ per cell type (`flashmm.subject_rows` makes the traits).
 
 from __future__ import annotations
 
-import difflib
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,16 +13,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import chi2
 
 from flashmm.design.columns import FixedDesign
 from flashmm.design.contrasts import resolve_contrasts
-from flashmm.inference.testing import adjust_p_values, contrast_tests
+from flashmm.inference.table import adjust_p_values, frame_columns
+from flashmm.inference.testing import contrast_tests
+from flashmm.kernels.tails import boundary_tail
 from flashmm.kinship.data import KinshipFactor, kinship_root
 from flashmm.kinship.fit import KinshipFit, fit_kinship_lmm
 from flashmm.kinship.rotation import rotate_by_kinship
 from flashmm.multitrait.fit import MultiTraitFit, fit_multitrait_lmm
-from flashmm.names import listed
+from flashmm.names import did_you_mean, listed
 from flashmm.options import DesignError, FlashmmError, FlashmmWarning, InputError, Status, note
 from flashmm.subject_level.means import SubjectMeans
 
@@ -123,7 +123,7 @@ def heritability_table(fit: KinshipFit, level: float = 0.95) -> pd.DataFrame:
     """
     table = fit.to_frame(level)
     drop = 2.0 * (fit.loglik - fit.profile_loglik(0.0)[:, 0])
-    p = np.where(fit.h2 == 0, 1.0, 0.5 * chi2.sf(np.maximum(drop, 0.0), 1))
+    p = boundary_tail(np.where(fit.h2 == 0, 0.0, np.maximum(drop, 0.0)))
     table.insert(len(table.columns) - 1, "p_value", np.where(fit.fitted, p, np.nan))
     return table
 
@@ -157,9 +157,7 @@ def _tests(
     """Tests of the covariates, led by the cell type; no rows where there are none."""
     chosen = contrasts or [name for name in fit.coefficients if name != INTERCEPT]
     if not chosen:
-        columns = ("cell_type", "gene", "contrast", "estimate", "std_error", "statistic", "df")
-        more = ("p_value", "log10_p", "adj_p_value", "status")
-        return pd.DataFrame({name: [] for name in columns + more})
+        return pd.DataFrame({n: [] for n in ("cell_type", "gene", "contrast", *frame_columns())})
     resolved = resolve_contrasts(chosen, fit.coefficients, design.coefficient_columns)
     frame = contrast_tests(fit, {c.name: c.matrix[0] for c in resolved}).to_frame()
     repeats = len(frame) // len(labels)
@@ -243,9 +241,8 @@ def multitrait_by_gene(
     """
     unknown = [gene for gene in genes if gene not in means.genes]
     if unknown:
-        near = difflib.get_close_matches(unknown[0], map(str, means.genes), n=3)
-        hint = f" Near names are {listed(near)}." if near else ""
-        raise InputError(f"genes: {listed(unknown)} not among the genes of the data set.{hint}")
+        hint = did_you_mean(unknown[0], map(str, means.genes))
+        raise InputError(f"genes: {listed(unknown)} not among the genes of the data set{hint}")
     factor = kinship_root(K)
     means, notes = _complete(means, factor)
     design = means.design(formula)

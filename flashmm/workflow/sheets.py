@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import yaml
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import validate
 
+from flashmm.names import near_names
 from flashmm.options import FlashmmError
 
 Record = dict[str, Any]
@@ -95,7 +95,7 @@ def one_of(name: str, known: Collection[str], where: str, what: str = "method") 
 
 
 def _hint(name: str, known: Collection[str]) -> str:
-    close = difflib.get_close_matches(str(name), known, n=1)
+    close = near_names(str(name), known, most=1)
     return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
 
 

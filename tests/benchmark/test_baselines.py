@@ -14,7 +14,7 @@ from flashmm.cells.summary import summarise
 from flashmm.design.from_groups import summary_statistics
 from flashmm.kernels import moderation
 from flashmm.options import DesignError, InputError
-from flashmm.simulate.counts import SimulationSpec, simulate_counts, simulate_gaussian_groups
+from flashmm.simulate import SimulationSpec, simulate_counts, simulate_gaussian_groups
 
 FORMULA = "~ 0 + cell_type + cell_type:condition"
 

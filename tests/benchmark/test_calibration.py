@@ -1,4 +1,4 @@
-"""The calibration study: its methods, its tables and verdicts, its figures and its page."""
+"""The calibration study: its methods, its tables and criteria, its figures and its page."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ from flashmm.benchmark.baselines import pseudobulk_tests
 from flashmm.benchmark.calibration import CalibrationMethod, calibrate, scenario_table
 from flashmm.benchmark.criteria import (
     average_replicates,
+    check_criteria,
     comparison,
     matched_methods,
     overview,
     scenario_results,
-    verdicts,
     wider_methods,
 )
-from flashmm.benchmark.evaluation import evaluate, power_gains
+from flashmm.benchmark.evaluation import evaluate
+from flashmm.benchmark.power import power_gains
 from flashmm.design.from_groups import summary_statistics
 from flashmm.inference.permutation import permutation_tests
 from flashmm.inference.testing import contrast_tests
 from flashmm.lmm import fit_lmm
 from flashmm.options import FlashmmWarning, InputError
-from flashmm.plots.calibration import coverage_plot, gain_plot, rejection_plot
+from flashmm.plots import coverage_plot, gain_plot, rejection_plot
 from flashmm.report.calibration import (
     approaches,
+    criteria_frame,
     scenario_frame,
-    verdict_frame,
     write_calibration_report,
 )
-from flashmm.simulate.counts import SimulationSpec, simulate_gaussian_groups
+from flashmm.simulate import SimulationSpec, simulate_gaussian_groups
 
 FORMULA = "~ 0 + cell_type + cell_type:condition"
 NESTED = ("subject", "subject:cell_type")
@@ -136,11 +137,11 @@ def test_without_effects_there_is_no_power():
     ("fields", "said"),
     [
         ({"test": "wilcoxon"}, "test 'wilcoxon' is none of"),
-        ({"random": ()}, "needs random terms"),
-        ({"test": "pooled", "random": ("subject",)}, "has no random terms"),
+        ({"random": ()}, "needs 'random' or 'fixed'"),
+        ({"test": "pooled", "random": ("subject",)}, "has no setting 'random'"),
         ({"ddf": "kr"}, "ddf 'kr' is none of"),
-        ({"test": "permutation", "ddf": "residual"}, "not for 'permutation'"),
-        ({"test": "permutation", "moderate": True}, "not moderated"),
+        ({"test": "permutation", "ddf": "residual"}, "has no setting 'ddf'"),
+        ({"test": "permutation", "moderate": True}, "has no setting 'moderate'"),
     ],
 )
 def test_a_method_that_makes_no_sense(fields, said):
@@ -163,8 +164,8 @@ def test_scenarios_are_described():
     assert table["balanced"].tolist() == [False, True, False]
     assert table["subjects"].tolist() == [4, 4, 10]
     assert np.isnan(table.loc["c", "ratio"])
-    with pytest.raises(InputError, match="variance_spread"):
-        scenario_table({"bad": {"variance_spread": 1.0}})
+    with pytest.raises(InputError, match="residual_variance"):
+        scenario_table({"bad": {"residual_variance": 2.0}})
 
 
 def test_replicates_are_averaged(metrics):
@@ -211,16 +212,16 @@ def study(**values):
     return metrics, scenario_table(scenarios), scenarios
 
 
-def verdicts_of(**values):
+def criteria_of(**values):
     metrics, table, _ = study(**values)
-    return verdicts(matched_methods(metrics, table, METHODS), "kenward-roger")
+    return check_criteria(matched_methods(metrics, table, METHODS), "kenward-roger")
 
 
 def test_a_study_without_a_fault():
-    found = verdicts_of()
-    assert found["met"].all() and not found["missed"].any()
+    found = criteria_of()
+    assert found["met"].all() and not found["failed"].any()
     # of four scenarios one is of counts, one of three against three subjects
-    assert found["judged"].tolist() == [4, 2, 2, 2, 1, 1, 1, 3, 4, 4, 3]
+    assert found["evaluated"].tolist() == [4, 2, 2, 2, 1, 1, 1, 3, 4, 4, 3]
 
 
 @pytest.mark.parametrize(
@@ -240,27 +241,27 @@ def test_a_study_without_a_fault():
     ],
 )
 def test_each_fault_is_found_once_and_named(place, scenario, key, number):
-    found = verdicts_of(**{scenario: {key: number}})
+    found = criteria_of(**{scenario: {key: number}})
     assert found["met"].tolist() == [i != place for i in range(len(found))]
     row = found.iloc[place]
-    assert (row["missed"], row["worst"], row["value"]) == (1, scenario, number)
+    assert (row["failed"], row["worst"], row["value"]) == (1, scenario, number)
 
 
 def test_what_is_not_asked_is_not_a_fault():
     # three against three subjects, and a cautious test where subjects differ little
-    assert verdicts_of(small={("fpr", 0.05): 0.08, ("fdp", 0.05): 0.2, "coverage": 0.9})[
+    assert criteria_of(small={("fpr", 0.05): 0.08, ("fdp", 0.05): 0.2, "coverage": 0.9})[
         "met"
     ].all()
-    assert verdicts_of(weak={("fpr", 0.05): 0.02, "coverage": 0.98})["met"].all()
+    assert criteria_of(weak={("fpr", 0.05): 0.02, "coverage": 0.98})["met"].all()
 
 
 def test_a_study_that_is_too_small():
     metrics, table, _ = study()
     matched = matched_methods(metrics.assign(n=1000), table, METHODS)
-    last = verdicts(matched, "kenward-roger").iloc[-1]
-    assert not last["met"] and last["missed"] == 3
-    nothing = verdicts(matched, "jackknife")
-    assert nothing["met"].isna().all() and not nothing["judged"].any()
+    last = check_criteria(matched, "kenward-roger").iloc[-1]
+    assert not last["met"] and last["failed"] == 3
+    nothing = check_criteria(matched, "jackknife")
+    assert nothing["met"].isna().all() and not nothing["evaluated"].any()
 
 
 def test_approaches_side_by_side():
@@ -291,8 +292,8 @@ def test_tables_of_results():
     ]
     text = scenario_frame(matched, "kenward-roger")
     assert text.loc[text["Scenario"] == "weak", "Rejected at .05"].tolist() == ["0.0200 ± 0.0010"]
-    words = verdict_frame(matched, "kenward-roger")
-    assert set(words["Verdict"]) == {"met"}
+    words = criteria_frame(matched, "kenward-roger")
+    assert set(words["Result"]) == {"met"}
 
 
 # --- figures and page --------------------------------------------------------------------------

@@ -1,8 +1,6 @@
-"""Metrics against closed forms and scikit-learn; invariances, missing tests, agreement of fits."""
+"""Metrics against closed forms and scikit-learn; invariances, missing tests."""
 
 from __future__ import annotations
-
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,107 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import auc, roc_auc_score
+from tables_of_tests import CONTRASTS, TYPES, random_tests, table_of, truth_of
 
-from flashmm.benchmark.evaluation import (
-    MAX_CURVE_POINTS,
+from flashmm.benchmark import (
     average_metrics,
-    compare_fits,
     contrast_cell_types,
-    control_table,
     evaluate,
-    fit_frame,
-    pair_fits,
-    power_gains,
 )
+from flashmm.benchmark.curves import MAX_CURVE_POINTS
 from flashmm.options import FlashmmWarning, InputError
-
-TYPES = ("B cells", "T cells", "CD4, T [naive]")
-CONTRASTS = tuple(f"cell_type[{name}]:condition[T.stim]" for name in TYPES)
-
-
-def table_of(p, contrast=CONTRASTS[0], **columns) -> pd.DataFrame:
-    """Tests of genes g0, g1, ... in one contrast."""
-    genes = [f"g{i}" for i in range(len(p))]
-    return pd.DataFrame({"gene": genes, "contrast": contrast, "p_value": p, **columns})
-
-
-def truth_of(genes, cell_type=TYPES[0]) -> pd.DataFrame:
-    return pd.DataFrame({"gene": list(genes), "cell_type": cell_type, "log_fc": 1.0})
-
-
-def random_tests(seed=0, genes=60, effect=2.5):
-    """Several contrasts with a tenth of the pairs shifted: (table, truth)."""
-    rng = np.random.default_rng(seed)
-    names = [f"g{i}" for i in range(genes)]
-    pairs = [(g, t) for t in TYPES for g in rng.choice(names, genes // 10, replace=False)]
-    truth = pd.DataFrame(pairs, columns=["gene", "cell_type"]).assign(log_fc=1.0)
-    tables = []
-    for contrast, name in zip(CONTRASTS, TYPES, strict=True):
-        true = np.isin(names, truth.gene[truth.cell_type == name])
-        z = rng.standard_normal(genes) + effect * true
-        tables.append(table_of(2 * stats.norm.sf(np.abs(z)), contrast))
-    return pd.concat(tables, ignore_index=True), truth
-
-
-# --- which cell type a contrast tests ----------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("contrast", "cell_type"),
-    [
-        ("cell_type[B cells]:condition[T.stim]", "B cells"),
-        ("condition[T.stim]:cell_type[B cells]", "B cells"),
-        ("cell_type[T.B cells]:condition[T.stim]", "B cells"),
-        ("C(cell_type)[T.B cells]:condition[T.stim]", "B cells"),
-        ("cell_type[CD4, T [naive]]:condition[T.a] ", "CD4, T [naive]"),
-        ("cell_type[a:b]:condition[T.stim]", "a:b"),
-        ("cell_type[B]:dose[T.2] - cell_type[B]:dose[T.1]", "B"),
-        ("cell_type[A]:dose[T.2] - cell_type[B]:dose[T.2]", None),
-        ("cell_type[B cells]", None),
-        ("my_cell_type[B]:condition[T.stim]", None),
-        ("cell_type[B:condition[T.stim", None),
-        ("log(libsize)", None),
-        ("(Intercept)", None),
-    ],
-)
-def test_cell_type_is_read_from_the_coefficient(contrast, cell_type):
-    assert contrast_cell_types([contrast]) == {contrast: cell_type}
-
-
-def test_known_cell_types_settle_the_mark_of_treatment_coding():
-    contrast = "cell_type[T.cells]:condition[T.stim]"
-    assert contrast_cell_types([contrast], ["T.cells"])[contrast] == "T.cells"
-    assert contrast_cell_types([contrast], ["B"])[contrast] == "cells"
-
-
-def test_contrast_map_comes_first_then_names_of_known_types():
-    types = contrast_cell_types(["B", CONTRASTS[0]], ["B"], contrast_map={CONTRASTS[0]: "other"})
-    assert types == {"B": "B", CONTRASTS[0]: "other"}
-
-
-def test_another_column_can_hold_the_cell_types():
-    contrast = "louvain[3]:condition[T.stim]"
-    assert contrast_cell_types([contrast], cell_type="louvain") == {contrast: "3"}
-
-
-def test_contrast_without_cell_type_is_named_in_an_error():
-    table = table_of([0.1, 0.2], "log(libsize)")
-    with pytest.raises(InputError, match=r"log\(libsize\).*contrast_map"):
-        evaluate(table, truth_of(["g0"]))
-
-
-def test_contrast_without_cell_type_is_fine_when_every_pair_is_null():
-    ev = evaluate(table_of([0.01, 0.2], "treatment"), truth_of([]))
-    assert ev.value("fpr", 0.05) == 0.5
-
-
-def test_contrast_map_gives_the_same_as_a_telling_name():
-    table, truth = random_tests()
-    renamed = table.assign(contrast=table.contrast.map(dict(zip(CONTRASTS, "abc", strict=True))))
-    mapped = evaluate(renamed, truth, contrast_map=dict(zip("abc", TYPES, strict=True)))
-    named = evaluate(table, truth)
-    np.testing.assert_array_equal(mapped.metrics.value, named.metrics.value)
-
 
 # --- closed forms ------------------------------------------------------------------------------
 
@@ -485,55 +391,6 @@ def test_bad_truth_and_levels_are_refused():
         evaluate(table, truth_of([]), group="expression")
 
 
-# --- calibration and controls ------------------------------------------------------------------
-
-
-def test_uniform_p_values_are_rejected_at_the_nominal_rate():
-    p = np.random.default_rng(12).uniform(size=20_000)
-    ev = evaluate(table_of(p), truth_of([]))
-    for level in (0.05, 0.01, 0.001):
-        rows = ev.metrics.query("metric == 'fpr' and contrast == 'all'").set_index("level")
-        assert abs(rows.value[level] - level) < 4 * rows.std_error[level]
-
-
-def test_controls_score_one_and_a_half():
-    _, truth = random_tests(genes=400)
-    genes = [f"g{i}" for i in range(400)]
-    known = evaluate(control_table(truth, genes, CONTRASTS, "truth", seed=1), truth)
-    guess = evaluate(control_table(truth, genes, CONTRASTS, "random", seed=1), truth)
-    assert known.value("auc") == known.value("pauc") == known.value("tpr", 0.05) == 1
-    assert known.value("fpr", 0.05) == pytest.approx(0.05, abs=0.025)
-    assert known.value("fdp", 0.10) < 0.2
-    error = guess.metrics.query("metric == 'auc' and contrast == 'all'").std_error.iloc[0]
-    assert abs(guess.value("auc") - 0.5) < 4 * error
-    assert guess.value("tpr", 0.05) < 0.1
-
-
-def test_controls_are_tidy_seeded_and_consistent():
-    _, truth = random_tests()
-    genes = [f"g{i}" for i in range(60)]
-    make = [control_table(truth, genes, CONTRASTS, "truth", seed) for seed in (1, 1, 2)]
-    pd.testing.assert_frame_equal(make[0], make[1])
-    assert not make[0].p_value.equals(make[2].p_value)
-    assert list(make[0]) == [
-        "gene", "contrast", "estimate", "std_error", "statistic", "df", "p_value", "log10_p",
-        "adj_p_value", "status",
-    ]  # fmt: skip
-    np.testing.assert_allclose(make[0].statistic, make[0].estimate / make[0].std_error)
-    np.testing.assert_allclose(10 ** make[0].log10_p, make[0].p_value, rtol=1e-9)
-
-
-def test_control_takes_a_map_and_refuses_other_kinds():
-    mapped = control_table(truth_of(["g0"]), ["g0", "g1"], {"effect": TYPES[0]}, "truth")
-    assert mapped.set_index("gene").p_value["g0"] < 1e-100
-    with pytest.raises(InputError, match="oracle"):
-        control_table(truth_of([]), ["g0"], CONTRASTS, "oracle")
-    with pytest.raises(InputError, match="'effect'"):
-        control_table(truth_of(["g0"]), ["g0"], ["effect"])
-    null = control_table(truth_of([]), ["g0", "g1"], ["effect"])
-    assert null.p_value.between(0.001, 1).all()
-
-
 # --- averages over replicates ------------------------------------------------------------------
 
 
@@ -561,91 +418,7 @@ def test_average_of_one_replicate_keeps_its_error():
     np.testing.assert_array_equal(mean.std_error, metrics.std_error)
 
 
-# --- agreement of fits -------------------------------------------------------------------------
-
-
-def fits(loglik=(-10.0, -20.0, -30.0), scale=1.0) -> list[pd.DataFrame]:
-    genes = ["a", "b", "c"]
-    tests = pd.DataFrame(
-        {
-            "gene": genes,
-            "contrast": "x",
-            "estimate": [1.0, 2.0, 3.0],
-            "std_error": np.array([0.1, 0.2, 0.4]) * scale,
-            "p_value": [0.5, 0.01, np.nan],
-        }
-    )
-    theta = {"theta:subject": [0.0, 1.0, 3.0], "theta:residual": [1.0, 1.0, 1.0]}
-    return [tests, pd.DataFrame({"gene": genes, "loglik": loglik, **theta})]
-
-
-def test_a_method_agrees_with_itself():
-    frame = compare_fits(fits(), fits())
-    assert list(frame.quantity) == ["estimate", "std_error", "p_value", "theta", "loglik"]
-    assert (frame["max"] == 0).all() and (frame.scaled_max == 0).all()
-    assert frame.set_index("quantity").ours_higher["loglik"] == 0
-    assert frame.set_index("quantity").neither["p_value"] == 1
-
-
-def test_differences_are_given_in_their_units():
-    ours, reference = fits(), fits(scale=2.0)
-    ours[0]["estimate"] += 0.1
-    ours[1]["theta:subject"] += 0.5
-    frame = compare_fits(ours, reference).set_index("quantity")
-    assert frame.loc["estimate", "max"] == pytest.approx(0.1)
-    assert frame.loc["estimate", "scaled_max"] == pytest.approx(0.1 / 0.2)
-    assert frame.loc["std_error", "scaled_median"] == pytest.approx(0.5)
-    # total variances of the reference are 1, 2 and 4
-    assert frame.loc["theta", "scaled_max"] == pytest.approx(0.5 / 1)
-    assert frame.loc["theta", "n"] == 6
-
-
-def test_higher_likelihoods_are_counted():
-    ours = fits(loglik=(-9.0, -20.0, -30.25))
-    frame = compare_fits(ours, fits()).set_index("quantity")
-    row = frame.loc["loglik"]
-    assert (row.ours_higher, row.reference_higher, row.ours_gain, row.reference_gain) == (
-        1, 1, 1.0, 0.25,
-    )  # fmt: skip
-    assert pd.isna(frame.ours_higher["theta"])
-
-
-def test_genes_without_a_fit_are_counted_not_dropped():
-    reference = fits(loglik=(-10.0, np.nan, -30.0))
-    row = compare_fits(fits(), reference).set_index("quantity").loc["loglik"]
-    assert (row.n, row.ours_only, row.reference_only, row.neither) == (2, 1, 0, 0)
-    assert row.ours_higher == 0
-
-
-def test_coefficients_and_contrasts_of_one_name_are_paired():
-    reference = fits()[0].rename(columns={"contrast": "coefficient"})
-    pairs = pair_fits(fits()[0], reference.iloc[:2])
-    assert set(pairs.gene) == {"a", "b"}
-    assert (pairs.difference.dropna() == 0).all()
-
-
-def test_fits_with_nothing_in_common_are_refused():
-    other = fits()[0].assign(gene=["x", "y", "z"])
-    with pytest.raises(InputError, match="in both"):
-        pair_fits(fits()[0], other)
-    with pytest.raises(InputError, match="none holds"):
-        pair_fits(fits()[0][["gene", "contrast"]], other)
-
-
-def test_fit_frame_names_the_components():
-    fit = SimpleNamespace(
-        genes=pd.Index(["a", "b"]),
-        status=np.array(["ok", "boundary"]),
-        loglik=np.array([1.0, 2.0]),
-        theta=np.array([[0.1, 1.0], [0.0, 2.0]]),
-        components=("subject", "residual"),
-    )
-    frame = fit_frame(fit)
-    assert list(frame) == ["gene", "status", "loglik", "theta:subject", "theta:residual"]
-    assert frame["theta:residual"].tolist() == [1.0, 2.0]
-
-
-# --- coverage and power ------------------------------------------------------------------------
+# --- coverage ----------------------------------------------------------------------------------
 
 
 def with_intervals(seed=0, genes=300):
@@ -691,111 +464,3 @@ def test_pooled_metrics_are_those_of_all_contrasts():
     expected = full.metrics[full.metrics["contrast"] == "all"].reset_index(drop=True)
     pd.testing.assert_frame_equal(pooled.metrics, expected)
     assert pooled.curves == {}
-
-
-@pytest.mark.parametrize("digits", [12, 1])
-def test_power_at_a_false_positive_rate_is_the_roc_curve(digits):
-    from sklearn.metrics import roc_curve
-
-    table, truth = random_tests(3, genes=200)
-    table["p_value"] = table["p_value"].round(digits)  # one digit: many ties
-    evaluation = evaluate(table, truth, levels=[0.05, 0.2])
-    types = contrast_cell_types(table["contrast"].unique(), TYPES)
-    pairs = set(zip(truth["gene"], truth["cell_type"], strict=True))
-    de = [(g, types[c]) in pairs for g, c in zip(table["gene"], table["contrast"], strict=True)]
-    fpr, tpr, _ = roc_curve(de, -table["p_value"], drop_intermediate=False)
-    for level in (0.05, 0.2):
-        expected = np.interp(level, fpr, tpr)
-        if digits == 12:  # a step at each null test: the height beside it
-            expected = tpr[fpr <= level + 1e-12].max()
-        assert evaluation.value("power_at_fpr", level) == pytest.approx(expected, abs=0.02)
-        assert evaluation.value("power", level) == pytest.approx(
-            np.mean(table["p_value"][de] <= level)
-        )
-
-
-def bootstrap_over_genes(table, measure, rounds=120):
-    """Standard deviation of a measure when genes are drawn with replacement."""
-    rng, found = np.random.default_rng(1), []
-    parts = dict(list(table.groupby("gene")))
-    names = list(parts)
-    for _ in range(rounds):
-        drawn = rng.choice(len(names), len(names))
-        sample = [parts[names[k]].assign(gene=f"{names[k]}-{i}") for i, k in enumerate(drawn)]
-        found.append(measure(pd.concat(sample, ignore_index=True)))
-    return np.std(found, axis=0, ddof=1)
-
-
-def correlated_tests(seed=0, genes=150):
-    """Tests of a gene share much of their noise; two methods, the second with more noise."""
-    rng = np.random.default_rng(seed)
-    names = [f"g{i}" for i in range(genes)]
-    effect = np.zeros((genes, len(TYPES)))
-    effect[: genes // 3] = 2.0
-    noise = np.sqrt(0.7) * rng.normal(size=(genes, 1)) + np.sqrt(0.3) * rng.normal(
-        size=effect.shape
-    )
-    more = np.sqrt(0.8) * noise + np.sqrt(0.2) * rng.normal(size=effect.shape)
-    tables = []
-    for z in (effect + noise, 0.9 * effect + more):
-        p = 2 * stats.norm.sf(np.abs(z))
-        parts = [
-            pd.DataFrame({"gene": names, "contrast": CONTRASTS[k], "p_value": p[:, k]})
-            for k in range(len(TYPES))
-        ]
-        tables.append(pd.concat(parts, ignore_index=True))
-    return tables
-
-
-def truth_by_name(table):
-    """The first fifty genes of `correlated_tests` in all types, also where drawn again."""
-    names = [g for g in table["gene"].unique() if int(g.split("-")[0][1:]) < 50]
-    return pd.concat([truth_of(names, name) for name in TYPES], ignore_index=True)
-
-
-def test_errors_of_rates_and_powers_are_those_of_a_bootstrap_over_genes():
-    table, _ = correlated_tests()
-    names = [("fpr", 0.1), ("power", 0.05), ("power_at_fpr", 0.1)]
-
-    def measure(sample):
-        found = evaluate(sample, truth_by_name(sample), levels=[0.05, 0.1], pooled=True)
-        return [found.value(*name) for name in names]
-
-    metrics = evaluate(table, truth_by_name(table), levels=[0.05, 0.1], pooled=True).metrics
-    for (metric, level), expected in zip(names, bootstrap_over_genes(table, measure), strict=True):
-        rows = metrics[(metrics["metric"] == metric) & np.isclose(metrics["level"], level)]
-        # 120 rounds know a standard deviation to 6.5 %; the slope of a ROC curve less well
-        assert rows["std_error"].item() == pytest.approx(expected, rel=0.3), metric
-
-
-def test_gains_are_paired():
-    better, other = correlated_tests()
-    truth = truth_by_name(better)
-    gains = power_gains(better, other, truth, levels=[0.05])
-    assert gains["metric"].tolist() == ["power_gain", "power_at_fpr_gain"]
-    mine, theirs = (evaluate(t, truth, levels=[0.05], pooled=True) for t in (better, other))
-    for row in gains.itertuples():
-        metric = row.metric.removesuffix("_gain")
-        difference = mine.value(metric, 0.05) - theirs.value(metric, 0.05)
-        assert row.value == pytest.approx(difference)
-
-    def measure(sample):
-        second = sample.assign(p_value=sample["p_other"])
-        return power_gains(sample, second, truth_by_name(sample), levels=[0.05])["value"].iloc[0]
-
-    both = better.assign(p_other=other["p_value"].to_numpy())
-    assert gains["std_error"].iloc[0] == pytest.approx(bootstrap_over_genes(both, measure), rel=0.2)
-    again = power_gains(better, better, truth, levels=[0.05])
-    assert not again["value"].any() and not again["std_error"].any()
-
-
-def test_gains_are_of_the_tests_that_both_have():
-    better, other = correlated_tests()
-    truth = truth_by_name(better)
-    few = better[better["gene"].isin([f"g{i}" for i in range(0, 150, 3)])]
-    some = other[other["gene"].isin(few["gene"])]
-    pd.testing.assert_frame_equal(power_gains(few, other, truth), power_gains(few, some, truth))
-    with pytest.raises(InputError, match="no pair"):
-        power_gains(few, other.assign(contrast="x"), truth)
-    with pytest.raises(InputError, match="none of its pairs"):
-        power_gains(few, other, truth.iloc[:0])

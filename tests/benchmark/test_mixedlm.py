@@ -112,7 +112,7 @@ def test_balanced_layout_has_the_estimates_of_the_analysis_of_variance():
     y = data.X.reshape(8, 12)
     within = y.var(1, ddof=1).mean()
     means = y.mean(1).var(ddof=1)
-    row = fit_one(data, methods=["powell"]).fits.iloc[0]
+    row = fit_one(data, optimisers=["powell"]).fits.iloc[0]
     assert row["theta:residual"] == pytest.approx(within, rel=1e-4)
     assert row["theta:subject"] == pytest.approx(means - within / 12, rel=1e-3)
 
@@ -174,7 +174,7 @@ def test_zero_component_fails_and_the_fallback_is_least_squares():
 
 
 def test_counts_of_failures_go_by_optimiser():
-    result = fit_one(balanced(between=0.0), methods=["lbfgs", "bfgs", "powell", "nm"])
+    result = fit_one(balanced(between=0.0), optimisers=["lbfgs", "bfgs", "powell", "nm"])
     counts = result.failure_counts.set_index("optimiser")
     assert list(counts.index) == ["lbfgs", "bfgs", "powell", "nm"]
     assert counts.tried.sum() == len(result.attempts)
@@ -220,7 +220,7 @@ class FakeModel:
 def fake_fit(monkeypatch, **outcomes):
     monkeypatch.setattr(FakeModel, "outcomes", outcomes, raising=False)
     monkeypatch.setattr(mixedlm, "MixedLM", FakeModel)
-    return fit_one(balanced(between=0.5), methods=list(outcomes))
+    return fit_one(balanced(between=0.5), optimisers=list(outcomes))
 
 
 @pytest.mark.parametrize(
@@ -298,7 +298,7 @@ def test_dependent_columns_are_dropped_with_a_note_and_untestable():
     data = small_counts()
     data.obs["twice"] = 2 * np.log(data.obs.libsize)
     contrasts = {"twice": {"twice": 1.0}, "libsize": {"log(libsize)": 1.0}}
-    with pytest.warns(FlashmmWarning, match="dropped: twice"):
+    with pytest.warns(FlashmmWarning, match="dropped: 'twice'"):
         result = fit_mixedlm(
             data, ["g0"], "~ log(libsize) + twice", ["subject"], contrasts=contrasts
         )
@@ -342,23 +342,6 @@ def test_contrasts_are_combinations_and_joint_tests_are_walds():
     assert 2 * tests.statistic["both"] >= tests.statistic["difference"] ** 2 - 1e-9
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.integers(1, 12), st.floats(0, 1200))
-def test_log_tail_of_chi_squared(df, x):
-    assert mixedlm._log_chi2_sf(x, df) == pytest.approx(
-        np.log(stats.chi2.sf(x, df)), rel=1e-9, abs=1e-12
-    )
-
-
-@pytest.mark.parametrize("df", [1, 2, 5, 9])
-def test_log_tail_of_chi_squared_goes_on_where_it_underflows(df):
-    x = np.arange(1300.0, 1800.0, 50.0)
-    tail = np.array([mixedlm._log_chi2_sf(value, df) for value in x])
-    # d log sf / dx = −½ + (df/2 − 1)/x + O(x⁻²): smooth across the change of formula
-    slope = -0.5 + (df / 2 - 1) / (x[1:] - 25)
-    np.testing.assert_allclose(np.diff(tail) / 50, slope, atol=2e-5)
-
-
 # --- input, output, choice of genes ------------------------------------------------------------
 
 
@@ -396,8 +379,8 @@ def test_cost_is_recorded():
         ([], {}, "genes: none"),
         (["g0", "g0"], {}, "more than once"),
         (["nope"], {}, "nope"),
-        (["g0"], {"methods": ["newton"]}, "newton.*powell"),
-        (["g0"], {"methods": []}, "methods: none"),
+        (["g0"], {"optimisers": ["newton"]}, "newton.*powell"),
+        (["g0"], {"optimisers": []}, "optimisers: none"),
         (["g0"], {"transform": "sqrt"}, "sqrt"),
     ],
 )

@@ -309,7 +309,7 @@ OK = dict(Y=COUNTS, X=DESIGN, Z=LEVELS, component_sizes=[5, 8])
         (dict(component_sizes=[]), "whole numbers from 1"),
         (dict(component_sizes=[6.5, 6.5]), "whole numbers from 1"),
         (dict(block=0), "block is a number of cells"),
-        (dict(coefficients=["a", "b", "a"]), r"coefficients occur more than once: \['a'\]"),
+        (dict(coefficients=["a", "b", "a"]), r"coefficients occur more than once: 'a'"),
         (dict(X=pd.DataFrame(DESIGN, columns=["a", "b", "b"])), "coefficients occur more than"),
         (dict(genes=["a"] * 6), "genes occur more than once"),
         (dict(genes=["a"]), "1 names of genes are given for 6"),

@@ -12,7 +12,8 @@ import pytest
 import flashmm as fm
 from flashmm.design.contrasts import Contrast
 from flashmm.inference.comparison import compared_levels
-from flashmm.inference.fold_changes import exposures, fold_changes
+from flashmm.inference.count_model import exposures
+from flashmm.inference.fold_changes import fold_changes
 
 BY = ["subject", "cell_type", "condition"]
 JOINT = "~ 0 + log(libsize) + cell_type + cell_type:condition"
@@ -248,3 +249,53 @@ def test_one_subject_on_a_side_has_no_interval(groups):
     assert np.isfinite(result.log2_fc[result.mean_expression > 0]).all()
     assert np.isnan(result.log2_fc_low).all()
     assert result.subjects_by_level["treated"].tolist() == [1]
+
+
+def test_models_within_levels_stand_beside_each_other(groups, one_type):
+    fits = fm.fit_within(groups, "cell_type", SINGLE, ["subject"], size_factors=None)
+    result = fold_changes(fits, "condition", shrink=True)
+    table = fm.contrast_tests(fits, "condition")
+    assert len(pd.DataFrame(result.columns())) == len(table.to_frame()) == 800
+    alone = fold_changes(one_type, "condition", shrink=True)
+    for field in ("log2_fc", "log2_fc_high", "shrunken", "mean_expression"):
+        np.testing.assert_allclose(getattr(result, field)[:, :1], getattr(alone, field))
+    assert result.subjects_by_level["treated"].tolist() == [8, 8]
+
+
+def test_levels_without_a_fit_have_no_numbers(groups):
+    few = (groups.obs["cell_type"] == "A") | (
+        groups.obs["subject"] == groups.obs["subject"].iloc[0]
+    )
+    part = groups.subset(few.to_numpy())
+    with pytest.warns(fm.FlashmmWarning) as said:
+        fits = fm.fit_within(part, "cell_type", SINGLE, ["subject"], size_factors=None)
+    assert any("cell_type 'B' is not tested" in str(warning.message) for warning in said)
+    result = fold_changes(fits, "condition")
+    assert np.isfinite(result.log2_fc[:, 0]).any()
+    assert np.isnan(result.log2_fc[:, 1]).all()
+    assert np.isnan(result.fraction_by_level["treated"][:, 1]).all()
+    assert np.isnan(result.n_subjects[1])
+
+
+def test_fits_within_take_contrasts_as_asked_for(groups):
+    fits = fm.fit_within(groups, "cell_type", SINGLE, ["subject"], size_factors=None)
+    table = fm.contrast_tests(fits, "condition")
+    with pytest.raises(fm.InputError, match="give contrasts as they were asked for"):
+        fold_changes(fits, table.contrasts)
+    with pytest.raises(fm.InputError, match="each level has its own"):
+        fold_changes(fits, "condition", exposure=np.ones(groups.n_groups))
+
+
+def test_size_factors_change_the_exposure(groups):
+    stats = fm.summary_statistics(groups, JOINT, ["subject"], size_factors="tmm")
+    own = stats.groups
+    factors = fm.size_factors(groups, "cell_type")
+    np.testing.assert_allclose(exposures(own), groups.counts.sum(1) * factors.to_numpy())
+
+
+def test_a_difference_that_was_asked_for_is_the_comparison(groups):
+    fit = fm.fit_lmm(fm.summary_statistics(groups, "~ 0 + condition + cell_type", ["subject"]))
+    result = fold_changes(fit, ("condition", "control", "treated"))
+    assert result.comparisons[0].text == "control vs treated"
+    other = fold_changes(fit, ("condition", "treated", "control"))
+    np.testing.assert_allclose(result.log2_fc, -other.log2_fc, rtol=1e-6, atol=1e-9)

@@ -183,15 +183,17 @@ class TestInfluence:
         # S02 is treated and pulls the effect up
         assert table.dfbetas[2, 0, 0] > 0
 
-    def test_carrier_has_the_largest_p_value_without(self):
+    def test_the_most_influential_subject_has_the_largest_p_value_without(self):
         fit = fit_of(regrouped.simulate(10), ["subject"])
         with regrouped.advised(["subject"]):
             table = fm.influence(fit, [EFFECT, "kind[K0]:condition[T.stim]"])
-        frame, carriers = table.to_frame(), table.carriers()
-        assert len(frame) == 2 * 5 * 8 and len(carriers) == 2 * 5
+        frame, top = table.to_frame(), table.most_influential()
+        assert len(frame) == 2 * 5 * 8 and len(top) == 2 * 5
         largest = frame.groupby(["contrast", "gene"])["p_without"].max()
-        found = carriers.set_index(["contrast", "gene"])["p_without"]
+        found = top.set_index(["contrast", "gene"])["p_without"]
         np.testing.assert_array_equal(found.to_numpy(), largest.loc[found.index].to_numpy())
+        with pytest.warns(DeprecationWarning, match="most_influential"):
+            pd.testing.assert_frame_equal(table.carriers(), top)
         row = frame.iloc[11]
         gene, subject = (
             list(table.genes).index(row["gene"]),

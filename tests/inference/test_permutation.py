@@ -17,7 +17,7 @@ from scipy.optimize import minimize_scalar
 
 import flashmm as fm
 from flashmm.design.derived import subtract_means
-from flashmm.inference.permutation import _arrangements, _plan
+from flashmm.inference.permuted_labels import _arrangements, plan_permutation
 from flashmm.inference.table import adjust_p_values
 
 FIXED = "~ 0 + x + kind + kind:condition"
@@ -41,7 +41,7 @@ def t_of(groups, fixed, random, contrast=EFFECT, **options):
 
 
 def brute_force(cells, fixed, random, subjects, treated):
-    """Observed |t| (genes,), and |t| (relabellings, genes) of all of them, the observed first."""
+    """Observed |t| (genes,), and |t| (permutations, genes) of all of them, the observed first."""
     ways = list(combinations(range(subjects), treated))
     every = np.abs([t_of(relabelled(cells.groups, way), fixed, random) for way in ways])
     return every[0], every
@@ -83,7 +83,7 @@ def dense_reml(y, X, Z):
 
 
 def dense_permutation(cells, null, refit):
-    """|Wald t| of EFFECT, (relabellings, genes), the observed first; cells, no groups."""
+    """|Wald t| of EFFECT, (permutations, genes), the observed first; cells, no groups."""
     obs, ways = cells.obs, list(combinations(range(6), 3))
     subject, kind = obs["subject"].cat.codes.to_numpy(), obs["kind"].cat.codes.to_numpy()
     Z, kinds = np.eye(6)[subject], np.eye(2)[kind]
@@ -274,7 +274,7 @@ def test_p_values_are_exact_under_the_null(refit, alternative):
         assert abs((p <= level + 1e-9).mean() - exact) < 4 * error
 
 
-def test_random_relabellings_agree_with_all_of_them():
+def test_random_permutations_agree_with_all_of_them():
     cells = regrouped.simulate(5, subjects=9, kinds=2, genes=8)
     stats = statistics(cells)
     every = fm.permutation_tests(stats, EFFECT)
@@ -324,7 +324,7 @@ def test_scale_and_order_do_not_matter(power, random):
 class TestStrata:
     def test_labels_stay_within(self):
         stats = statistics(regrouped.simulate(9, subjects=12))
-        plan = _plan(stats, EFFECT, "condition", "batch", None)
+        plan = plan_permutation(stats, EFFECT, "condition", "batch", None)
         assert plan.n_distinct == comb(6, 3) ** 2
         batch = np.arange(12) % 2
         for codes in plan.random_labels(20, 0):
@@ -335,13 +335,13 @@ class TestStrata:
 
     def test_several_columns(self):
         cells = regrouped.simulate(9, subjects=12)
-        plan = _plan(statistics(cells), EFFECT, "condition", ["batch", "dose"], None)
+        plan = plan_permutation(statistics(cells), EFFECT, "condition", ["batch", "dose"], None)
         # dose has four values, two of them in each batch: four strata of three subjects
         assert plan.n_distinct == 3**4
 
     def test_null_design_has_the_shares_of_the_stratum(self):
         cells = regrouped.simulate(9, subjects=6, treated=2)
-        plan = _plan(statistics(cells, "~ condition"), None, "condition", "batch", None)
+        plan = plan_permutation(statistics(cells, "~ condition"), None, "condition", "batch", None)
         every = [plan.labels, *plan.all_labels()]
         mean = np.mean([plan.design(codes) for codes in every], axis=0)
         np.testing.assert_allclose(plan.null_design(), mean, atol=1e-12)
@@ -376,17 +376,17 @@ def test_number_of_a_factor():
     np.testing.assert_allclose(table.statistic, t, rtol=1e-9)
 
 
-def test_few_relabellings_have_words_and_a_status():
+def test_few_permutations_have_words_and_a_status():
     stats = statistics(regrouped.simulate(11, subjects=5, treated=2))
     with pytest.warns(fm.FlashmmWarning, match="5 subjects in 10 distinct ways, fewer than 20"):
         table = fm.permutation_tests(stats, EFFECT)
-    assert (table.status == "too_few_relabellings").all()
+    assert (table.status == "too_few_permutations").all()
     assert np.isnan(table.p_value).all() and np.isnan(table.fdr).all()
     assert np.isfinite(table.statistic).all() and (table.n_permutations == 0).all()
     assert "10" in table.notes[-1]
 
 
-def test_confounded_strata_leave_one_relabelling():
+def test_confounded_strata_leave_one_permutation():
     cells = regrouped.simulate(12)
     obs = cells.obs.assign(batch=cells.obs["condition"])
     stats = fm.summary_statistics(regrouped.group(obs, cells.Y), FIXED, ["subject"])
@@ -394,7 +394,7 @@ def test_confounded_strata_leave_one_relabelling():
         fm.FlashmmWarning, match="in 1 distinct way, fewer than 20.* or fewer strata"
     ):
         table = fm.permutation_tests(stats, EFFECT, strata="batch")
-    assert (table.status == "too_few_relabellings").all() and table.n_distinct == 1
+    assert (table.status == "too_few_permutations").all() and table.n_distinct == 1
 
 
 @pytest.mark.parametrize("fixed", ["~ batch + condition", "~ condition + batch"])
@@ -408,7 +408,7 @@ def test_confounded_contrast_is_not_estimable(fixed):
     assert (table.status == "not_estimable").all() and np.isnan(table.p_value).all()
 
 
-def test_relabellings_that_cannot_estimate_are_left_out():
+def test_permutations_that_cannot_estimate_are_left_out():
     """A kind in three subjects: where all of them have one label, its effect has no estimate."""
     cells = regrouped.simulate(14, subjects=6, kinds=2, genes=2, kinds_of={1: [1, 2, 4]})
     with pytest.warns(fm.FlashmmWarning, match="20 distinct"):
@@ -418,7 +418,7 @@ def test_relabellings_that_cannot_estimate_are_left_out():
     # two of the twenty have all three
     assert list(table.n_permutations) == [19, 17]
     assert (
-        list(table.status[0]) == ["ok", "too_few_relabellings"] or table.status[0, 0] == "boundary"
+        list(table.status[0]) == ["ok", "too_few_permutations"] or table.status[0, 0] == "boundary"
     )
     assert np.isnan(table.p_value[:, 1]).all() and np.isfinite(table.p_value[:, 0]).all()
 
@@ -436,7 +436,7 @@ def test_bad_genes_keep_their_status():
     assert (frame["n_distinct"] == 252).all() and (frame["n_permutations"] == 19).all()
 
 
-def test_many_subjects_have_a_large_number_of_relabellings():
+def test_many_subjects_have_a_large_number_of_permutations():
     stats = statistics(regrouped.simulate(16, subjects=80, kinds=1, cells=3), "~ condition")
     table = fm.permutation_tests(stats, n_permutations=19)
     assert table.n_distinct == comb(80, 40) > 2**63

@@ -13,7 +13,7 @@ from flashmm.inference.testing import contrast_tests
 from flashmm.kernels.ddf import FURTHEST, lowered_df, second_order_df
 from flashmm.lmm import fit_lmm
 from flashmm.options import InputError
-from flashmm.simulate.counts import SimulationSpec, simulate_gaussian_groups
+from flashmm.simulate import SimulationSpec, simulate_gaussian_groups
 
 pytestmark = pytest.mark.filterwarnings("ignore::flashmm.options.FlashmmWarning")
 

@@ -15,8 +15,9 @@ from scipy import stats as distributions
 from scipy.optimize import minimize
 
 import flashmm as fm
+from flashmm.design.columns import cell_design
 from flashmm.design.derived import drop_component
-from flashmm.inference.variance import _mean_diagonals
+from flashmm.inference.explained import mean_diagonals
 from flashmm.kernels import variance_tests as kernels
 
 LIMIT = distributions.chi2.isf(0.05, 1)
@@ -332,7 +333,7 @@ class TestEstimates:
 
     def test_shares_by_the_delta_method(self, case):
         *_, fit = case
-        weights = np.append(_mean_diagonals(fit.stats), 1.0)
+        weights = np.append(mean_diagonals(fit.stats), 1.0)
         table = fm.variance_tests(fit, tests=[], intervals=[])
         np.testing.assert_allclose(table.share.sum(1), 1.0)
         for g in range(4):
@@ -523,7 +524,7 @@ class TestExplained:
         fit = fm.fit_lmm(from_groups)
         explained = fm.variance_explained(fit)
         assert explained.terms == ("log(libsize)", "type", "type:condition")
-        design = fm.design.cell_design(cells.obs, FORMULA, RANDOM)
+        design = cell_design(cells.obs, FORMULA, RANDOM)
         assert design.coefficient_terms == from_groups.coefficient_terms
         X, Z, n = design.X.to_numpy(), design.Z.toarray(), cells.n_obs
         terms = np.array(design.coefficient_terms)

@@ -10,7 +10,7 @@ from scipy import special
 from scipy import stats as distributions
 
 from flashmm.kernels import student
-from flashmm.kernels.ddf import t_tail
+from flashmm.kernels.tails import t_tail
 
 
 @pytest.mark.parametrize("probability", [0.6, 0.9, 0.95, 0.975, 0.995, 0.99995, 0.025])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import anndata as ad
 import numpy as np
@@ -15,11 +16,13 @@ from scipy import sparse
 from flashmm.cells.summary import summarise
 from flashmm.design.from_groups import summary_statistics
 from flashmm.inference.testing import contrast_tests
-from flashmm.io.files import write_fit, write_groups, write_table
+from flashmm.io.fits import write_fit
+from flashmm.io.groups import write_groups
+from flashmm.io.tables import write_table
 from flashmm.lmm import fit_lmm
 from flashmm.options import InputError
+from flashmm.report import Inputs, Run, write_report
 from flashmm.report import page as blocks
-from flashmm.report import run as report
 from flashmm.storage.provenance import source_digest
 from flashmm.subject_level.heritability import recover_heritability
 from flashmm.subject_level.means import subject_means
@@ -83,14 +86,14 @@ def page(tmp_path_factory) -> Path:
         "measured": str(folder / "measured.json"),
     }
     config = {"seed": 1, "report": {"title": "A <title>", "top_genes": 30, "fdr": 0.05}}
-    report.write_report(
-        folder / "report.html",
+    inputs = Inputs.of(
         folder / "figures",
         runs=[run],
         tables={"metrics": str(folder / "metrics.parquet")},
         scenarios={},
         config=config,
     )
+    write_report(folder / "report.html", inputs)
     return folder / "report.html"
 
 
@@ -150,10 +153,41 @@ def test_provenance_is_kept_beside_the_page(page):
 
 
 def test_a_missing_file_is_named(page):
-    run = report.Run("d", "s", None, [], "m", {}, "nowhere.h5ad", "", "", "", "")
-    inputs = report.Inputs((run,), {}, {}, {}, page.parent)
+    run = Run("d", "s", None, [], "m", {}, "nowhere.h5ad", "", "", "", "")
+    inputs = Inputs((run,), {}, {}, {}, page.parent)
     with pytest.raises(InputError, match=r"nowhere\.h5ad"):
         _ = inputs.groups
+
+
+def test_paths_of_a_job_are_where_its_files_lie():
+    run = {"dataset": "d", "scenario": "d", "replicate": None, "method": "m", "measured": "m.json"}
+    run |= {"groups": "g.h5ad", "fit": "f.h5ad", "tests": "t.parquet", "notes": "n.txt"}
+    files = ["c.h5ad", "g.h5ad", "f.h5ad", "t.parquet", "n.txt", "m.json", "e.parquet"]
+    params = {
+        "files": files,
+        "runs": [run | {"counts": ["c.h5ad"], "model": {"ddf": "residual"}}],
+        "tables": {"metrics": "e.parquet"},
+        "related": {},
+        "scenarios": {"d": {}},
+        "config": {"seed": 1},
+    }
+    job = SimpleNamespace(
+        params=Parameters(params),
+        input=SimpleNamespace(files=[f"bucket/{path}" for path in files]),
+        output=SimpleNamespace(figures="figures"),
+    )
+    inputs = Inputs.from_job(job)
+    found = inputs.runs[0]
+    assert found.counts == ["bucket/c.h5ad"] and found.groups == "bucket/g.h5ad"
+    assert found.model == {"ddf": "residual"} and found.reference is None
+    assert inputs.tables == {"metrics": "bucket/e.parquet"}
+    assert (inputs.config, inputs.figures) == ({"seed": 1}, Path("figures"))
+
+
+class Parameters(dict):
+    """Names as keys and as attributes, as a job of the workflow has them."""
+
+    __getattr__ = dict.__getitem__
 
 
 @pytest.mark.parametrize(
@@ -230,9 +264,10 @@ def related(tmp_path_factory) -> str:
         "heritability": {"individuals": 60, "markers": 80, "family_size": 5, "traits": 3},
     }
     path = folder / "report.html"
-    report.write_report(
-        path, folder / "figures", runs=[], tables={}, scenarios={}, config=config, related=files
+    inputs = Inputs.of(
+        folder / "figures", runs=[], tables={}, scenarios={}, config=config, related=files
     )
+    write_report(path, inputs)
     return path.read_text()
 
 

@@ -30,15 +30,10 @@ from flashmm.kernels.negative_binomial import (
     resample,
 )
 from flashmm.options import FlashmmWarning, InputError
-from flashmm.simulate import counts as simulate
-from flashmm.simulate.counts import (
-    BLOCK_CELLS,
-    CHUNK,
-    Simulation,
-    SimulationSpec,
-    draw_metadata,
-    simulate_counts,
-)
+from flashmm.simulate import Simulation, SimulationSpec, plan, simulate_counts, writer
+from flashmm.simulate.plan import BLOCK_CELLS
+from flashmm.simulate.sheet import draw_metadata
+from flashmm.simulate.writer import CHUNK
 
 STANDARD_ERRORS = 4.5  # of a Monte Carlo mean: the seeds are fixed, so a pass stays a pass
 
@@ -348,7 +343,7 @@ def test_threads_do_not_change_the_counts(threads: int) -> None:
 def test_null_genes_keep_their_counts_where_the_genes_are_drawn_in_parts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(simulate, "GENES", 8)
+    monkeypatch.setattr(plan, "GENES", 8)
     null = simulate_counts(spec(n_de_genes=0), seed=4)
     some = simulate_counts(spec(n_de_genes=11, max_log_fc=2.0), seed=4)
     np.testing.assert_array_equal(dense(null)[:, :-11], dense(some)[:, :-11])
@@ -358,14 +353,14 @@ def test_null_genes_keep_their_counts_where_the_genes_are_drawn_in_parts(
 def test_effects_that_are_not_kept_are_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = spec(subject_cell_type_variance=0.2)
     expected = simulate_counts(wanted, seed=4)
-    monkeypatch.setattr(simulate, "KEPT_EFFECTS", 1)
+    monkeypatch.setattr(plan, "KEPT_EFFECTS", 1)
     assert_same(simulate_counts(wanted, seed=4), expected)
 
 
 def test_calls_come_back_in_order_and_few_are_ahead() -> None:
     begun: list[int] = []
     with ThreadPoolExecutor(3) as pool:
-        for taken, result in enumerate(simulate._in_order(pool, str, counted(begun, 20), 4)):
+        for taken, result in enumerate(writer.in_order(pool, str, counted(begun, 20), 4)):
             assert result == str(taken)
             assert len(begun) <= taken + 4
     assert len(begun) == 20
@@ -454,7 +449,7 @@ def test_files_without_counts_or_with_full_chunks_only(n_stored: int, tmp_path: 
     matrix.resize((3, CHUNK))
     sheet = ad.AnnData(obs=pd.DataFrame(index=list("abc")), shape=matrix.shape)
     with ThreadPoolExecutor(1) as pool:
-        written = simulate._write(sheet, iter([matrix]), pool, tmp_path / "s.h5ad")
+        written = writer.write_cells(sheet, iter([matrix]), pool, tmp_path / "s.h5ad")
     assert (written.X[:] != matrix).nnz == 0
 
 
@@ -506,7 +501,7 @@ def test_an_interrupted_run_leaves_what_was_there(
             return draw(*arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(simulate, "draw_block", interrupted)
+    monkeypatch.setattr(plan, "draw_block", interrupted)
     with pytest.raises(KeyboardInterrupt):
         simulate_counts(spec(), 4, path=older, chunk_cells=BLOCK_CELLS)
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("s.h5ad", "older")]

@@ -11,7 +11,7 @@ from scipy import stats
 
 from flashmm.kernels.gaussian_groups import draw_group_sums, spread_cells
 from flashmm.options import InputError
-from flashmm.simulate.counts import (
+from flashmm.simulate import (
     GaussianSimulation,
     SimulationSpec,
     simulate_counts,
@@ -97,7 +97,7 @@ def test_numbers_of_cells_are_spread_as_asked(cv):
     numbers = spread_cells(np.random.default_rng(2), 40_000, 100, 4, cv)
     assert numbers.sum() == 40_000 and numbers.min() >= 1
     assert numbers.std() / numbers.mean() == pytest.approx(cv, rel=0.12, abs=1e-9)
-    # each type has the same numbers, dealt to other subjects
+    # each type has the same numbers, assigned to other subjects
     np.testing.assert_allclose(
         np.sort(numbers, axis=0), np.sort(numbers, axis=0)[:, [0]] @ np.ones((1, 4)), atol=2
     )
@@ -134,7 +134,6 @@ def test_designs(nested):
     [
         ({"distribution": "poisson"}, "distribution"),
         ({"distribution": "nb", "residual_variance": 2.0}, "residual_variance: it has no meaning"),
-        ({"distribution": "nb", "variance_spread": 0.5}, "variance_spread: it has no meaning"),
         ({"adjust_libsize": False}, "adjust_libsize: it has no meaning"),
         ({"reference": "counts.h5ad"}, "reference: it has no meaning"),
         ({"residual_variance": 0.0}, "residual_variance: a number above 0"),

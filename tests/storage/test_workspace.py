@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from flashmm.options import FlashmmWarning, InputError
-from flashmm.simulate.counts import SimulationSpec, simulate_counts
+from flashmm.simulate import SimulationSpec, simulate_counts
 from flashmm.storage import workspace
 from flashmm.storage.workspace import available_memory, memory_limit, require_disk, zeros
 

@@ -35,7 +35,7 @@ def test_a_study(workflow, study):
     pooled = fpr[fpr["method"] == "pooled"].set_index("scenario")["value"]
     assert (pooled > 0.2).all()
     page = (workflow.folder / "results/calibration/report.html").read_text()
-    for part in ("verdicts", "rejection", "intervals", "power", "scenarios"):
+    for part in ("criteria", "rejection", "intervals", "power", "scenarios"):
         assert f'id="{part}"' in page
     assert not (workflow.folder / "results/report.html").exists()
 
@@ -69,10 +69,10 @@ def test_the_sheets_of_the_study_are_what_their_names_say():
         ({"method": {}}, ["'calibration'", "unknown key 'method'", "did you mean 'methods'?"]),
         ({"default": "kr"}, ["'default'", "'kr'", "degrees of freedom"]),
         ({"scenarios": {"a": {"distribution": "normal"}}}, ["'normal'", "nb", "gaussian"]),
-        ({"scenarios": {"a": {"variance_spread": 1}}}, ["variance_spread: it has no meaning"]),
+        ({"scenarios": {"a": {"residual_variance": 2}}}, ["residual_variance: it has no meaning"]),
         ({"scenarios": {"a": {"reference": "x.h5ad"}}}, ["a", "'reference' belongs to"]),
         ({"methods": {"m": {"test": "t"}}}, ["m", "'test'", "'t'", "pseudobulk"]),
-        ({"methods": {"m": {"test": "mixed"}}}, ["m", "needs random terms"]),
+        ({"methods": {"m": {"test": "mixed"}}}, ["m", "needs 'random' or 'fixed'"]),
     ],
 )
 def test_a_wrong_study(workflow, study, change, words):

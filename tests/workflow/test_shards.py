@@ -18,7 +18,7 @@ import yaml
 from flashmm.cells.summary import summarise
 from flashmm.design.from_groups import summary_statistics
 from flashmm.inference.testing import contrast_tests
-from flashmm.io.files import read_table
+from flashmm.io.tables import read_table
 from flashmm.lmm import fit_lmm
 from flashmm.options import FlashmmWarning
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flashmm.io.files import read_provenance
+from flashmm.io.tables import read_provenance
 
 from .test_config import refusal
 

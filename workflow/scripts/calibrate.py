@@ -2,7 +2,8 @@ import pandas as pd
 from job import job, measured, recipe
 
 from flashmm.benchmark.calibration import CalibrationMethod, calibrate
-from flashmm.io.files import read_groups, write_table
+from flashmm.io.groups import read_groups
+from flashmm.io.tables import write_table
 
 with job(snakemake):
     params = snakemake.params

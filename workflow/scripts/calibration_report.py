@@ -3,7 +3,7 @@ from job import job, recipe
 
 from flashmm.benchmark.calibration import CalibrationMethod
 from flashmm.benchmark.criteria import average_replicates
-from flashmm.io.files import read_table, write_table
+from flashmm.io.tables import read_table, write_table
 from flashmm.report.calibration import write_calibration_report
 
 with job(snakemake):

@@ -3,7 +3,7 @@ from pathlib import Path
 import pandas as pd
 from job import job, recipe
 
-from flashmm.io.files import read_table, write_table
+from flashmm.io.tables import read_table, write_table
 
 
 def named(run, frame):

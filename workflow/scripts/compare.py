@@ -1,8 +1,9 @@
 from job import job, recipe
 
-from flashmm.benchmark.evaluation import compare_fits, fit_frame, pair_fits
+from flashmm.benchmark.agreement import compare_fits, fit_frame, pair_fits
 from flashmm.inference.testing import contrast_tests
-from flashmm.io.files import read_fit, read_table, write_table
+from flashmm.io.fits import read_fit
+from flashmm.io.tables import read_table, write_table
 
 with job(snakemake):
     given, made = snakemake.input, recipe(snakemake)

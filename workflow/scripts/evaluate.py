@@ -2,7 +2,7 @@ import pandas as pd
 from job import job, recipe
 
 from flashmm.benchmark.evaluation import evaluate
-from flashmm.io.files import read_table, write_table
+from flashmm.io.tables import read_table, write_table
 
 with job(snakemake):
     path = snakemake.input.get("truth")

@@ -2,7 +2,8 @@ import anndata as ad
 from job import job, measured
 
 from flashmm.design.from_groups import summary_statistics
-from flashmm.io.files import read_groups, write_fit
+from flashmm.io.fits import write_fit
+from flashmm.io.groups import read_groups
 from flashmm.lmm import fit_lmm
 from flashmm.options import InputError
 from flashmm.storage.files import reading

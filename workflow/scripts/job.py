@@ -17,7 +17,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 if (CHECKOUT / "flashmm" / "__init__.py").is_file():
     sys.path.insert(0, str(CHECKOUT))
 
-from flashmm.io.files import write_table
+from flashmm.io.tables import write_table
 from flashmm.options import FlashmmError, FlashmmWarning
 from flashmm.storage.files import atomic_path, file_digest
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 from job import job, write_measured
 
-from flashmm.io.files import join_fits
+from flashmm.io.fits import join_fits
 
 with job(snakemake):
     join_fits(snakemake.input.fits, snakemake.output.fit)

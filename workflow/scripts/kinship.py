@@ -1,6 +1,7 @@
 from job import job, write_notes, write_tables
 
-from flashmm.io.files import read_groups, read_kinship_file
+from flashmm.io.groups import read_groups
+from flashmm.io.kinship import read_kinship_file
 from flashmm.subject_level.means import subject_means
 from flashmm.subject_level.models import kinship_by_trait
 

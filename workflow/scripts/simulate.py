@@ -1,7 +1,7 @@
 import pandas as pd
 from job import job
 
-from flashmm.simulate.counts import SimulationSpec, simulate_counts
+from flashmm.simulate import SimulationSpec, simulate_counts
 from flashmm.storage.files import atomic_path
 
 with job(snakemake):

@@ -1,7 +1,7 @@
 from job import job
 
-from flashmm.io.files import write_groups
-from flashmm.simulate.counts import SimulationSpec, simulate_gaussian_groups
+from flashmm.io.groups import write_groups
+from flashmm.simulate import SimulationSpec, simulate_gaussian_groups
 from flashmm.storage.files import atomic_path
 
 with job(snakemake):

@@ -1,7 +1,7 @@
 from job import job
 
 from flashmm.cells.summary import summarise
-from flashmm.io.files import write_groups
+from flashmm.io.groups import write_groups
 
 with job(snakemake):
     options = ("shard", "by", "covariates", "transform", "layer", "libsize", "missing")

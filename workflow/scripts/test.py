@@ -1,7 +1,8 @@
 from job import job, recipe, write_notes
 
 from flashmm.inference.testing import contrast_tests
-from flashmm.io.files import read_fit, write_table
+from flashmm.io.fits import read_fit
+from flashmm.io.tables import write_table
 
 with job(snakemake):
     fit = read_fit(snakemake.input.fit, snakemake.input.groups)

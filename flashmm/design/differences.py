@@ -1,0 +1,186 @@
+"""Differences between the levels of a column, whatever the coding of the design.
+
+The difference between two levels is that of the rows of the design of cells that differ in nothing
+else. Where the effect depends on other factors (cell_type:condition), there is a difference for
+each of their combinations; where it depends on a number, each coefficient is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from flashmm.design.contrasts import Contrast, Difference, resolve_contrasts
+from flashmm.design.counterfactual import designs_by_level
+from flashmm.design.statistics import SummaryStatistics
+from flashmm.names import did_you_mean, listed
+from flashmm.options import FormulaError
+
+
+def contrasts_of(
+    spec: object,
+    coefficients: tuple[str, ...],
+    coefficient_columns: tuple[frozenset[str], ...],
+    stats: SummaryStatistics | None,
+) -> tuple[Contrast, ...]:
+    """Contrasts of a model as asked for; names of factors mean differences between their levels.
+
+    Parameters
+    ----------
+    spec : object
+        As `resolve_contrasts` takes it, and differences ``(column, level, reference)``.
+    coefficients, coefficient_columns
+        As of a fit.
+    stats : SummaryStatistics or None
+        What was fitted. Without groups and a formula no levels are known, and the name of a column
+        means the coefficients that hold it.
+
+    Returns
+    -------
+    tuple of Contrast
+        In the order asked for.
+
+    Raises
+    ------
+    FormulaError
+        As `resolve_contrasts`; a level that there is not.
+    """
+    known = None if stats is None or stats.model is None else Differences(stats)
+    return resolve_contrasts(spec, coefficients, coefficient_columns, known)
+
+
+@dataclass(frozen=True)
+class Differences:
+    """Differences between levels of the columns of a design (`contrasts.LevelDifferences`).
+
+    Attributes
+    ----------
+    stats : SummaryStatistics
+        From groups, with their formula.
+    """
+
+    stats: SummaryStatistics
+
+    def has(self, column: str) -> bool:
+        """Whether a column of the fixed effects has levels: labels, truth values, two numbers."""
+        groups, _ = self.stats.require_source()
+        held = set().union(*self.stats.coefficient_columns)
+        return column in held and column in groups.by and is_factor(groups.obs[column])
+
+    def levels(self, column: str) -> list[str]:
+        """The levels of a column as text, the reference first."""
+        return [str(level) for level in self._levels(column)]
+
+    def between(
+        self, column: str, level: str | None = None, reference: str | None = None
+    ) -> tuple[Contrast, ...]:
+        """Differences of one level, or of each, from a reference; by default the first level.
+
+        Raises
+        ------
+        FormulaError
+            There is no such level, or both are the same.
+        """
+        names = self.levels(column)
+        if len(names) < 2:
+            raise FormulaError(
+                f"column {column!r} has the single level {names[0]!r}: there is no difference to "
+                "test."
+            )
+        for name in (level, reference):
+            if name is not None and name not in names:
+                raise FormulaError(
+                    f"column {column!r} has no level {name!r}{did_you_mean(name, names)} "
+                    f"The levels are {listed(names)}."
+                )
+        base = names[0] if reference is None else reference
+        if level == base:
+            raise FormulaError(f"column {column!r}: {level!r} is compared with itself.")
+        designs = designs_by_level(self.stats, column, self._levels(column))
+        wanted = [name for name in names if name != base] if level is None else [level]
+        start = designs[names.index(base)]
+        return tuple(
+            contrast
+            for name in wanted
+            for contrast in self._contrasts(
+                designs[names.index(name)] - start, Difference(column, name, base)
+            )
+        )
+
+    def _levels(self, column: str) -> pd.Series:
+        """Distinct values of a column, one row each, in the order of the levels."""
+        groups, _ = self.stats.require_source()
+        values = groups.obs[column]
+        return values.drop_duplicates().sort_values().reset_index(drop=True)
+
+    def _contrasts(self, change: np.ndarray, difference: Difference) -> Iterator[Contrast]:
+        """Contrasts of a change (1 + m, groups, coefficients) of the design."""
+        for part, numeric in self._parts(change, difference.column):
+            rows, first = np.unique(part, axis=0, return_index=True)
+            rows = rows[np.argsort(first)]
+            rows = rows[rows.any(axis=1)]
+            if numeric and len(rows) > np.count_nonzero(rows.any(axis=0)):
+                rows = np.eye(part.shape[1])[part.any(axis=0)]
+            for row in rows:
+                own = (part == row).all(axis=1)
+                yield self._named(row, difference, own, several=len(rows) > 1)
+
+    def _parts(self, change: np.ndarray, column: str) -> Iterator[tuple[np.ndarray, bool]]:
+        """Split a change by the numbers that stand with the column in a term.
+
+        Yields (groups, coefficients) arrays, those with numbers scaled to a largest weight of one.
+        """
+        plain = change[0] * ~self._with_numbers(column)
+        if plain.any():
+            yield np.round(plain, 12), False
+        terms = np.array(self.stats.coefficient_terms)
+        for term in dict.fromkeys(terms[self._with_numbers(column)]):
+            for layer in change:
+                part = layer * (terms == term)
+                size = np.abs(part).max(axis=1, keepdims=True)
+                if size.any():
+                    part = np.divide(part, size, out=np.zeros_like(part), where=size > 0)
+                    yield np.round(_same_sign(part), 12), True
+
+    def _with_numbers(self, column: str) -> np.ndarray:
+        """Coefficients in whose term a number stands beside the column."""
+        groups, _ = self.stats.require_source()
+        factors = {c for c in groups.by if is_factor(groups.obs[c])} | {column}
+        return np.array([bool(held - factors) for held in self.stats.coefficient_columns])
+
+    def _named(
+        self, row: np.ndarray, difference: Difference, own: np.ndarray, several: bool
+    ) -> Contrast:
+        """Name a contrast after its one coefficient, else after its levels."""
+        held = np.flatnonzero(row)
+        if len(held) == 1 and row[held[0]] == 1:
+            return Contrast(self.stats.coefficients[held[0]], row[None], difference)
+        place = self._place(difference.column, own) if several else ""
+        name = f"{place}{difference.column}[{difference.comparison}]"
+        return Contrast(name, row[None], difference)
+
+    def _place(self, column: str, own: np.ndarray) -> str:
+        """Levels of the other factors by which some groups differ from the rest, as a prefix."""
+        groups, _ = self.stats.require_source()
+        beside = set().union(*(c for c in self.stats.coefficient_columns if column in c)) - {column}
+        named = []
+        for other in sorted(beside & set(groups.by)):
+            values = groups.obs[other]
+            if is_factor(values) and values[own].nunique() == 1:
+                named.append(f"{other}[{values[own].iloc[0]}]:")
+        return "".join(named)
+
+
+def is_factor(values: pd.Series) -> bool:
+    """Whether values are labels, truth values, or two numbers, so that differences have a name."""
+    numeric = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+    return not numeric or values.nunique() == 2
+
+
+def _same_sign(rows: np.ndarray) -> np.ndarray:
+    """Rows with a positive first weight: a slope is the same seen from either side."""
+    first = np.take_along_axis(rows, (rows != 0).argmax(axis=1)[:, None], axis=1)
+    return np.where(first < 0, -rows, rows)

@@ -1,0 +1,175 @@
+"""What a report is made from: the runs, and the files that they left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+
+from flashmm.inference.ddf import DEFAULT_DDF
+from flashmm.io.tables import read_table
+from flashmm.storage.files import reading
+
+UNITS = {
+    "log2p1": "log₂(1 + count)",
+    "log1p": "ln(1 + count)",
+    "log1p_cp10k": "ln(1 + counts per 10,000)",
+    "none": "unit of the input",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One method on one data set, and the files that it left.
+
+    Attributes
+    ----------
+    dataset, scenario, method : str
+        Names; the scenario of real counts is the data set itself.
+    replicate : int or None
+        Number of the replicate of a simulation; None for real counts.
+    counts : list of str
+        Paths of the counts.
+    model : dict
+        `transform, formulas, options, ddf` of the method.
+    groups, fit, tests, notes, measured : str
+        Paths of the groups, the fit, the tests, the notes, and the measured time and memory.
+    reference : str or None
+        Path of the time and memory of MixedLM, where it was fitted.
+    """
+
+    dataset: str
+    scenario: str
+    replicate: int | None
+    counts: list[str]
+    method: str
+    model: dict[str, Any]
+    groups: str
+    fit: str
+    tests: str
+    notes: str
+    measured: str
+    reference: str | None = None
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the truth is known."""
+        return self.replicate is not None
+
+    @property
+    def ddf(self) -> str:
+        """Degrees of freedom asked for, or the default of the criterion, REML or ML."""
+        return str(self.model["ddf"] or DEFAULT_DDF[self.model["options"]["method"]])
+
+    @property
+    def unit(self) -> str:
+        """Unit of the estimates."""
+        return UNITS[self.model["transform"]]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything that a report is made from.
+
+    Attributes
+    ----------
+    runs : tuple of Run
+        What was fitted and tested, in the order of the config.
+    tables : mapping
+        Name to path of the collected tables of the evaluation.
+    scenarios : mapping
+        Name to fields of the simulations.
+    config : mapping
+        The whole config, defaults filled in.
+    figures : Path
+        Folder for the figures.
+    related : mapping
+        "kinship", "multitrait" or "heritability" to data set to name to path of the tables of the
+        models between subjects; empty where there are none.
+    """
+
+    runs: tuple[Run, ...]
+    tables: Mapping[str, str]
+    scenarios: Mapping[str, Mapping[str, Any]]
+    config: Mapping[str, Any]
+    figures: Path
+    related: Mapping[str, Mapping[str, Mapping[str, str]]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, figures: str | Path, *, runs: Iterable[Mapping[str, Any]], **more: Any) -> Inputs:
+        """Make the record from `figures`, the fields of each `Run`, and its other attributes."""
+        return cls(runs=tuple(Run(**run) for run in runs), figures=Path(figures), **more)
+
+    @classmethod
+    def from_job(cls, job: Any) -> Inputs:
+        """Make the record from a job of the workflow.
+
+        Parameters
+        ----------
+        job : object
+            With `params` (the attributes above, and `files`, the paths that they name), `input`
+            (`files`, where those lie for this job: a storage puts them into a folder of its own)
+            and `output` (`figures`).
+
+        Returns
+        -------
+        Inputs
+        """
+        place = dict(zip(job.params.files, map(str, job.input.files), strict=True))
+        given = dict(job.params.items())
+        named = {name: given[name] for name in ("runs", "tables", "related")}
+        return cls.of(
+            job.output.figures,
+            scenarios=given["scenarios"],
+            config=given["config"],
+            **_relocated(named, place),
+        )
+
+    @property
+    def simulations(self) -> tuple[Run, ...]:
+        """Runs on simulated counts."""
+        return tuple(run for run in self.runs if run.simulated)
+
+    @property
+    def analyses(self) -> tuple[Run, ...]:
+        """Runs on real counts."""
+        return tuple(run for run in self.runs if not run.simulated)
+
+    def first_of(self, scenario: str) -> Run:
+        """Return the first run of a scenario."""
+        return next(run for run in self.runs if run.scenario == scenario)
+
+    @cached_property
+    def groups(self) -> dict[str, ad.AnnData]:
+        """Groups by path, opened without their values."""
+        return {path: open_stored(path) for path in dict.fromkeys(run.groups for run in self.runs)}
+
+    def table(self, name: str) -> pd.DataFrame:
+        """Read a collected table; an empty frame where the run has none."""
+        return read_table(self.tables[name]) if name in self.tables else pd.DataFrame()
+
+
+def _relocated(value: Any, place: Mapping[str, str]) -> Any:
+    """A value of lists and mappings, every path in it where it lies."""
+    if isinstance(value, list | tuple):
+        return [_relocated(item, place) for item in value]
+    if isinstance(value, Mapping):
+        return {key: _relocated(item, place) for key, item in value.items()}
+    return place.get(value, value) if isinstance(value, str) else value
+
+
+def open_stored(path: str) -> ad.AnnData:
+    """Open a file of groups, a fit or counts without reading its values."""
+    with reading(path):
+        return ad.read_h5ad(path, backed="r")
+
+
+def said_by(data: ad.AnnData, key: str) -> list[str]:
+    """Texts that a file of ours says about itself, one or several."""
+    return [str(text) for text in np.atleast_1d(data.uns["flashmm"][key])]

@@ -1,0 +1,204 @@
+"""Sections on a run as a whole: what was run, how it ended, what it took, what was noted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from flashmm import plots
+from flashmm.names import first_of
+from flashmm.options import Status
+from flashmm.report import page as blocks
+from flashmm.report.inputs import Inputs, Run, open_stored, said_by
+from flashmm.report.subjects import (
+    recovery_cards,
+    statuses,
+)
+from flashmm.storage.files import reading
+
+
+def lead(inputs: Inputs) -> str:
+    """Words under the title of the page."""
+    if not inputs.runs:
+        return "Kinship mixed models of simulated traits whose heritability is known."
+    parts = []
+    if inputs.simulations:
+        parts.append("simulations with a known truth")
+    if inputs.analyses:
+        parts.append(" and ".join(dict.fromkeys(run.dataset for run in inputs.analyses)))
+    methods = ", ".join(dict.fromkeys(run.method for run in inputs.runs))
+    return (
+        f"Linear mixed models, fitted from summary statistics, on {' and on '.join(parts)}. "
+        f"Methods: {methods}."
+    )
+
+
+def cards(inputs: Inputs) -> list[dict[str, str]]:
+    """The numbers at the head of the page."""
+    values = _run_cards(inputs) if inputs.runs else {}
+    values |= recovery_cards(inputs.related.get("heritability", {}))
+    return [{"label": label, "value": blocks.cell(value)} for label, value in values.items()]
+
+
+def _run_cards(inputs: Inputs) -> dict[str, Any]:
+    groups = inputs.groups.values()
+    status = pd.concat([statuses_of(run) for run in inputs.runs])
+    usable = status.isin([Status.OK, Status.BOUNDARY]).mean()
+    return {
+        "data sets": len({run.dataset for run in inputs.runs}),
+        "cells in the largest": max(int(g.obs["n_cells"].sum()) for g in groups),
+        "genes in the largest": max(g.n_vars for g in groups),
+        "methods": len({run.method for run in inputs.runs}),
+        "models fitted": len(status),
+        "with estimates": f"{np.floor(1000 * usable) / 10:g} %",
+    }
+
+
+# ----------------------------------------------------------------------------------------------
+# What was run, and how it ended
+
+
+def what_was_run(inputs: Inputs) -> Iterator[dict[str, Any]]:
+    """Data sets and methods."""
+    if not inputs.runs:
+        return
+    yield blocks.table(
+        _datasets(inputs), "Data sets", "What was summarised, once, into groups of cells."
+    )
+    yield blocks.table(_methods(inputs), "Methods", "What was fitted and how it was tested.")
+
+
+def _datasets(inputs: Inputs) -> pd.DataFrame:
+    rows = []
+    for path, groups in inputs.groups.items():
+        run = next(run for run in inputs.runs if run.groups == path)
+        by = said_by(groups, "by")
+        levels = groups.obs[list(groups.obs.columns[: len(by)])].nunique()
+        rows.append(
+            {
+                "Data set": run.dataset,
+                "Cells": int(groups.obs["n_cells"].sum()),
+                "Genes": groups.n_vars,
+                "Groups": groups.n_obs,
+                "Levels": ", ".join(f"{name} {n}" for name, n in zip(by, levels, strict=True)),
+                "Transform": said_by(groups, "transform")[0],
+                "Counts": "simulated" if run.simulated else ", ".join(run.counts),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _methods(inputs: Inputs) -> pd.DataFrame:
+    rows = []
+    for run in inputs.runs:
+        formulas, options = run.model["formulas"], run.model["options"]
+        rows.append(
+            {
+                "Method": run.method,
+                "Fixed effects": formulas["fixed"],
+                "Random effects": ", ".join(formulas["random"] or ["in the formula"]),
+                "Likelihood": options["method"],
+                "Components": "≥ 0" if options["nonnegative"] else "unbounded",
+                "Degrees of freedom": run.ddf,
+                "Transform": run.model["transform"],
+            }
+        )
+    return pd.DataFrame(rows).drop_duplicates()
+
+
+def statuses_of(run: Run) -> pd.Series:
+    """Status of the fit of every gene."""
+    return open_stored(run.fit).obs["status"].astype(str)
+
+
+def fits(inputs: Inputs) -> Iterator[dict[str, Any]]:
+    """How the fits ended, and what the statuses mean."""
+    counts = {(run.dataset, run.method): statuses_of(run).value_counts() for run in inputs.runs}
+    counts |= dict(statuses(inputs.related))
+    table = pd.DataFrame(counts).T.fillna(0).astype(int)
+    order = [str(status) for status in Status if str(status) in table]
+    table = table[order].rename_axis(["Data set", "Method"]).reset_index()
+    yield blocks.table(table, "Genes by status", "How the fit of every gene ended.")
+    meanings = {"Status": order, "Meaning": [Status(name).sentence for name in order]}
+    yield blocks.table(pd.DataFrame(meanings), "Statuses", "What the words say.")
+
+
+# ----------------------------------------------------------------------------------------------
+# Time and memory
+
+
+def performance(inputs: Inputs) -> Iterator[dict[str, Any]]:
+    """Time and memory of the fits."""
+    if not inputs.runs:
+        return
+    records = pd.DataFrame(list(_measured(inputs)))
+    yield blocks.figure(
+        inputs.figures,
+        plots.time_memory_plot(records),
+        "time_memory",
+        "Time and memory",
+        "Fitting time per gene, and the peak memory of the process that fitted (interpreter and "
+        "libraries included); one point per data set.",
+        plots.CAPTIONS["time_memory_plot"],
+    )
+    records["per_gene"] = 1e3 * records["seconds"] / records["genes"]
+    names = {
+        "dataset": "Data set",
+        "method": "Method",
+        "genes": "Genes",
+        "seconds": "Seconds",
+        "per_gene": "Milliseconds per gene",
+        "peak_memory_mib": "Peak memory (MiB)",
+    }
+    yield blocks.table(
+        records[list(names)].rename(columns=names),
+        "Time and memory",
+        "Measured inside the process, around the fits alone; one thread.",
+    )
+
+
+def _measured(inputs: Inputs) -> Iterator[dict[str, Any]]:
+    for run in inputs.runs:
+        files = {run.method: run.measured, f"MixedLM ({run.method})": run.reference}
+        for method, path in files.items():
+            if path is not None:
+                with reading(path):
+                    found = json.loads(Path(path).read_text("utf-8"))
+                yield {"dataset": run.dataset, "method": method, **found}
+
+
+# ----------------------------------------------------------------------------------------------
+# Notes
+
+
+def notes(inputs: Inputs) -> Iterator[dict[str, Any]]:
+    """What was decided on the way, and in which runs."""
+    where: dict[str, list[str]] = {}
+    for run in inputs.runs:
+        with reading(run.notes):
+            lines = Path(run.notes).read_text("utf-8").splitlines()
+        for line in dict.fromkeys(
+            [*_simulation_notes(run), *said_by(inputs.groups[run.groups], "notes"), *lines]
+        ):
+            where.setdefault(line, []).append(f"{run.dataset}/{run.method}")
+    for section, results in inputs.related.items():
+        for dataset, files in results.items():
+            with reading(files["notes"]):
+                lines = Path(files["notes"]).read_text("utf-8").splitlines()
+            for line in lines:
+                where.setdefault(line, []).append(f"{dataset}/{section}")
+    if where:
+        yield blocks.text("What was decided on the way, and what to keep in mind.")
+        entries = [{"where": first_of(runs, 3) + ":", "text": text} for text, runs in where.items()]
+        yield {"kind": "notes", "entries": entries}
+
+
+def _simulation_notes(run: Run) -> list[str]:
+    if not run.simulated:
+        return []
+    return said_by(open_stored(run.counts[0]), "notes")
