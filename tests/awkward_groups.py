@@ -37,6 +37,7 @@ def make_groups(
         transform="log2p1",
         provenance={"flashmm": "1", "inputs": [{"file": "a.h5ad", "layer": None, "n_cells": 3}]},
         notes=("Levels differ.", "Two: 'α'.") if counts else (),
+        expressing=rng.integers(0, 4, (3, 4)).astype(float) if counts else None,
     )
 
 

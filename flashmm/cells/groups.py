@@ -31,6 +31,8 @@ from flashmm.options import InputError, note
 from flashmm.storage.workspace import zeros
 
 N_CELLS = "n_cells"
+# Sums that groups have where the input is counts, and what they are called.
+OF_COUNTS = {"counts": "Sums of raw counts", "expressing": "Numbers of expressing cells"}
 
 
 def moment_name(*factors: str) -> str:
@@ -70,6 +72,9 @@ class GroupStatistics:
         Package version, options and inputs (name, digest, cells, genes); can be written as JSON.
     notes : tuple of str
         What was decided for the user on the way.
+    expressing : numpy.ndarray or None
+        (groups, genes) Numbers of cells with a count above zero; None where the input does not hold
+        counts, and for files of groups that were written without them.
     """
 
     obs: pd.DataFrame
@@ -83,6 +88,7 @@ class GroupStatistics:
     transform: str
     provenance: dict[str, Any]
     notes: tuple[str, ...] = ()
+    expressing: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         """Check that columns and shapes agree with each other."""
@@ -170,10 +176,11 @@ class GroupStatistics:
         return rows
 
     def gene_sums(self) -> dict[str, np.ndarray]:
-        """All (groups, genes) arrays by name: sum, sumsq, sum:<x>, and counts where they exist."""
+        """All (groups, genes) arrays by name: sum, sumsq, sum:<x>, those `OF_COUNTS` if any."""
         crossed = {moment_name(x): values for x, values in self.covariate_sums.items()}
-        counted = {} if self.counts is None else {"counts": self.counts}
-        return {"sum": self.sum, "sumsq": self.sumsq} | crossed | counted
+        counted = {name: getattr(self, name) for name in OF_COUNTS}
+        there = {name: values for name, values in counted.items() if values is not None}
+        return {"sum": self.sum, "sumsq": self.sumsq} | crossed | there
 
     def with_sums(self, genes: pd.Index, sums: Mapping[str, np.ndarray]) -> GroupStatistics:
         """Return the same groups with the sums of other genes, named as in `gene_sums`."""
@@ -191,6 +198,7 @@ class GroupStatistics:
             sumsq=sums["sumsq"],
             covariate_sums={x: sums[moment_name(x)] for x in self.covariates},
             counts=sums.get("counts"),
+            expressing=sums.get("expressing"),
             **changes,
         )
 
@@ -376,9 +384,10 @@ def _notes_of_losses(parts: Sequence[GroupStatistics], kept: pd.Index) -> list[s
     n_lost = len(set().union(*(part.genes for part in parts))) - len(kept)
     if n_lost:
         notes.append(note(f"{n_lost} genes that are not in all parts are left out of the merge."))
-    with_counts = [part.counts is not None for part in parts]
-    if any(with_counts) and not all(with_counts):
-        notes.append(note("Sums of raw counts are left out: some of the parts do not have them."))
+    for name, what in OF_COUNTS.items():
+        present = [getattr(part, name) is not None for part in parts]
+        if any(present) and not all(present):
+            notes.append(note(f"{what} are left out: some of the parts do not have them."))
     return notes
 
 
@@ -390,9 +399,7 @@ def _added(
     n_groups: int,
 ) -> dict[str, np.ndarray]:
     """Add up the parts; `rows` says where the groups of each part go in the result."""
-    names = list(parts[0].gene_sums())
-    if any(part.counts is None for part in parts):
-        names = [name for name in names if name != "counts"]
+    names = [name for name in parts[0].gene_sums() if all(name in p.gene_sums() for p in parts)]
     sums = zeros((len(names), n_groups, len(genes)), "merged group statistics")
     for number, part in enumerate(parts):
         same = part.genes.equals(genes)

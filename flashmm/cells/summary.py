@@ -31,12 +31,12 @@ from flashmm.cells.groups import (
     unsorted_columns,
 )
 from flashmm.cells.matrices import Block, CompressedMatrix
-from flashmm.cells.transforms import TRANSFORMS, Transform, check_libsize, find_transform, is_counts
-from flashmm.kernels.group_sums import add_cells, add_genes, by_kind, log1p_of_shares
+from flashmm.cells.running_sums import RunningSums
+from flashmm.cells.transforms import TRANSFORMS, Transform, check_libsize, find_transform
+from flashmm.kernels.group_sums import MOST_CELLS, by_kind
 from flashmm.names import listed
 from flashmm.options import InputError, note
 from flashmm.storage.files import PathLike, file_identity, package_version, range_digest, reading
-from flashmm.storage.workspace import zeros
 
 Data: TypeAlias = ad.AnnData | PathLike
 
@@ -122,49 +122,6 @@ class _Input:
             sizes = evaluate_covariate(request.libsize, self.columns[self.kept])
             check_libsize(sizes, request.libsize, self.name)
             self.libsize[self.kept] = sizes
-
-
-@dataclass
-class _Sums:
-    """Running sums over the cells of each group.
-
-    `values` (groups, genes, 3 + covariates) holds the sums of y, of y², of the raw values, and of
-    each covariate times y; `of_counts` tells whether all raw values so far are counts.
-    """
-
-    values: np.ndarray
-    of_counts: bool = True
-
-    def add(self, block: Block, cells: _Input, group: np.ndarray, gene: np.ndarray) -> None:
-        """Add values one after another, so that the result does not depend on blocks.
-
-        Parameters
-        ----------
-        block : Block
-            The values.
-        cells : _Input
-            Where they come from.
-        group, gene : numpy.ndarray
-            (cells,) Group of each cell, -1 for cells that are left out; (genes,) place of each
-            gene in the sums.
-        """
-        look_up = block.largest_count >= 0 and not cells.transform.needs_libsize
-        y = cells.transform.table(block.largest_count) if look_up else self._y(block, cells, group)
-        add = add_cells if block.by_cells else add_genes
-        lines = (block.indptr, block.minor, block.stored)
-        add(self.values, *lines, y, look_up, block.first, group, gene, cells.x)
-
-    def _y(self, block: Block, cells: _Input, group: np.ndarray) -> np.ndarray:
-        """Transform each value that is used."""
-        if cells.transform.scale is not None:
-            lines = (block.indptr, block.minor, block.stored, block.by_cells, block.first)
-            return log1p_of_shares(*lines, cells.transform.scale, cells.libsize)
-        used = (group[block.cells] >= 0) & (block.values != 0)
-        raw = block.values[used]
-        self.of_counts &= cells.transform.needs_counts or is_counts(raw)
-        y = np.zeros(len(used))
-        y[used] = cells.transform.apply(raw, cells.libsize[block.cells[used]])
-        return y
 
 
 def summarise(
@@ -266,13 +223,14 @@ def summarise(
     notes = note_references(keys, obs, unsorted_columns(keys)) + _note_libsizes(inputs)
     _check_group_number(obs, len(codes))
 
-    shape = (len(obs), len(inputs[0].genes), 3 + len(request.covariates))
-    sums = _Sums(zeros(shape, "group statistics"))
+    numbered = bool(np.bincount(codes).max() <= MOST_CELLS)
+    sums = RunningSums.empty(len(obs), len(inputs[0].genes), 3 + len(request.covariates), numbered)
     parts = np.split(codes, np.cumsum([len(key) for key in keys])[:-1])
     records = [
         _stream(cells, part, inputs[0].genes, sums, request)
         for cells, part in zip(inputs, parts, strict=True)
     ]
+    expressing = sums.expressing()
     total, squares, counts, *crossed = by_kind(sums.values).swapaxes(0, 1)
     x = np.concatenate([cells.x[:, cells.kept] for cells in inputs], axis=1)
     return GroupStatistics(
@@ -287,6 +245,7 @@ def summarise(
         transform=transform,
         provenance=_provenance(request, records),
         notes=tuple(text for cells in inputs for text in cells.notes) + tuple(notes),
+        expressing=expressing,
     )
 
 
@@ -408,7 +367,7 @@ def _check_group_number(groups: pd.DataFrame, n_cells: int) -> None:
 
 
 def _stream(
-    cells: _Input, codes: np.ndarray, genes: pd.Index, sums: _Sums, request: _Request
+    cells: _Input, codes: np.ndarray, genes: pd.Index, sums: RunningSums, request: _Request
 ) -> dict[str, Any]:
     """Add all values of one input to the sums; return what is recorded of it."""
     group = np.full(len(cells.kept), -1)

@@ -51,6 +51,7 @@ def designs_by_level(stats: SummaryStatistics, column: str, levels: pd.Series) -
         sumsq=nothing,
         covariate_sums=dict.fromkeys(groups.covariates, nothing),
         counts=None,
+        expressing=None,
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FlashmmWarning)  # said when the statistics were made

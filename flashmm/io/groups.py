@@ -26,9 +26,10 @@ def write_groups(groups: GroupStatistics, path: PathLike) -> None:
     """Write statistics of groups as an AnnData of groups x genes (`.h5ad`).
 
     `X` holds the sums of the raw counts (a pseudobulk; absent where the input was not counts), the
-    layers hold `sum`, `sumsq` and `sum:<x>` of the transformed values, `obs` the `by` columns and
-    the gene-free sums, and `uns["flashmm"]` how they were made. ``/`` in a name of a column or
-    layer is stored as ``_``; `uns["flashmm"]` has the full names.
+    layers hold `sum`, `sumsq` and `sum:<x>` of the transformed values and `expressing`, the numbers
+    of cells with a count above zero, `obs` the `by` columns and the gene-free sums, and
+    `uns["flashmm"]` how they were made. ``/`` in a name of a column or layer is stored as ``_``;
+    `uns["flashmm"]` has the full names.
     """
     names = _stored_names(groups.by, groups.covariates)
     sums = groups.gene_sums()
@@ -219,6 +220,7 @@ def _header_of(file: h5py.File, path: PathLike) -> GroupStatistics:
         transform=str(recipe["transform"]),
         provenance=json.loads(recipe["provenance"]),
         notes=texts(recipe.get("notes", ())),
+        expressing=nothing if "expressing" in file["layers"] else None,
     )
 
 

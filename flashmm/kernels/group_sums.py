@@ -17,6 +17,11 @@ LARGEST_IN_TABLE = 2**20  # larger counts are not looked up; a table takes 8 MB 
 # Values of a group in a block, times this, that must exceed its genes for sums to be fetched first.
 WORTH_FETCHING = 8
 COUNTS_PER_CELL = 256  # counts below are looked up in a table of the cell
+# What a value above zero adds to the sum of the values, whose fraction then says how many there are
+# (`take_numbers`): a sum of its own would cost a line of the processor's cache per value.
+ONE_MORE = 2.0**-22
+# Cells of a group, and sum of their counts, up to which both parts are exact.
+MOST_CELLS, MOST_COUNTS = 2**22 - 1, 2.0**31 - 1.0
 
 NARROW = (np.dtype(np.int32), np.dtype(np.float32))
 WIDE = (np.dtype(np.int64), np.dtype(np.float64))
@@ -38,7 +43,9 @@ _POSITIONS = (_read_only(types.int32), _INTEGERS)
 _VALUES = (_read_only(types.float32), _FLOATS)
 _PLACES = (_INTEGER, _INTEGERS, _INTEGERS, _read_only(types.float64, 2))
 _ADD = [
-    types.void(types.float64[:, :, ::1], _INTEGERS, positions, values, _FLOATS, _FLAG, *_PLACES)
+    types.void(
+        types.float64[:, :, ::1], _INTEGERS, positions, values, _FLOATS, _FLAG, *_PLACES, _FLAG
+    )
     for positions, values in zip(_POSITIONS, _VALUES, strict=True)
 ]
 
@@ -154,6 +161,7 @@ def _add_cell(
     look_up: bool,
     column: np.ndarray,
     x: np.ndarray,
+    one_more: float,
 ) -> None:
     """Add the values of one cell, start to stop, to the sums (columns, 3 + covariates)."""
     n_x = len(x)
@@ -164,7 +172,7 @@ def _add_cell(
         yi = y[np.uint64(values[i])] if look_up else y[i]
         total[j, 0] += yi
         total[j, 1] += yi * yi
-        total[j, 2] += values[i]
+        total[j, 2] += values[i] + (one_more if values[i] > 0 else 0.0)
         if n_x:
             total[j, 3] += slope * yi
     for k in range(1, n_x):  # in passes of their own: an inner loop over k would cost more
@@ -185,6 +193,7 @@ def add_cells(
     group: np.ndarray,
     column: np.ndarray,
     x: np.ndarray,
+    numbered: bool,
 ) -> None:
     """Add the values of cells to the sums of their groups.
 
@@ -194,8 +203,9 @@ def add_cells(
     Parameters
     ----------
     sums : numpy.ndarray
-        (groups, columns, 3 + covariates) Σ y, Σ y², Σ value and Σ x_k y; changed in place. The sums
-        of one gene lie side by side, so that a value needs one line of the processor's cache.
+        (groups, columns, 3 + covariates) Σ y, Σ y², Σ value (with `ONE_MORE` for each value above
+        zero where they are `numbered`), and Σ x_k y; changed in place. The sums of one gene lie
+        side by side, so that a value needs one line of the processor's cache.
     indptr, minor, values : numpy.ndarray
         The lines; positions are inside the matrix.
     y : numpy.ndarray
@@ -209,7 +219,10 @@ def add_cells(
         gene in `sums`.
     x : numpy.ndarray
         (covariates, cells).
+    numbered : bool
+        Whether the sums of values also say how many are above zero (`take_numbers`).
     """
+    one_more = ONE_MORE if numbered else 0.0
     of_lines = group[first : first + len(indptr) - 1]
     order = np.argsort(of_lines, kind="mergesort")  # a stable one
     start = np.searchsorted(of_lines[order], 0)
@@ -232,6 +245,7 @@ def add_cells(
                 look_up,
                 column,
                 x[:, first + line],
+                one_more,
             )
         start = stop
 
@@ -248,8 +262,10 @@ def add_genes(
     group: np.ndarray,
     column: np.ndarray,
     x: np.ndarray,
+    numbered: bool,
 ) -> None:
     """Add the values of genes to the sums of the groups of their cells, as `add_cells` does."""
+    one_more = ONE_MORE if numbered else 0.0
     for line in range(len(indptr) - 1):
         j = column[first + line]
         for i in range(indptr[line], indptr[line + 1]):
@@ -260,9 +276,26 @@ def add_genes(
             yi = y[np.uint64(values[i])] if look_up else y[i]
             sums[g, j, 0] += yi
             sums[g, j, 1] += yi * yi
-            sums[g, j, 2] += values[i]
+            sums[g, j, 2] += values[i] + (one_more if values[i] > 0 else 0.0)
             for k in range(len(x)):
                 sums[g, j, 3 + k] += x[k, cell] * yi
+
+
+def take_numbers(sums: np.ndarray, numbers: np.ndarray) -> None:
+    """Move the numbers of values above zero out of the sums of counts.
+
+    Parameters
+    ----------
+    sums : numpy.ndarray
+        (groups, columns) Σ value with `ONE_MORE` for each value above zero, of at most `MOST_CELLS`
+        cells and `MOST_COUNTS`; becomes Σ value.
+    numbers : numpy.ndarray
+        (groups, columns) To which the numbers are added.
+    """
+    for of_group, number in zip(sums, numbers, strict=True):
+        whole = np.floor(of_group)
+        number += (of_group - whole) / ONE_MORE
+        of_group[:] = whole
 
 
 def by_kind(sums: np.ndarray) -> np.ndarray:

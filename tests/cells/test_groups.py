@@ -59,6 +59,7 @@ def summed(obs: pd.DataFrame, counts: np.ndarray, genes: pd.Index = GENES) -> Gr
         covariates=COVARIATES,
         transform="log2p1",
         provenance={"inputs": [{"n_cells": len(obs)}]},
+        expressing=np.array([(counts[row] > 0).sum(0, dtype=float) for row in rows]),
     )
 
 
@@ -85,6 +86,7 @@ def with_genes(groups: GroupStatistics, names: list[str]) -> GroupStatistics:
         sumsq=groups.sumsq[:, columns],
         covariate_sums={x: v[:, columns] for x, v in groups.covariate_sums.items()},
         counts=None if groups.counts is None else groups.counts[:, columns],
+        expressing=None if groups.expressing is None else groups.expressing[:, columns],
     )
 
 
@@ -232,6 +234,13 @@ def test_counts_need_all_parts(halves: list[GroupStatistics], whole: GroupStatis
     assert merged.counts is None
     np.testing.assert_allclose(merged.sum, whole.sum, rtol=1e-12)
     assert (changed(halves[0], counts=None) + changed(halves[1], counts=None)).counts is None
+
+
+def test_numbers_of_expressing_cells_need_all_parts(halves: list[GroupStatistics]) -> None:
+    with pytest.warns(FlashmmWarning, match="Numbers of expressing cells are left out"):
+        merged = changed(halves[0], expressing=None) + halves[1]
+    assert merged.expressing is None
+    assert merged.counts is not None
 
 
 @pytest.mark.parametrize(

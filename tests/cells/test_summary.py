@@ -81,6 +81,7 @@ def oracle(adata: ad.AnnData, transform: str, by: list[str]) -> dict[str, pd.Dat
         "sum": grouped(y),
         "sumsq": grouped(y**2),
         "counts": grouped(raw),
+        "expressing": grouped((raw > 0).astype(float)),
     } | crossed
 
 
@@ -379,6 +380,7 @@ def test_values_that_are_no_counts_have_no_sums_of_counts() -> None:
             other.X = layout(adata.X)
             groups = summarise(other, BY, transform="none", chunk_nnz=20)
             assert groups.counts is None
+            assert groups.expressing is None
             expected = adata.to_df().groupby([adata.obs[b] for b in BY], observed=True).sum()
             np.testing.assert_allclose(groups.sum, expected, rtol=1e-12)
 
@@ -595,7 +597,7 @@ def test_sums_are_added_cell_by_cell(transform: str, tmp_path: Path) -> None:
     names = adata.obs[BY].astype(str).agg("|".join, axis=1)
     at = groups.obs.index.get_indexer(names)
     x = adata.obs["x"].to_numpy()[:, None]
-    terms = {"sum": y, "sumsq": y * y, "sum:x": x * y, "counts": raw}
+    terms = {"sum": y, "sumsq": y * y, "sum:x": x * y, "counts": raw, "expressing": raw > 0}
     for name, values in terms.items():
         total = np.zeros((groups.n_groups, adata.n_vars))
         np.add.at(total, at, values)

@@ -47,7 +47,9 @@ def test_a_file_of_groups_is_an_anndata(tmp_path: Path) -> None:
         "sum:log(libsize _ 10000)*log(libsize _ 10000)",
         *("sum:log(libsize _ 10000)*x", "sum:x*x"),
     ]
-    assert set(adata.layers) - {None} == {"sum", "sumsq", "sum:log(libsize _ 10000)", "sum:x"}
+    crossed = {"sum:log(libsize _ 10000)", "sum:x"}
+    assert set(adata.layers) - {None} == {"sum", "sumsq", "expressing"} | crossed
+    np.testing.assert_array_equal(adata.layers["expressing"], groups.expressing)
     np.testing.assert_array_equal(adata.layers["sum:x"], groups.covariate_sums["x"])
     recipe = adata.uns["flashmm"]
     assert list(recipe["by"]) == list(groups.by)
@@ -57,6 +59,12 @@ def test_a_file_of_groups_is_an_anndata(tmp_path: Path) -> None:
 
     write_groups(make_groups(counts=False), tmp_path / "groups.h5ad")
     assert ad.read_h5ad(tmp_path / "groups.h5ad").X is None
+
+
+def test_files_without_numbers_of_expressing_cells_have_none(tmp_path: Path) -> None:
+    groups = replace(make_groups(), expressing=None)
+    write_groups(groups, tmp_path / "earlier.h5ad")
+    assert_equal(read_groups(tmp_path / "earlier.h5ad"), groups)
 
 
 def test_names_that_become_equal_without_their_slash(tmp_path: Path) -> None:
@@ -76,7 +84,7 @@ def test_the_same_groups_give_the_same_bytes(tmp_path: Path) -> None:
     [
         ("uns/flashmm", r"does not hold statistics of groups.*'by'"),
         ("uns/flashmm/transform", r"does not hold statistics of groups.*'transform'"),
-        ("layers/sumsq", r"lacks the layer\(s\) 'sumsq'; it has 'sum"),
+        ("layers/sumsq", r"lacks the layer\(s\) 'sumsq'; it has 'expressing', 'sum"),
         ("layers/sum:x", r"lacks the layer\(s\) 'sum:x'"),
         ("obs/n_cells", r"lacks the obs column\(s\) 'n_cells'"),
     ],

@@ -8,7 +8,10 @@ from scipy import sparse
 
 from flashmm.kernels.group_sums import (
     LARGEST_IN_TABLE,
+    MOST_CELLS,
+    MOST_COUNTS,
     NARROW,
+    ONE_MORE,
     WIDE,
     add_cells,
     add_genes,
@@ -16,6 +19,7 @@ from flashmm.kernels.group_sums import (
     in_order,
     largest_count,
     line_totals,
+    take_numbers,
     types_of_values,
 )
 
@@ -40,8 +44,9 @@ def counts() -> np.ndarray:
 @pytest.mark.parametrize("look_up", [True, False])
 @pytest.mark.parametrize("m", [0, 2])
 @pytest.mark.parametrize("by_cells", [True, False])
+@pytest.mark.parametrize("numbered", [True, False])
 def test_sums_are_those_of_one_addition_after_another(
-    kinds: tuple, look_up: bool, m: int, by_cells: bool
+    kinds: tuple, look_up: bool, m: int, by_cells: bool, numbered: bool
 ) -> None:
     rng = np.random.default_rng(1)
     group = rng.integers(-1, N_GROUPS, N_CELLS)
@@ -65,6 +70,7 @@ def test_sums_are_those_of_one_addition_after_another(
             read_only(group),
             read_only(column),
             read_only(x),
+            numbered,
         )
 
     expected = np.zeros_like(sums)
@@ -74,7 +80,7 @@ def test_sums_are_those_of_one_addition_after_another(
         triples.row, triples.col, triples.data, transformed, strict=True
     ):
         if group[cell] >= 0 and value != 0:
-            terms = [yi, yi * yi, value, *(x[:, cell] * yi)]
+            terms = [yi, yi * yi, value + numbered * ONE_MORE, *(x[:, cell] * yi)]
             expected[group[cell], column[gene]] += terms
     np.testing.assert_array_equal(sums, expected)
     np.testing.assert_array_equal(by_kind(sums), expected.swapaxes(1, 2))
@@ -137,3 +143,21 @@ def test_types_of_values() -> None:
     assert types_of_values(np.dtype("i4"), np.dtype("f4")) == NARROW
     for positions, values in (("i4", "f8"), ("i8", "f4"), (">i4", "f4"), ("i4", "i4"), ("i4", "?")):
         assert types_of_values(np.dtype(positions), np.dtype(values)) == WIDE
+
+
+def test_numbers_are_taken_out_of_the_sums_exactly() -> None:
+    rng = np.random.default_rng(2)
+    values = rng.poisson(0.7, (4, 6, 500)).astype(float)
+    sums = (values + ONE_MORE * (values > 0)).sum(2)
+    numbers = np.full((4, 6), 3.0)
+    take_numbers(sums, numbers)
+    np.testing.assert_array_equal(sums, values.sum(2))
+    np.testing.assert_array_equal(numbers, 3.0 + (values > 0).sum(2))
+
+
+def test_the_largest_sums_are_exact() -> None:
+    counts = np.r_[MOST_COUNTS - MOST_CELLS + 1, np.ones(MOST_CELLS - 1)] + ONE_MORE
+    sums = np.cumsum(counts)[None, -1:]  # one after another
+    numbers = np.zeros((1, 1))
+    take_numbers(sums, numbers)
+    assert (sums[0, 0], numbers[0, 0]) == (MOST_COUNTS, MOST_CELLS)
