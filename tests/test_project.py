@@ -50,9 +50,7 @@ OPENERS = {
 # Modules beside the rooms, and lines of a module, at most.
 MOST_BESIDE, MOST_LINES = 8, 600
 # Longer modules, and those that limit BLAS in a way of their own; these lists only get shorter.
-LONGER = {
-    "flashmm.kernels.empirical_bayes_tails",
-}
+LONGER: set[str] = set()
 # Rooms whose face has a sentence instead of a paragraph.
 UNSAID: set[str] = set()
 LIMITS_BLAS: set[str] = set()

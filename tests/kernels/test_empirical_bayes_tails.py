@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, special, stats
 
-from flashmm.kernels import empirical_bayes_tails as tails_module
+from flashmm.kernels import tabulated_t
 from flashmm.kernels.empirical_bayes_tails import (
     Mixture,
     effective_df,
@@ -16,9 +16,9 @@ from flashmm.kernels.empirical_bayes_tails import (
     limits,
     p_values,
     summarise,
-    tail_table,
     tails,
 )
+from flashmm.kernels.tabulated_t import tail_table
 from flashmm.kernels.tails import t_tail
 
 DOF = [1, 2, 3, 7, 30, 299, 300, 678, 20_000, 10**6]
@@ -263,6 +263,6 @@ def test_the_table_is_made_once():
     assert tail_table(77.0) is tail_table(77.0)
     table = tail_table(77.0)
     assert table.coefficients.shape == (
-        tails_module.PER_UNIT * tails_module.TABLE_END,
-        tails_module.DEGREE + 1,
+        tabulated_t.PER_UNIT * tabulated_t.TABLE_END,
+        tabulated_t.DEGREE + 1,
     )
