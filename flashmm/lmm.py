@@ -1,4 +1,4 @@
-"""Fit one linear mixed model per gene: choose the engine, assemble the result. No algebra here."""
+"""Fit one linear mixed model per gene, and assemble the result. No algebra here."""
 
 from __future__ import annotations
 
@@ -12,29 +12,18 @@ import pandas as pd
 
 from flashmm.design.statistics import SummaryStatistics
 from flashmm.kernels.ddf import invert_information
-from flashmm.kernels.dense import DenseEngine
-from flashmm.kernels.elimination import EliminationEngine, find_elimination
-from flashmm.kernels.engine import Engine, VarianceForms, take
-from flashmm.kernels.rotation import (
-    Projection,
-    independent_columns,
-    original_basis,
-    orthonormal_contrasts,
-    project_design,
-    rotate_projection,
-)
-from flashmm.kernels.spectral import SpectralEngine
+from flashmm.kernels.empirical_bayes_points import Points, points_of
+from flashmm.kernels.engine import VarianceForms, take
+from flashmm.kernels.rotation import Projection, original_basis, orthonormal_contrasts
 from flashmm.kernels.threads import single_blas_thread
-from flashmm.options import DesignError, FitOptions, InputError, Status, note
+from flashmm.model import MAX_DENSE_COLUMNS as MAX_DENSE_COLUMNS
+from flashmm.model import Model as Model
+from flashmm.model import factor as factor
+from flashmm.model import prepare as prepare
+from flashmm.options import FitOptions, InputError, Status, note
 
 # Sums of squares relative to the whole below which nothing but rounding is left.
 NOTHING_LEFT = 1e-12
-# Columns of Z above which q × q systems are refused.
-MAX_DENSE_COLUMNS = 10_000
-# Columns of Z up to which nothing is eliminated: dense matrices are as fast for several components,
-# and for one the eigenvalues that all genes share are worth their cost.
-FEW_LEVELS = 64
-MANY_LEVELS = 5_000
 
 FITTED = (Status.OK, Status.BOUNDARY)
 
@@ -259,6 +248,16 @@ class FittedGenes:
         genes = take(model.responses(fit.stats, *self.bounds), self.index - self.bounds[0])
         return model.engine.information(theta[:, :-1] / theta[:, -1:], theta[:, -1], genes)[0]
 
+    def shared_points(self) -> tuple[Points, Any]:
+        """The design at ratios of components that genes share, and the genes as it takes them."""
+        model = self.fit.model
+        genes = take(model.responses(self.fit.stats, *self.bounds), self.index - self.bounds[0])
+        return points_of(model.engine), genes
+
+    def contrast_columns(self, rows: np.ndarray) -> np.ndarray:
+        """Contrasts (C, p) in the orthonormal basis of the design, (kept, C)."""
+        return orthonormal_contrasts(self.fit.model.projection, rows[:, self.kept])
+
     def variance_forms(self, left: np.ndarray, right: np.ndarray) -> VarianceForms:
         """Covariances of the rows of `left` and `right` (C, p) times β̂."""
         model, variance = self.fit.model, self.theta[:, -1]
@@ -266,156 +265,6 @@ class FittedGenes:
             orthonormal_contrasts(model.projection, rows[:, self.kept]) for rows in (left, right)
         )
         return model.engine.variance_forms(self.gamma, variance, *sides)
-
-
-@dataclass(frozen=True, eq=False)
-class Model:
-    """The part of the model that genes share, ready for the engine.
-
-    Attributes
-    ----------
-    kept : (p,) bool array
-        Independent columns of X.
-    projection : Projection
-        Factored design.
-    engine : Engine
-        The algorithm.
-    """
-
-    kept: np.ndarray
-    projection: Projection
-    engine: Engine[Any]
-
-    def gene_blocks(self, n_genes: int, options: FitOptions) -> Iterator[tuple[int, int]]:
-        """First and one-past-last gene of each block."""
-        size = options.block_size or self.engine.genes_per_block()
-        for start in range(0, n_genes, size):
-            yield start, min(start + size, n_genes)
-
-    def responses(self, stats: SummaryStatistics, start: int, stop: int) -> Any:
-        """The genes from `start` to `stop` in the engine's own form."""
-        return self.engine.responses(
-            stats.YtX[start:stop][:, self.kept],
-            stats.YtZ_block(start, stop),
-            stats.yty[start:stop],
-        )
-
-
-def prepare(stats: SummaryStatistics, options: FitOptions) -> Model:
-    """Factor the design once for all genes.
-
-    Parameters
-    ----------
-    stats : SummaryStatistics
-        Cross-products.
-    options : FitOptions
-        Method, sign constraint and engine.
-
-    Returns
-    -------
-    Model
-        The shared part.
-
-    Raises
-    ------
-    DesignError
-        No column of X is estimable, no residual degrees of freedom, or the random effects are
-        confounded with the fixed ones.
-    """
-    model = factor(stats, options)
-    _check_confounding(model.projection, stats)
-    _check_levels(model.engine, model.projection)
-    return model
-
-
-def factor(stats: SummaryStatistics, options: FitOptions) -> Model:
-    """As `prepare`, but not asking whether variances can be estimated, which GLS does not need."""
-    kept = independent_columns(stats.XtX)
-    if not kept.any() or stats.n_cells - kept.sum() < 1:
-        raise DesignError(
-            f"{stats.n_cells} cells and {kept.sum()} independent fixed coefficients leave nothing "
-            "to estimate a variance from."
-        )
-    projection = project_design(
-        stats.XtX[np.ix_(kept, kept)],
-        stats.ZtX[:, kept],
-        stats.ZtZ,
-        stats.component_sizes,
-        stats.n_cells,
-    )
-    return Model(kept, projection, _build_engine(projection, options))
-
-
-def _build_engine(projection: Projection, options: FitOptions) -> Engine[Any]:
-    """The engine that was asked for, or the fastest that holds for the design."""
-    K = len(projection.component_sizes)
-    if options.engine == "spectral" and K != 1:
-        raise InputError(
-            f"engine='spectral' fits one random component; this model has {K}. Use engine='dense'."
-        )
-    reml, nonnegative = options.method == "REML", options.nonnegative
-    if _eliminates(projection, options):
-        return EliminationEngine.build(projection, reml, nonnegative)
-    _check_columns(sum(projection.component_sizes), "random design has")
-    spectral = K == 1 and options.engine != "dense"
-    build = SpectralEngine.build if spectral else DenseEngine.build
-    return build(rotate_projection(projection), reml, nonnegative)
-
-
-def _eliminates(projection: Projection, options: FitOptions) -> bool:
-    """Whether components can be eliminated, and are to be."""
-    sizes, asked = projection.component_sizes, options.engine in ("nested", "eliminated")
-    few = FEW_LEVELS if len(sizes) > 1 else MANY_LEVELS
-    if not asked and (options.engine != "auto" or sum(sizes) <= few):
-        return False
-    found = find_elimination(projection.ZtZ, sizes)
-    nested = found is not None and found.outer is not None and not found.rest
-    if options.engine == "nested" and not nested:
-        raise InputError(
-            "engine='nested' fits two random components of which one groups the levels of the "
-            f"other, such as subject and subject:cell_type; this model has {len(sizes)} component"
-            f"{'s' if len(sizes) > 1 else ''} without that structure. Use engine='auto'."
-        )
-    if asked and found is None:
-        raise InputError(
-            "engine='eliminated' needs a random component with orthogonal columns, such as the "
-            "levels of a factor; this model has none. Use engine='auto'."
-        )
-    if found is not None:
-        rest = sum(sizes[k] for k in found.rest)
-        _check_columns(rest, "random components beside the largest have")
-    return found is not None
-
-
-def _check_columns(columns: int, which: str) -> None:
-    """Refuse systems that are too large to be factored."""
-    if columns > MAX_DENSE_COLUMNS:
-        raise DesignError(
-            f"The {which} {columns} columns; this engine factors a dense {columns} × {columns} "
-            f"matrix and stops at {MAX_DENSE_COLUMNS}. Use fewer or coarser random terms."
-        )
-
-
-def _check_confounding(projection: Projection, stats: SummaryStatistics) -> None:
-    """Refuse random components that the fixed effects leave nothing of."""
-    left, whole = projection.S_diagonal, projection.ZtZ.diagonal()
-    for name, block in zip(stats.components, projection.blocks, strict=True):
-        if left[block].sum() <= 1e-9 * float(whole[block].sum()):
-            raise DesignError(
-                f"The random component {name!r} is confounded with the fixed effects: nothing of "
-                "it is left to estimate its variance from (one subject per condition?). Remove "
-                "the fixed columns that identify its levels, or the random term."
-            )
-
-
-def _check_levels(engine: Engine[Any], projection: Projection) -> None:
-    """Refuse random effects that leave no residual degrees of freedom."""
-    if engine.rank >= projection.df_residual:
-        raise DesignError(
-            "The random effects have as many independent levels as there are residual degrees of "
-            f"freedom ({projection.df_residual}), so no residual variance can be estimated: every "
-            "cell seems to be a level of its own. Check the random terms."
-        )
 
 
 def fit_lmm(
@@ -443,12 +292,13 @@ def fit_lmm(
         their standard errors.
     engine : {"auto", "spectral", "eliminated", "nested", "dense"}
         "spectral" for one component. "eliminated" for any number of which one is the levels of a
-        factor: it, and a component that groups its levels (subject, subject:cell_type), cost sums
-        over groups only, the others (a crossed batch) join the fixed effects. "nested" is the same
-        for two components of which one groups the levels of the other, and for nothing else.
-        "dense" for any components. "auto" takes the first of spectral, eliminated and dense that
-        holds, but the dense one for up to 64 levels of several components, and the eliminating one
-        for more than 5,000 levels of one.
+        factor: it, all that no cell shares with it (a variance for each cell type), and a component
+        that groups their levels (subject) cost sums over groups only, the others (a crossed batch)
+        join the fixed effects. "nested" is the same for two components of which one groups the
+        levels of the other, and for nothing else. "dense" for any components. "auto" takes the
+        first of spectral, eliminated and dense that holds, but the dense one for up to 64 levels of
+        several components that share cells, and the eliminating one for more than 5,000 levels of
+        one.
     start : sequence of float, optional
         Start values of the K + 1 components, residual last, instead of the global search on a grid.
     max_iter : int

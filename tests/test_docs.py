@@ -31,6 +31,21 @@ def test_code_runs(document, tmp_path, monkeypatch, capsys):
 
 
 def test_links_lead_somewhere():
-    for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "config" / "README.md"]:
+    for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "config" / "README.md"]:
         for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
             assert (path.parent / target).exists(), f"{path.name} links to {target}"
+
+
+def test_the_plan_of_the_package_has_every_room():
+    plan = (ROOT / "docs" / "architecture.md").read_text()
+    rooms = {path.parent.name for path in (ROOT / "flashmm").glob("*/__init__.py")}
+    assert set(re.findall(r"^\*\*`(\w+)/`\*\*", plan, re.MULTILINE)) == rooms
+    picture = plan[plan.index("```mermaid") : plan.index("## Room by room")]
+    assert set(re.findall(r"(\w+)/", picture)) == rooms
+
+
+def test_what_contributors_are_sent_to_is_there():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    paths = re.findall(r"`((?:flashmm|tests|config|docs|workflow)/[\w./]*)`", text)
+    missing = {path for path in paths if not (ROOT / path).exists()}
+    assert not missing

@@ -14,6 +14,7 @@ from functools import partial
 import numpy as np
 
 from flashmm.inference.between_subjects import SubjectDesign
+from flashmm.inference.empirical_bayes import empirical_bayes_tests
 from flashmm.inference.jackknife import jackknife_tests
 from flashmm.inference.model_fit import ModelFit
 from flashmm.inference.plan import TestPlan, Tests
@@ -56,6 +57,8 @@ class DdfMethod:
         within them.
     moderates : bool
         Whether its variances can be moderated across genes.
+    shares_prior : bool
+        Whether it takes a prior of variance ratios that was estimated elsewhere.
     """
 
     name: str
@@ -69,6 +72,7 @@ class DdfMethod:
     needs_between_df: bool = False
     leaves_out_subjects: bool = False
     moderates: bool = True
+    shares_prior: bool = False
 
     @classmethod
     def wald(cls, name: str, rule: Wald, what: str, when: str, default_for: str = "") -> DdfMethod:
@@ -99,6 +103,8 @@ class DdfMethod:
                 f"ddf={self.name!r} is defined for REML fits and this one is ML: fit with "
                 f"method='REML', or use ddf={DEFAULT_DDF['ML']!r}."
             )
+        if plan.prior is not None and not self.shares_prior:
+            raise InputError(f"ddf={self.name!r} takes no prior; leave it out.")
         if plan.moderate and not self.moderates:
             raise InputError(
                 f"moderate=True does not go with ddf={self.name!r}, which shares what genes say "
@@ -129,6 +135,17 @@ METHODS = (
         what="`kenward-roger` with its df lowered for being estimated with the variance, the more "
         "the smaller the p-value (Welch 1947, Aspin 1948)",
         when="**recommended, and what the workflow takes**; few subjects, unequal cells",
+    ),
+    DdfMethod(
+        "empirical-bayes",
+        what="mixture of t distributions over the posterior of the variance ratios, whose prior is "
+        "made by all genes of like mean expression (Ignatiadis & Sen 2025)",
+        when="**recommended for one model per cell type** (`fit_within`), and its default; as "
+        "powerful with few subjects as if the variances were known; at least 50 genes",
+        test=empirical_bayes_tests,
+        needs_reml=True,
+        shares_prior=True,
+        moderates=False,
     ),
     DdfMethod.wald(
         "kenward-roger",
@@ -215,7 +232,7 @@ def ddf_method(name: str | None, likelihood: str = "REML") -> DdfMethod:
 
 
 def row_tests(fit: ModelFit, rows: np.ndarray, ddf: str) -> dict[str, np.ndarray]:
-    """T tests of the rows (C, p) of a contrast matrix by a method that has `DdfMethod.rows`.
+    """t tests of the rows (C, p) of a contrast matrix by a method that has `DdfMethod.rows`.
 
     Parameters
     ----------

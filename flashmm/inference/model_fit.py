@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
 from flashmm.design.statistics import SummaryStatistics
+from flashmm.kernels.empirical_bayes_points import Points
 from flashmm.kernels.engine import VarianceForms
 from flashmm.options import FitOptions
 
@@ -42,6 +43,12 @@ class FittedBlock(Protocol):
     def expected_information(self, theta: np.ndarray) -> np.ndarray:
         """Expected information at other components (block, k), as (block, k, k)."""
 
+    def shared_points(self) -> tuple[Points, Any]:
+        """The design at ratios of components that genes share, and the genes as it takes them."""
+
+    def contrast_columns(self, rows: np.ndarray) -> np.ndarray:
+        """Contrasts (C, p) in the basis of these genes, (kept coefficients, C)."""
+
     def variance_forms(self, left: np.ndarray, right: np.ndarray) -> VarianceForms:
         """Covariances of the rows of `left` and `right` times β̂, and derivatives in θ."""
 
@@ -64,6 +71,14 @@ class ModelFit(Protocol):
     @property
     def coef(self) -> np.ndarray:
         """Fixed effects, (genes, p)."""
+
+    @property
+    def theta(self) -> np.ndarray:
+        """Variance components, (genes, k); the residual is the last."""
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """Names of the components, the residual the last."""
 
     @property
     def fisher_information(self) -> np.ndarray:

@@ -31,6 +31,7 @@ class TestPlan:
     level: float = 0.95
     lfc: float = 0.0
     moderate: bool = False
+    prior: object | None = None
 
     def __post_init__(self) -> None:
         check_alternative(self.alternative)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,11 +15,12 @@ from flashmm.inference.plan import TestPlan
 from flashmm.inference.screening import screen
 from flashmm.inference.table import TestTable
 from flashmm.inference.within import join_levels
-from flashmm.options import FormulaError, Status, note
+from flashmm.names import listed
+from flashmm.options import FormulaError, InputError, Status, note
 from flashmm.within import FitsWithin
 
 # What tests of one model per level take where nothing is asked for.
-DEFAULT_WITHIN = "kenward-roger-2"
+DEFAULT_WITHIN = "empirical-bayes"
 
 
 def contrast_tests(
@@ -30,6 +32,7 @@ def contrast_tests(
     level: float = 0.95,
     lfc: float = 0.0,
     moderate: bool = False,
+    prior: Any = None,
 ) -> TestTable:
     """Test coefficients and contrasts of every gene.
 
@@ -62,6 +65,9 @@ def contrast_tests(
         units of the estimate, log₂ for the transform log2p1.
     moderate : bool
         Shrink the variances of a contrast across genes by empirical Bayes.
+    prior : VarianceRatioPrior, TestTable or dict of these by level, optional
+        Of "empirical-bayes": a prior that was estimated elsewhere (`TestTable.prior`, of another
+        study, say) instead of one from these genes.
 
     Returns
     -------
@@ -86,9 +92,9 @@ def contrast_tests(
     if isinstance(fit, FitsWithin):
         ddf = ddf or (DEFAULT_WITHIN if fit.options.method == "REML" else None)
         asked = {"alternative": alternative, "level": level, "lfc": lfc, "moderate": moderate}
-        return _tests_within(fit, contrasts, ddf, asked)
+        return _tests_within(fit, contrasts, ddf, asked, prior)
     method = ddf_method(ddf, fit.options.method)
-    plan = TestPlan(alternative, level, lfc, moderate)
+    plan = TestPlan(alternative, level, lfc, moderate, _prior_of(prior))
     method.check(fit, plan)
     resolved = contrasts_of(contrasts, fit.coefficients, fit.coefficient_columns, fit.stats)
     plan.check_joint(resolved)
@@ -103,7 +109,7 @@ def contrast_tests(
 
 
 def _tests_within(
-    fits: FitsWithin, contrasts: Any, ddf: str | None, asked: dict[str, Any]
+    fits: FitsWithin, contrasts: Any, ddf: str | None, asked: dict[str, Any], prior: Any
 ) -> TestTable:
     """Tests of all levels; a contrast that a level does not have is said, and tested elsewhere."""
     tables: dict[str, TestTable] = {}
@@ -111,7 +117,9 @@ def _tests_within(
     faults: dict[str, FormulaError] = {}
     for level, fit in fits.fits.items():
         try:
-            tables[level] = contrast_tests(fit, contrasts, ddf, **asked)
+            tables[level] = contrast_tests(
+                fit, contrasts, ddf, prior=_prior_of(prior, level), **asked
+            )
         except FormulaError as error:
             faults[level], refused[level] = error, Status.NOT_ESTIMABLE
     if not tables:
@@ -119,3 +127,15 @@ def _tests_within(
     table = join_levels(fits, tables, refused)
     notes = tuple(note(f"{fits.column} {level!r}: {error}") for level, error in faults.items())
     return replace(table, notes=table.notes + notes)
+
+
+def _prior_of(prior: Any, level: str | None = None) -> Any:
+    """The prior of a table, or that of a level where there is one for each."""
+    found = prior.prior if isinstance(prior, TestTable) else prior
+    if isinstance(found, Mapping) and level is not None:
+        if level not in found:
+            raise InputError(
+                f"prior: there is none for {level!r}; it has those of {listed(found)}."
+            )
+        return found[level]
+    return found

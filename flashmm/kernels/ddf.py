@@ -182,7 +182,7 @@ def lowered_df(df: Array, loss: Array | float, z2: Array | float) -> Array:
 
 
 def second_order_df(statistic: Array, df: Array, loss: Array) -> Array:
-    """Df of t tests at the level of their own two-sided p-values: a fixed point of `lowered_df`.
+    """df of t tests at the level of their own two-sided p-values: a fixed point of `lowered_df`.
 
     Parameters
     ----------

@@ -13,7 +13,6 @@ factor, with W° = W, m = ν for REML and, for ML, W° = I + Σ γ_k B°_k from 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 from scipy.linalg import eigh, solve_triangular
@@ -24,15 +23,16 @@ from flashmm.kernels.search import (
     Derivatives,
     Moments,
     cholesky,
-    grid_axes,
     invert,
     log_det,
     minimise,
     profile_derivatives,
     solve,
+    start_grid,
     theta_information,
     theta_score,
 )
+from flashmm.kernels.structure import CovarianceStructure
 from flashmm.kernels.threads import by_parts, in_threads
 
 Array = np.ndarray
@@ -82,6 +82,11 @@ class DenseEngine:
     members: Array
     dof: int
     nonnegative: bool
+
+    @staticmethod
+    def takes(structure: CovarianceStructure) -> bool:
+        """Any components."""
+        return structure.n_components >= 1
 
     @classmethod
     def build(cls, rotation: Rotation, reml: bool, nonnegative: bool) -> DenseEngine:
@@ -149,7 +154,7 @@ class DenseEngine:
         return by_parts(part, self._part(), len(gamma))
 
     def objective(self, gamma: Array, genes: Rotated) -> Array:
-        """F at one γ per gene, (genes,); infinite where W° is not positive definite."""
+        """f at one γ per gene, (genes,); infinite where W° is not positive definite."""
         Q, log_dets = self._least_squares(gamma, genes)
         fine = np.isfinite(log_dets) & (Q > 0)
         return np.where(fine, self.dof * np.log(np.where(fine, Q, 1.0)) + log_dets, np.inf)
@@ -199,7 +204,7 @@ class DenseEngine:
     def _grid_start(self, genes: Rotated) -> Array:
         """Best point of a coarse grid that genes share, (genes, K)."""
         largest = [np.linalg.eigvalsh(B)[-1] for B in self.B]
-        grid = np.array(list(product(*grid_axes(largest))))
+        grid = start_grid(largest)
 
         def at(point: Array) -> Array:
             W = _weighted_sum(point[None], self.B)[0]

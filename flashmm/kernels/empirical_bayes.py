@@ -30,6 +30,8 @@ FEW_GENES = 200
 STRATUM_GENES = 300
 MOST_STRATA = 10
 SMALLEST_STRATUM = 100
+# Genes that a half of the highest stratum must have, for it to be halved once more.
+TOP_GENES = 40
 # Smallest positive γ times the size of its component, by the number of components: nothing that
 # depends on γ differs from its value at zero by more than this share.
 LOWEST = {1: 0.01, 2: 0.02, 3: 0.05}
@@ -68,7 +70,7 @@ def shared_grid(scale: Array, levels: Array, gamma: Array) -> Array:
     levels : (K,) array
         Independent values that inform each component.
     gamma : (genes, K) array
-        Restricted maximum likelihood estimates of γ.
+        Restricted maximum likelihood estimates of γ, at least one gene.
 
     Returns
     -------
@@ -82,24 +84,25 @@ def shared_grid(scale: Array, levels: Array, gamma: Array) -> Array:
 
     Notes
     -----
-    An axis reaches from `LOWEST` / scale, where γ cannot be told from zero, to the largest estimate
-    of any gene: above the largest maximiser all likelihoods fall, and no prior of maximum
-    likelihood has weight there. Points are at most 1/3 apart in log γ with one component, and two
-    standard deviations √(2/levels) of log γ̂ where that is less; 0.85 with two and 1.6 with three,
-    whose number of points is limited. The grid moves with γ when Z is scaled or cells are doubled.
+    Above the largest maximiser all likelihoods fall, below the smallest they rise, and no prior of
+    maximum likelihood has weight there: an axis reaches from half the smallest estimate of any
+    gene, but at least `LOWEST` / scale, where γ cannot be told from zero, to the largest, but at
+    least `HIGHEST` / scale. Points are two standard deviations of log γ̂, √(2/levels), apart, at
+    most 1/3 with one component, 0.85 with two and 1.6 with three; their number is limited. The grid
+    moves with γ when Z is scaled or cells are doubled.
     """
     K = len(scale)
     if K not in SPACING:
         raise ValueError(f"A shared grid has 1 to {max(SPACING)} components; found {K}.")
-    tops = np.max(gamma, axis=0, initial=0.0)
-    axes = [_axis(K, *values) for values in zip(scale, levels, tops, strict=True)]
-    return np.array(list(product(*axes)))
+    ends = zip(scale, levels, gamma.min(0), gamma.max(0), strict=True)
+    return np.array(list(product(*(_axis(K, *values) for values in ends))))
 
 
-def _axis(K: int, scale: float, levels: float, top: float) -> Array:
+def _axis(K: int, scale: float, levels: float, smallest: float, largest: float) -> Array:
     """Zero and evenly spaced logarithms."""
-    low, high = np.log(LOWEST[K] / scale), np.log(max(HIGHEST / scale, top))
-    spacing = min(SPACING[K], 2.0 * np.sqrt(2.0 / levels)) if K == 1 else SPACING[K]
+    low = np.log(max(LOWEST[K] / scale, smallest / 2.0))
+    high = np.log(max(HIGHEST / scale, largest))
+    spacing = min(SPACING[K], 2.0 * np.sqrt(2.0 / levels))
     points = min(int(np.ceil((high - low) / spacing)) + 1, MOST_POINTS[K] - 1)
     return np.append(0.0, np.exp(np.linspace(low, high, points)))
 
@@ -116,7 +119,9 @@ def stratum_edges(mean: Array) -> Array:
     -------
     (strata - 1,) array
         Increasing; a gene at a bound belongs above it. One stratum per 300 genes, at most ten, of
-        equally many genes each as far as equal means allow; none has less than a hundred.
+        equally many genes each as far as equal means allow; none has less than a hundred. From 200
+        genes on the highest of these is halved, and its higher half again, while halves have forty
+        genes: expression is skewed to the right, and the variance ratios follow it.
     """
     wanted = int(np.clip(len(mean) // STRATUM_GENES, 1, MOST_STRATA))
     edges = np.unique(np.quantile(mean, np.arange(1, wanted) / wanted)) if len(mean) else mean
@@ -126,6 +131,18 @@ def stratum_edges(mean: Array) -> Array:
         if counts[least] >= SMALLEST_STRATUM:
             break
         edges = np.delete(edges, min(least, len(edges) - 1))
+    return _halved_at_the_top(mean, edges) if len(mean) >= FEW_GENES else edges
+
+
+def _halved_at_the_top(mean: Array, edges: Array) -> Array:
+    """Bounds with those of halves of the highest stratum, of its higher half, and so on."""
+    top = mean[mean >= edges[-1]] if len(edges) else mean
+    while len(top) >= 2 * TOP_GENES:
+        middle = np.median(top)
+        higher = top[top >= middle]
+        if not TOP_GENES <= len(higher) <= len(top) - TOP_GENES:
+            break
+        edges, top = np.append(edges, middle), higher
     return edges
 
 

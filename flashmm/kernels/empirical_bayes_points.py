@@ -23,7 +23,8 @@ import numpy as np
 from scipy.linalg import cholesky, solve_triangular
 
 from flashmm.kernels.dense import DenseEngine
-from flashmm.kernels.elimination import EliminationEngine, Grouped
+from flashmm.kernels.eliminated_groups import Grouped
+from flashmm.kernels.elimination import EliminationEngine
 from flashmm.kernels.kinship import KinshipDesign, KinshipTraits
 from flashmm.kernels.rotation import Rotated, Rotation
 from flashmm.kernels.spectral import SpectralEngine
@@ -322,7 +323,9 @@ class EliminatedPoints:
 
     def _solve(self, points: Array, genes: Grouped) -> list[tuple[Array, Array, Array]]:
         """Q (genes,), v (genes, c) and log |I + ΓS| of each point."""
-        values, inner = np.unique(points[:, self.engine.elimination.inner], return_inverse=True)
+        shared = points[:, self.engine.elimination.inner]
+        values, inner = np.unique(shared, axis=0, return_inverse=True)
+        inner = inner.reshape(-1)
 
         def at(number: int) -> list[tuple[Array, Array, Array]]:
             return self._sharing_inner(points[inner == number], genes)
@@ -333,8 +336,8 @@ class EliminatedPoints:
         return [flat[i] for i in order]
 
     def _sharing_inner(self, points: Array, genes: Grouped) -> list[tuple[Array, Array, Array]]:
-        """The same for points that share γ of the inner component."""
-        groups, system = self.engine.groups, self.engine._system(points)
+        """The same for points that share γ of the inner components."""
+        groups, system = self.engine.groups, self.engine.model.system(points)
         means = np.ascontiguousarray(genes.means.T)
         weighted = means * system.weights.d[:, [0]]
         between = (weighted * means).sum(0) + genes.rr

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
+from flashmm.kernels.structure import CovarianceStructure
+
 Array = np.ndarray
 
 
@@ -74,6 +76,10 @@ Genes = TypeVar("Genes")
 
 class Engine(Protocol[Genes]):
     """One way to maximise the likelihood of all genes and to differentiate what follows from it."""
+
+    @staticmethod
+    def takes(structure: CovarianceStructure) -> bool:
+        """Whether this engine can fit components of that structure."""
 
     @property
     def rank(self) -> int:

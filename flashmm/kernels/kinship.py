@@ -111,7 +111,7 @@ class KinshipDesign:
 
     @property
     def log_det_XtX(self) -> float:
-        """Log |X'X|."""
+        """log |X'X|."""
         return 2.0 * float(np.log(np.abs(np.diag(self.R))).sum())
 
     @property

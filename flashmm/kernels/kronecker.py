@@ -208,7 +208,7 @@ class Evaluation:
 
     @property
     def log_det_H(self) -> float:
-        """Log |M'K⁻¹M|."""
+        """log |M'K⁻¹M|."""
         found = np.log(np.diag(self.factor)).sum()
         return 2.0 * float(found + self.traits.X.shape[1] * np.linalg.slogdet(self.AR)[1])
 

@@ -83,7 +83,7 @@ class Projection:
 
     @property
     def log_det_XtX(self) -> float:
-        """Log |X'X|."""
+        """log |X'X|."""
         return 2.0 * float(np.log(np.diag(self.R)).sum())
 
     @property

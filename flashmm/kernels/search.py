@@ -11,6 +11,7 @@ and everything about the objective follows from them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,9 +22,13 @@ Array = np.ndarray
 
 # Points per axis of the shared start grid, by the number of components (the last for all larger K).
 GRID_POINTS = (40, 8, 5, 4, 3)
+# Points of the grid above which it is no product of axes.
+LARGEST_GRID = 4096
 # Decades of γ_k, relative to 1 / (largest eigenvalue of component k), that the start grid spans.
 GRID_DECADES = (-1.5, 4.5)
 MAX_HALVINGS = 40
+# How much lower f must be for another minimum to be preferred.
+LOWER = 1e-7
 # Newton decrement (log-likelihood units) below which steps are taken without looking at f.
 UNSEARCHED = 1e-7
 # Eigenvalue of the Hessian, relative to the expected one, at which a direction counts as flat.
@@ -131,6 +136,19 @@ def grid_axes(largest: Sequence[float]) -> list[Array]:
     return [np.append(0.0, span / max(value, 1e-300)) for value in largest]
 
 
+def start_grid(largest: Sequence[float]) -> Array:
+    """Points of the shared grid, (points, K).
+
+    The product of `grid_axes`, or with many components each axis alone and all together.
+    """
+    axes = grid_axes(largest)
+    if len(axes[0]) ** len(axes) <= LARGEST_GRID:
+        return np.array(list(product(*axes)))
+    together = np.column_stack(axes)
+    alone = np.concatenate([np.diag(row) for row in together[1:]])
+    return np.concatenate([together, alone])
+
+
 def given_start(theta: Array, genes: Any, objective: Objective) -> Array:
     """γ of start values θ for every gene, (genes, K); zero where f is not finite there."""
     gamma = np.tile(theta[:-1] / theta[-1], (len(genes.e), 1))
@@ -211,6 +229,40 @@ def minimise(
         gamma[settled] = trial[settled]
         active = active[(halvings[active] < MAX_HALVINGS) & ~np.isin(active, settled)]
     return Optimum(gamma, f, decrement, n_iter)
+
+
+def with_restarts(first: Optimum, run: Callable[[Array], Optimum], raised: float) -> Optimum:
+    """Best of an optimum and of those found from it with one component flipped, per gene.
+
+    With few levels a likelihood may have several maxima, which differ in the components at zero.
+
+    Parameters
+    ----------
+    first : Optimum
+        What was found first.
+    run : callable
+        Minimises from one γ per gene, (genes, K).
+    raised : float
+        What a component at zero starts from, or the largest component if that is larger; others
+        start from zero.
+
+    Returns
+    -------
+    Optimum
+        `n_iter` counts all runs.
+    """
+    best = first
+    for k in range(first.gamma.shape[1]):
+        start = first.gamma.copy()
+        start[:, k] = np.where(start[:, k] == 0, np.maximum(start.max(1), raised), 0.0)
+        other = run(start)
+        lower = other.objective < best.objective - LOWER
+        chosen = (
+            np.where(lower.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+            for a, b in zip(other, best, strict=True)
+        )
+        best = Optimum(*chosen)._replace(n_iter=best.n_iter + other.n_iter)
+    return best
 
 
 def _direction(gamma: Array, d: Derivatives, nonnegative: bool) -> tuple[Array, Array, Array]:

@@ -16,6 +16,7 @@ from scipy.linalg import eigvalsh
 from flashmm.kernels.bracket import Root, increasing_root
 from flashmm.kernels.engine import Estimates, Optimum, VarianceForms, by_homogeneity, take
 from flashmm.kernels.rotation import Rotated, Rotation, rotate_genes
+from flashmm.kernels.structure import CovarianceStructure
 from flashmm.kernels.threads import by_parts
 
 Array = np.ndarray
@@ -60,6 +61,11 @@ class SpectralEngine:
     nonnegative: bool
     reml: bool
 
+    @staticmethod
+    def takes(structure: CovarianceStructure) -> bool:
+        """One component, whatever its levels."""
+        return structure.n_components == 1
+
     @classmethod
     def build(cls, rotation: Rotation, reml: bool, nonnegative: bool) -> SpectralEngine:
         """Prepare the engine for a design with one component."""
@@ -101,7 +107,7 @@ class SpectralEngine:
         return grid, 1.0 / (1.0 + np.outer(lam, grid)), log_det
 
     def _objective(self, gamma: Array, t2: Array, e: Array) -> Array:
-        """F at one γ per gene, (genes,)."""
+        """f at one γ per gene, (genes,)."""
         Q = e + (t2 * self._rho(gamma[:, None])).sum(1)
         log_det = np.log1p(gamma[:, None] * self.log_det_values).sum(1)
         return self.dof * np.log(Q) + log_det

@@ -94,7 +94,7 @@ def confidence_limits(
 def minimum_effect_test(
     estimate: Array, std_error: Array, df: Array, minimum: float, alternative: str
 ) -> tuple[Array, Array, Array]:
-    """T tests of effects beyond a minimum (McCarthy & Smyth 2009).
+    """t tests of effects beyond a minimum (McCarthy & Smyth 2009).
 
     Parameters
     ----------

@@ -12,6 +12,7 @@ import pandas as pd
 from scipy.stats import chi2
 
 from flashmm.kernels.ddf import invert_information
+from flashmm.kernels.empirical_bayes_points import DiagonalPoints, Points
 from flashmm.kernels.engine import VarianceForms, take
 from flashmm.kernels.kinship import KinshipEngine, KinshipTraits
 from flashmm.kernels.threads import single_blas_thread
@@ -347,6 +348,14 @@ class FittedTraits:
     def expected_information(self, theta: np.ndarray) -> np.ndarray:
         """Expected information at other components, (block, 2, 2)."""
         return self.engine.information(theta, self.data)[0]
+
+    def shared_points(self) -> tuple[Points, KinshipTraits]:
+        """The design at ratios σ²_g/σ²_e that traits share, and the traits."""
+        return DiagonalPoints.of_kinship(self.block.design), self.data
+
+    def contrast_columns(self, rows: np.ndarray) -> np.ndarray:
+        """Contrasts (C, p) of the kept coefficients, (kept, C)."""
+        return rows[:, self.kept].T
 
     def variance_forms(self, left: np.ndarray, right: np.ndarray) -> VarianceForms:
         """Covariances of the rows of `left` and `right` (C, p) times β̂."""

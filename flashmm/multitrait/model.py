@@ -134,7 +134,7 @@ class TraitModel:
 
     @property
     def log_det_design(self) -> float:
-        """Log |M'M|, M = A ⊗ X with the kept columns."""
+        """log |M'M|, M = A ⊗ X with the kept columns."""
         a, c = self.A.shape[1], int(self.kept.sum())
         X_part = 2 * float(np.log(np.abs(np.diag(self.X_root))).sum())
         return a * X_part + c * float(np.linalg.slogdet(self.A.T @ self.A)[1])

@@ -10,11 +10,12 @@ from agreement import FIELDS, assert_close, assert_same_fit, assert_same_tests, 
 from scipy import sparse
 
 import flashmm as fm
-from flashmm.kernels import elimination
+from flashmm.kernels import eliminated_groups, elimination
 from flashmm.kernels.dense import DenseEngine
-from flashmm.kernels.elimination import EliminationEngine, find_elimination
+from flashmm.kernels.elimination import EliminationEngine
 from flashmm.kernels.rotation import rotate_design
 from flashmm.kernels.spectral import SpectralEngine
+from flashmm.kernels.structure import find_elimination
 
 
 def crossed(seed, rest=1, **options):
@@ -84,7 +85,7 @@ def test_eliminated_equals_dense(problem, method):
 def test_knots_give_what_all_groups_give(name, monkeypatch):
     stats, fits = statistics(*DESIGNS[name](2)), []
     for fewer in (0.0, np.inf):
-        monkeypatch.setattr(elimination, "FEWER", fewer)
+        monkeypatch.setattr(eliminated_groups, "FEWER", fewer)
         fits.append(fm.fit_lmm(stats, engine="eliminated"))
     knots, all_groups = (fit.model.engine.groups for fit in fits)
     assert knots.knots is not knots.sizes and all_groups.knots is all_groups.sizes
@@ -96,7 +97,7 @@ def test_knots_give_what_all_groups_give(name, monkeypatch):
 @pytest.mark.parametrize("largest", [3.0, 3.0 + 1e-9, 7.0, 1e2, 1e5])
 def test_weights_at_knots_have_the_same_digits_for_all_sizes(largest):
     sizes = np.geomspace(3.0, largest, 300)
-    knots, shares = elimination._knots(sizes)
+    knots, shares = eliminated_groups._knots(sizes)
     assert len(knots) < 30 * (1.0 + np.log2(largest / 3.0) / 2.0)
     gamma = np.append(0.0, np.logspace(-8, 4, 40))[:, None]
     for power in (1, 2, 3):
@@ -108,7 +109,7 @@ def test_few_knots_for_many_groups():
     stats = statistics(*crossed(0, n=600, subjects=150, batches=7))
     eliminated = fm.fit_lmm(stats, engine="eliminated")
     groups = eliminated.model.engine.groups
-    assert elimination.FEWER * len(groups.knots) < len(groups.sizes)
+    assert eliminated_groups.FEWER * len(groups.knots) < len(groups.sizes)
     assert_same_fit(eliminated, fm.fit_lmm(stats, engine="dense"))
 
 
@@ -125,7 +126,7 @@ def test_the_order_of_the_components_does_not_matter():
 def smallest_eliminated(fit):
     """Smallest |a_g| or |ψ_i| of each gene: how close W_1 is to a singular matrix."""
     engine = fit.model.engine
-    weights = engine._weights(fit.theta[:, :-1] / fit.theta[:, -1:])
+    weights = engine.model.weights(fit.theta[:, :-1] / fit.theta[:, -1:])
     a = np.abs(engine.groups.sizes[:, None] / weights.d)
     return np.vstack([a, np.abs(weights.psi)]).min(0)
 
@@ -238,7 +239,7 @@ def test_the_number_of_threads_does_not_change_a_bit():
 @pytest.mark.parametrize("name", ["crossed", "many batches", "nested and crossed", "few knots"])
 def test_the_size_of_a_block_does_not_change_a_bit(name, monkeypatch):
     monkeypatch.setattr(elimination, "PART_LIMITS", (2, 5))
-    monkeypatch.setattr(elimination, "FEWER", 0.0 if name == "few knots" else np.inf)
+    monkeypatch.setattr(eliminated_groups, "FEWER", 0.0 if name == "few knots" else np.inf)
     Y, X, Z = crossed(1) if name == "few knots" else DESIGNS[name](1)
     Y = np.hstack([Y, Y + np.random.default_rng(0).normal(size=Y.shape)])
     whole, *others = (
@@ -259,11 +260,11 @@ class TestChoice:
     def test_what_is_eliminated_leaves_the_fewest_columns(self):
         _, _, (subject, group, batch) = oracle.crossed_problem(0)
         for order, expected in (
-            ([subject, group, batch], (0, 1, [2])),
-            ([batch, group, subject], (2, 1, [0])),
-            ([batch, subject], (None, 1, [0])),
-            ([subject, group + 0.1 * group[::-1]], (None, 0, [1])),
-            ([group], (None, 0, [])),
+            ([subject, group, batch], (0, [1], [2])),
+            ([batch, group, subject], (2, [1], [0])),
+            ([batch, subject], (None, [1], [0])),
+            ([subject, group + 0.1 * group[::-1]], (None, [0], [1])),
+            ([group], (None, [0], [])),
         ):
             whole = np.hstack(order)
             sizes = tuple(z.shape[1] for z in order)
@@ -286,13 +287,13 @@ class TestChoice:
     def test_one_component_of_many_levels(self, monkeypatch):
         stats = statistics(*oracle.problem(0))
         assert isinstance(fm.fit_lmm(stats).model.engine, SpectralEngine)
-        monkeypatch.setattr("flashmm.lmm.MANY_LEVELS", 7)
+        monkeypatch.setattr("flashmm.model.MANY_LEVELS", 7)
         assert isinstance(fm.fit_lmm(stats).model.engine, EliminationEngine)
 
     def test_too_many_columns_beside_what_is_eliminated(self, monkeypatch):
         stats = statistics(*crossed(0))
-        monkeypatch.setattr("flashmm.lmm.MAX_DENSE_COLUMNS", 5)
+        monkeypatch.setattr("flashmm.model.MAX_DENSE_COLUMNS", 5)
         fm.fit_lmm(stats, engine="eliminated")
-        monkeypatch.setattr("flashmm.lmm.MAX_DENSE_COLUMNS", 4)
+        monkeypatch.setattr("flashmm.model.MAX_DENSE_COLUMNS", 4)
         with pytest.raises(fm.DesignError, match="5 columns"):
             fm.fit_lmm(stats, engine="eliminated")

@@ -174,7 +174,7 @@ class TestGrid:
 
     @pytest.mark.parametrize("K", [1, 2, 3])
     def test_it_covers_the_estimates(self, K):
-        scale, gamma = np.full(K, 100.0), np.full((3, K), 7.0)
+        scale, gamma = np.full(K, 100.0), np.array([[0.0], [7.0], [0.3]]) * np.ones(K)
         points = eb.shared_grid(scale, np.full(K, 8), gamma)
         np.testing.assert_array_equal(points[0], 0.0)
         np.testing.assert_allclose(points.max(0), 7.0)
@@ -185,9 +185,16 @@ class TestGrid:
             assert len(values) < eb.MOST_POINTS[K]
 
     def test_points_are_close_where_subjects_are_many(self):
-        scale, gamma = np.array([100.0]), np.array([[1.0]])
+        scale, gamma = np.array([100.0]), np.array([[0.0], [1.0]])
         counts = [len(eb.shared_grid(scale, np.array([n]), gamma)) for n in (6, 25, 400)]
         assert counts[0] <= 45 and counts[0] <= counts[1] < counts[2] <= eb.MOST_POINTS[1]
+
+    def test_it_is_narrow_where_estimates_are(self):
+        gamma = np.array([[0.4], [0.5]])
+        points = eb.shared_grid(np.array([1000.0]), np.array([500]), gamma)
+        np.testing.assert_allclose(points[[0, 1, -1], 0], [0.0, 0.2, 0.5])
+        # maximisers of any gene are inside: nothing outside is more likely
+        assert np.diff(np.log(points[1:, 0])).max() <= 2 * np.sqrt(2 / 500) * (1 + 1e-12)
 
     def test_four_components(self):
         with pytest.raises(ValueError, match="1 to 3 components; found 4"):
@@ -198,17 +205,22 @@ class TestStrata:
     @pytest.mark.parametrize(
         ("genes", "expected"), [(50, 1), (599, 1), (600, 2), (1000, 3), (6000, 10), (20_000, 10)]
     )
-    def test_one_per_300_genes(self, genes, expected):
+    def test_one_per_300_genes_and_halves_of_the_highest(self, genes, expected):
         mean = np.random.default_rng(0).permutation(genes).astype(float)
         edges = eb.stratum_edges(mean)
         counts = np.bincount(eb.strata(mean, edges))
-        assert len(counts) == len(edges) + 1 == expected
-        assert np.ptp(counts) <= 1
+        assert len(counts) == len(edges) + 1
+        whole, halves = counts[: expected - 1], counts[expected - 1 :]
+        assert np.ptp([*whole, halves.sum()]) <= 1
+        smaller = halves[1:-1] / halves[:-2]
+        np.testing.assert_allclose(smaller, 0.5, atol=0.02)
+        assert halves[-1] >= eb.TOP_GENES or genes < eb.FEW_GENES
+        assert (len(halves) == 1) == (genes < eb.FEW_GENES)
 
     def test_equal_means(self):
         mean = np.r_[np.zeros(1500), np.linspace(0.1, 1, 500)]
         edges = eb.stratum_edges(mean)
-        assert np.bincount(eb.strata(mean, edges)).min() >= eb.SMALLEST_STRATUM
+        assert np.bincount(eb.strata(mean, edges)).min() >= eb.TOP_GENES
         assert len(eb.stratum_edges(np.zeros(3000))) == 0
         assert len(eb.stratum_edges(np.zeros(0))) == 0
 

@@ -1,0 +1,191 @@
+"""The part of a mixed model that genes share: the factored design, and the engine for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from flashmm.design.statistics import SummaryStatistics
+from flashmm.kernels.dense import DenseEngine
+from flashmm.kernels.elimination import EliminationEngine
+from flashmm.kernels.engine import Engine
+from flashmm.kernels.rotation import (
+    Projection,
+    independent_columns,
+    project_design,
+    rotate_projection,
+)
+from flashmm.kernels.spectral import SpectralEngine
+from flashmm.kernels.structure import CovarianceStructure, Elimination
+from flashmm.options import DesignError, FitOptions, InputError
+
+# Columns of Z above which q × q systems are refused.
+MAX_DENSE_COLUMNS = 10_000
+# Columns of Z up to which nothing is eliminated: dense matrices are as fast for several components,
+# and for one the eigenvalues that all genes share are worth their cost.
+FEW_LEVELS = 64
+MANY_LEVELS = 5_000
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """The part of the model that genes share, ready for the engine.
+
+    Attributes
+    ----------
+    kept : (p,) bool array
+        Independent columns of X.
+    projection : Projection
+        Factored design.
+    engine : Engine
+        The algorithm.
+    """
+
+    kept: np.ndarray
+    projection: Projection
+    engine: Engine[Any]
+
+    def gene_blocks(self, n_genes: int, options: FitOptions) -> Iterator[tuple[int, int]]:
+        """First and one-past-last gene of each block."""
+        size = options.block_size or self.engine.genes_per_block()
+        for start in range(0, n_genes, size):
+            yield start, min(start + size, n_genes)
+
+    def responses(self, stats: SummaryStatistics, start: int, stop: int) -> Any:
+        """The genes from `start` to `stop` in the engine's own form."""
+        return self.engine.responses(
+            stats.YtX[start:stop][:, self.kept],
+            stats.YtZ_block(start, stop),
+            stats.yty[start:stop],
+        )
+
+
+def prepare(stats: SummaryStatistics, options: FitOptions) -> Model:
+    """Factor the design once for all genes.
+
+    Parameters
+    ----------
+    stats : SummaryStatistics
+        Cross-products.
+    options : FitOptions
+        Method, sign constraint and engine.
+
+    Returns
+    -------
+    Model
+        The shared part.
+
+    Raises
+    ------
+    DesignError
+        No column of X is estimable, no residual degrees of freedom, or the random effects are
+        confounded with the fixed ones.
+    """
+    model = factor(stats, options)
+    _check_confounding(model.projection, stats)
+    _check_levels(model.engine, model.projection)
+    return model
+
+
+def factor(stats: SummaryStatistics, options: FitOptions) -> Model:
+    """As `prepare`, but not asking whether variances can be estimated, which GLS does not need."""
+    kept = independent_columns(stats.XtX)
+    if not kept.any() or stats.n_cells - kept.sum() < 1:
+        raise DesignError(
+            f"{stats.n_cells} cells and {kept.sum()} independent fixed coefficients leave nothing "
+            "to estimate a variance from."
+        )
+    projection = project_design(
+        stats.XtX[np.ix_(kept, kept)],
+        stats.ZtX[:, kept],
+        stats.ZtZ,
+        stats.component_sizes,
+        stats.n_cells,
+    )
+    return Model(kept, projection, _build_engine(projection, options))
+
+
+def _build_engine(projection: Projection, options: FitOptions) -> Engine[Any]:
+    """The engine that was asked for, or the fastest that holds for the structure."""
+    structure = CovarianceStructure.of(projection.ZtZ, projection.component_sizes)
+    K, named = structure.n_components, options.engine
+    if named == "spectral" and not SpectralEngine.takes(structure):
+        raise InputError(
+            f"engine='spectral' fits one random component; this model has {K}. Use engine='dense'."
+        )
+    reml, nonnegative = options.method == "REML", options.nonnegative
+    if named in ("nested", "eliminated") or (named == "auto" and _better_eliminated(structure)):
+        _check_elimination(structure, named)
+        return EliminationEngine.build(projection, reml, nonnegative)
+    _check_columns(sum(structure.component_sizes), "random design has")
+    spectral = named != "dense" and SpectralEngine.takes(structure)
+    build = SpectralEngine.build if spectral else DenseEngine.build
+    return build(rotate_projection(projection), reml, nonnegative)
+
+
+def _better_eliminated(structure: CovarianceStructure) -> bool:
+    """Whether elimination is possible, and faster or surer than the other engines."""
+    sizes, few = structure.component_sizes, FEW_LEVELS
+    found = structure.elimination
+    if found is None:
+        return False
+    if len(sizes) == 1:
+        few = MANY_LEVELS
+    return sum(sizes) > few or len(found.inner) > 1
+
+
+def _check_elimination(structure: CovarianceStructure, named: str) -> None:
+    """Refuse what the eliminating engine cannot take, by the name that it was asked for with."""
+    found, K = structure.elimination, structure.n_components
+    if named == "nested" and not (found and _is_nested(found)):
+        raise InputError(
+            "engine='nested' fits two random components of which one groups the levels of the "
+            f"other, such as subject and subject:cell_type; this model has {K} component"
+            f"{'s' if K > 1 else ''} without that structure. Use engine='auto'."
+        )
+    if found is None:
+        raise InputError(
+            "engine='eliminated' needs a random component with orthogonal columns, such as the "
+            "levels of a factor; this model has none. Use engine='auto'."
+        )
+    rest = sum(structure.component_sizes[k] for k in found.rest)
+    _check_columns(rest, "random components beside those that are eliminated have")
+
+
+def _is_nested(found: Elimination) -> bool:
+    """Whether there are two components, one within the other, and nothing else."""
+    return found.outer is not None and len(found.inner) == 1 and not found.rest
+
+
+def _check_columns(columns: int, which: str) -> None:
+    """Refuse systems that are too large to be factored."""
+    if columns > MAX_DENSE_COLUMNS:
+        raise DesignError(
+            f"The {which} {columns} columns; this engine factors a dense {columns} × {columns} "
+            f"matrix and stops at {MAX_DENSE_COLUMNS}. Use fewer or coarser random terms."
+        )
+
+
+def _check_confounding(projection: Projection, stats: SummaryStatistics) -> None:
+    """Refuse random components that the fixed effects leave nothing of."""
+    left, whole = projection.S_diagonal, projection.ZtZ.diagonal()
+    for name, block in zip(stats.components, projection.blocks, strict=True):
+        if left[block].sum() <= 1e-9 * float(whole[block].sum()):
+            raise DesignError(
+                f"The random component {name!r} is confounded with the fixed effects: nothing of "
+                "it is left to estimate its variance from (one subject per condition?). Remove "
+                "the fixed columns that identify its levels, or the random term."
+            )
+
+
+def _check_levels(engine: Engine[Any], projection: Projection) -> None:
+    """Refuse random effects that leave no residual degrees of freedom."""
+    if engine.rank >= projection.df_residual:
+        raise DesignError(
+            "The random effects have as many independent levels as there are residual degrees of "
+            f"freedom ({projection.df_residual}), so no residual variance can be estimated: every "
+            "cell seems to be a level of its own. Check the random terms."
+        )
