@@ -15,9 +15,7 @@ MAX_CURVE_POINTS = 2000
 HISTOGRAM_BINS = 20
 
 
-def draw_curves(
-    tests: pd.DataFrame, known: bool, typed: bool = False
-) -> dict[str, pd.DataFrame]:
+def draw_curves(tests: pd.DataFrame, known: bool, typed: bool = False) -> dict[str, pd.DataFrame]:
     """Curves by name; those of power where some tests are of true effects and some are not."""
     makers = {"qq": _qq_curve, "p_histogram": _p_histogram}
     if known and tests["de"].any() and not tests["de"].all():

@@ -119,9 +119,7 @@ def power_gains(
     if shared.empty:
         raise InputError("table, other: no pair of gene and contrast is in both.")
     both = [
-        prepare_tests(
-            part, truth, None if cell_type in part else contrast_map, cell_type, None, []
-        )
+        prepare_tests(part, truth, None if cell_type in part else contrast_map, cell_type, None, [])
         for part in (_in_order(table, shared), _in_order(other, shared))
     ]
     gene, n = both[0]["gene"].to_numpy(), int(both[0]["de"].sum())

@@ -110,8 +110,7 @@ def _check_within(within: str, used: set[str], settings: Record, where: str) -> 
         if name.search(text):
             raise ConfigError(
                 f"{where}: the test {text!r} names {within!r}, which is constant where each of its "
-                "levels has a model; test a column such as 'condition', or give the data set other "
-                "`methods`"
+                "levels has a model; test another column, or give the data set other `methods`"
             )
 
 
