@@ -15,21 +15,22 @@ MAX_CURVE_POINTS = 2000
 HISTOGRAM_BINS = 20
 
 
-def draw_curves(tests: pd.DataFrame, known: bool) -> dict[str, pd.DataFrame]:
+def draw_curves(tests: pd.DataFrame, known: bool, typed: bool = False) -> dict[str, pd.DataFrame]:
     """Curves by name; those of power where some tests are of true effects and some are not."""
     makers = {"qq": _qq_curve, "p_histogram": _p_histogram}
     if known and tests["de"].any() and not tests["de"].all():
         makers |= {"roc": _roc_curve, "fdp_tpr": _fdp_tpr_curve}
-    return {name: _per_contrast(tests, make) for name, make in makers.items()}
+    return {name: _per_contrast(tests, make, typed) for name, make in makers.items()}
 
 
 def _per_contrast(
-    tests: pd.DataFrame, make: Callable[[pd.DataFrame], pd.DataFrame]
+    tests: pd.DataFrame, make: Callable[[pd.DataFrame], pd.DataFrame], typed: bool
 ) -> pd.DataFrame:
     parts = []
-    for _, contrast, part in slices(tests, None):
+    for labels, part in slices(tests, None):
         curve = make(part)
-        curve.insert(0, "contrast", contrast)
+        for name in ("contrast", *(["cell_type"] if typed else [])):
+            curve.insert(0, name, labels[name])
         parts.append(curve)
     return pd.concat(parts, ignore_index=True)
 

@@ -16,9 +16,29 @@ from flashmm.design.from_groups import summary_statistics
 from flashmm.design.statistics import SummaryStatistics
 from flashmm.lmm import LMMFit, fit_lmm
 from flashmm.storage.files import PathLike
-from flashmm.within import FitsWithin, fit_within
+from flashmm.within import SIZE_FACTORS, FitsWithin, fit_within
 
 NONE: Mapping[str, Any] = MappingProxyType({})
+
+
+def size_factors_of(asked: str | None, within: str | None) -> str | None:
+    """Size factors as a sheet of methods has them, the word "none" for none.
+
+    Parameters
+    ----------
+    asked : str or None
+        The cell of the sheet.
+    within : str or None
+        The column whose levels have models of their own; factors are the default there.
+
+    Returns
+    -------
+    str or None
+        As `fit_within` and `summary_statistics` take them.
+    """
+    if asked is None:
+        return None if within is None else SIZE_FACTORS
+    return None if asked == "none" else asked
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,10 +64,7 @@ class DataSet:
     layer: str | None = None
     truth: pd.DataFrame | None = None
     peers: PathLike | None = None
-    _fits: dict[tuple[Any, ...], LMMFit] = field(default_factory=dict, init=False, repr=False)
-    _fits_within: dict[tuple[Any, ...], FitsWithin] = field(
-        default_factory=dict, init=False, repr=False
-    )
+    _fits: dict[tuple[Any, ...], Any] = field(default_factory=dict, init=False, repr=False)
 
     def has(self, part: str) -> bool:
         """Whether it holds "cells", "truth", "peers" or "counts" (of its groups)."""
@@ -55,10 +72,14 @@ class DataSet:
         return held is not None
 
     def statistics(
-        self, fixed: str, random: Sequence[str], genes: int | None = None
+        self,
+        fixed: str,
+        random: Sequence[str],
+        genes: int | None = None,
+        size_factors: str | None = None,
     ) -> SummaryStatistics:
         """Statistics of a model, of all genes or of some, spread evenly."""
-        stats = summary_statistics(self.groups, fixed, list(random) or None)
+        stats = summary_statistics(self.groups, fixed, list(random) or None, size_factors)
         if genes is None or genes >= stats.n_genes:
             return stats
         return take_genes(stats, np.linspace(0, stats.n_genes - 1, genes).round().astype(int))
@@ -69,35 +90,40 @@ class DataSet:
         random: Sequence[str],
         genes: int | None = None,
         options: Mapping[str, Any] = NONE,
+        size_factors: str | None = None,
     ) -> LMMFit:
         """The fit of a model; methods that share one fit it once."""
-        key = (fixed, tuple(random), genes, tuple(sorted(options.items())))
+        key = (fixed, tuple(random), genes, tuple(sorted(options.items())), size_factors)
         if key not in self._fits:
-            self._fits[key] = fit_lmm(self.statistics(fixed, random, genes), **options)
-        return self._fits[key]
+            stats = self.statistics(fixed, random, genes, size_factors)
+            self._fits[key] = fit_lmm(stats, **options)
+        fit: LMMFit = self._fits[key]
+        return fit
 
     def fit_within(
         self,
-        column: str,
+        within: str,
         fixed: str,
         random: Sequence[str],
         size_factors: str | None,
+        min_counts: float | None,
         options: Mapping[str, Any] = NONE,
     ) -> FitsWithin:
-        """The fits of one model per level of a column; methods that share them fit once."""
-        key = (column, fixed, tuple(random), size_factors, tuple(sorted(options.items())))
-        if key not in self._fits_within:
-            counted = {} if self.has("counts") else {"min_counts": None}
-            self._fits_within[key] = fit_within(
+        """The fits of a model for each level of a column; methods that share them fit once."""
+        chosen = tuple(sorted(options.items()))
+        key = (within, fixed, tuple(random), size_factors, min_counts, chosen)
+        if key not in self._fits:
+            self._fits[key] = fit_within(
                 self.groups,
-                column,
+                within,
                 fixed,
-                list(random),
+                list(random) or None,
                 size_factors=size_factors,
-                **counted,
+                min_counts=min_counts,
                 **options,
             )
-        return self._fits_within[key]
+        fits: FitsWithin = self._fits[key]
+        return fits
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,12 +31,13 @@ class Evaluation:
     Attributes
     ----------
     metrics : DataFrame
-        Tidy: `metric, level, value, std_error, n, contrast` (``"all"`` pools them), `group` where
-        one was asked for, `maximise` (True, False, or None where a target value is best), `label`.
+        Tidy: `metric, level, value, std_error, n, contrast` (``"all"`` pools them), `cell_type`
+        where each has a model of its own, `group` where one was asked for, `maximise` (True, False,
+        or None where a target value is best), `label`.
     curves : dict of DataFrame
         ``"qq"`` (`contrast, expected, observed, lower, upper`, all −log10 p), ``"p_histogram"``
         (`contrast, left, right, density, n`) and, with a truth, ``"roc"`` (`contrast, fpr, tpr`)
-        and ``"fdp_tpr"`` (`contrast, log10_p, fdp, tpr`).
+        and ``"fdp_tpr"`` (`contrast, log10_p, fdp, tpr`); with `cell_type` as in `metrics`.
     notes : tuple of str
         What was noticed and said while evaluating.
     """
@@ -45,11 +46,15 @@ class Evaluation:
     curves: dict[str, pd.DataFrame]
     notes: tuple[str, ...] = ()
 
-    def value(self, metric: str, level: float | None = None, contrast: str = ALL) -> float:
+    def value(
+        self, metric: str, level: float | None = None, contrast: str = ALL, cell_type: str = ALL
+    ) -> float:
         """Return one number of `metrics`; a KeyError names what is not there."""
         rows = self.metrics[(self.metrics.metric == metric) & (self.metrics.contrast == contrast)]
         if "group" in rows:
             rows = rows[rows.group == ALL]
+        if "cell_type" in rows:
+            rows = rows[rows.cell_type == cell_type]
         if level is not None:
             rows = rows[np.isclose(rows.level, level)]
         if len(rows) != 1:
@@ -76,7 +81,9 @@ def evaluate(
     table : DataFrame
         One row per test: `gene, contrast, p_value`, and where they are there `log10_p` (used to
         rank p-values that underflow), `adj_p_value` (Benjamini-Hochberg per contrast; made when
-        absent), `status`, and `conf_low, conf_high`, whose coverage is then given.
+        absent), `status`, and `conf_low, conf_high`, whose coverage is then given. A column named
+        as `cell_type` says, as tests of one model per cell type have, gives the cell type of each
+        row: then each contrast is one test per cell type, and each row tests an effect there.
     truth : DataFrame or None
         `gene, cell_type` of the differentially expressed pairs (and `log_fc`, for `same_unit`);
         every other tested pair is null, so an empty frame says that all are. None says that the
@@ -85,7 +92,7 @@ def evaluate(
     contrast_map : mapping, optional
         Contrast to cell type, for contrasts whose name does not say it (see `contrast_cell_types`).
     cell_type : str
-        Name of the cell type column in coefficient names.
+        Name of the cell type column: of `table`, where it has one, else in coefficient names.
     levels : sequence of float
         Levels at which unadjusted p-values are evaluated.
     fdr : sequence of float
@@ -135,11 +142,13 @@ def evaluate(
     if same_unit:
         add_effects(tests, truth)
     rows = [
-        row | {"contrast": contrast, "group": stratum}
-        for stratum, contrast, part in slices(tests, group, pooled)
+        row | labels
+        for labels, part in slices(tests, group, pooled)
         for row in slice_metrics(part, known, levels, fdr)
     ]
     if truth is not None:
-        rows.append(untested_pairs(tests, truth) | {"contrast": ALL, "group": ALL})
-    curves = {} if pooled else draw_curves(tests, known)
-    return Evaluation(metrics_frame(rows, group), curves, tuple(notes))
+        everything = {"group": ALL, "cell_type": ALL, "contrast": ALL}
+        rows.append(untested_pairs(tests, truth) | everything)
+    typed = cell_type in table
+    curves = {} if pooled else draw_curves(tests, known, typed)
+    return Evaluation(metrics_frame(rows, group, typed), curves, tuple(notes))

@@ -46,7 +46,9 @@ def metric_row(
     return {"metric": metric, "level": level, "value": float(value), "std_error": se, "n": int(n)}
 
 
-def metrics_frame(rows: list[dict[str, Any]], group: str | None) -> pd.DataFrame:
+def metrics_frame(
+    rows: list[dict[str, Any]], group: str | None, typed: bool = False
+) -> pd.DataFrame:
     """Rows as `Evaluation.metrics`, with labels and whether larger values are better."""
     frame = pd.DataFrame(rows)
     frame["maximise"] = _maximise(frame["metric"])
@@ -54,8 +56,8 @@ def metrics_frame(rows: list[dict[str, Any]], group: str | None) -> pd.DataFrame
         _describe(metric)[0].format(level=level)
         for metric, level in zip(frame["metric"], frame["level"], strict=True)
     ]
-    columns = ["metric", "level", "value", "std_error", "n", "contrast"]
-    return frame[[*columns, *(["group"] if group else []), "maximise", "label"]]
+    labels = [*(["cell_type"] if typed else []), "contrast", *(["group"] if group else [])]
+    return frame[["metric", "level", "value", "std_error", "n", *labels, "maximise", "label"]]
 
 
 def _maximise(metrics: pd.Series) -> pd.Series:
@@ -87,7 +89,7 @@ def average_metrics(metrics: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
         own; `n` is the total.
     """
     require_columns(metrics, [*by, "metric", "level", "value", "std_error", "n"], "metrics")
-    extra = [column for column in ("contrast", "group") if column in metrics]
+    extra = [column for column in ("cell_type", "contrast", "group") if column in metrics]
     grouped = metrics.groupby([*by, "metric", "level", *extra], dropna=False, sort=False)
     frame = grouped.agg(
         value=("value", "mean"),

@@ -15,7 +15,13 @@ from flashmm.benchmark.metrics import (
     metrics_frame,
     valid_levels,
 )
-from flashmm.benchmark.truth import ALL, prepare_tests
+from flashmm.benchmark.truth import (
+    ALL,
+    contrast_cell_types,
+    keys_of_tests,
+    prepare_tests,
+    refuse_unassigned,
+)
 from flashmm.options import InputError
 
 
@@ -82,7 +88,9 @@ def power_gains(
     Parameters
     ----------
     table, other : DataFrame
-        Tests of both, as for `evaluate`; the pairs of gene and contrast that both have are used.
+        Tests of both, as for `evaluate`; the tests that both have are used. Where one of them has
+        a column with the cell type, and the contrasts of the other say it, tests are the same that
+        are of the same gene and cell type.
     truth : DataFrame
         `gene, cell_type` of the differentially expressed pairs.
     contrast_map, cell_type, levels
@@ -100,13 +108,18 @@ def power_gains(
     InputError
         As for `evaluate`; or no test is in both.
     """
-    levels, keys = valid_levels(levels, "levels"), ["gene", "contrast"]
+    levels = valid_levels(levels, "levels")
+    if (cell_type in table) != (cell_type in other):
+        table, other = (
+            _by_cell_type(part, truth, contrast_map, cell_type) for part in (table, other)
+        )
+    keys = ["gene", *keys_of_tests(table, cell_type)]
     alike = table[keys].equals(other[keys])  # merging is slow where there are very many tests
     shared = table[keys] if alike else table[keys].merge(other[keys])
     if shared.empty:
         raise InputError("table, other: no pair of gene and contrast is in both.")
     both = [
-        prepare_tests(part, truth, contrast_map, cell_type, None, [])
+        prepare_tests(part, truth, None if cell_type in part else contrast_map, cell_type, None, [])
         for part in (_in_order(table, shared), _in_order(other, shared))
     ]
     gene, n = both[0]["gene"].to_numpy(), int(both[0]["de"].sum())
@@ -121,6 +134,21 @@ def power_gains(
     if not rows:
         raise InputError("truth: none of its pairs is tested; there is no power to compare.")
     return metrics_frame(rows, None)
+
+
+def _by_cell_type(
+    table: pd.DataFrame,
+    truth: pd.DataFrame,
+    contrast_map: Mapping[str, str] | None,
+    cell_type: str,
+) -> pd.DataFrame:
+    """The table with a column of cell types in place of the names of its contrasts."""
+    if cell_type not in table:
+        names, known = table["contrast"].unique(), truth["cell_type"].astype(str).unique()
+        types = contrast_cell_types(names, known, contrast_map=contrast_map, cell_type=cell_type)
+        refuse_unassigned(types, cell_type)
+        table = table.assign(**{cell_type: table["contrast"].map(types)})
+    return table.assign(contrast=ALL)
 
 
 def _in_order(table: pd.DataFrame, keys: pd.DataFrame) -> pd.DataFrame:

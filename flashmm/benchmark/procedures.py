@@ -13,13 +13,16 @@ import pandas as pd
 
 from flashmm.benchmark.baselines import pooled_tests, pseudobulk_tests
 from flashmm.benchmark.controls import control_table, permute_labels
-from flashmm.benchmark.data import NONE, DataSet, MethodResult, Request
+from flashmm.benchmark.data import NONE, DataSet, MethodResult, Request, size_factors_of
 from flashmm.benchmark.mixedlm import TRIED, choose_genes, fit_mixedlm
 from flashmm.design.contrasts import resolve_contrasts
 from flashmm.inference.permutation import permutation_tests
 from flashmm.inference.testing import contrast_tests
+from flashmm.kernels.expression_filter import MIN_TOTAL
+from flashmm.lmm import LMMFit
 from flashmm.names import listed
 from flashmm.options import InputError
+from flashmm.within import SIZE_FACTORS, FitsWithin
 
 
 def mixed(
@@ -28,17 +31,29 @@ def mixed(
     *,
     fixed: str | None = None,
     random: Sequence[str] = (),
+    within: str | None = None,
+    size_factors: str | None = None,
+    min_counts: float = MIN_TOTAL,
     ddf: str | None = None,
     moderate: bool = False,
     genes: int | None = None,
     options: Mapping[str, Any] = NONE,
 ) -> MethodResult:
-    """Tests of a mixed model, `contrast_tests`."""
-    fit = data.fit(fixed or request.fixed, random, genes, options)
+    """Tests of a mixed model, or of one for each level of a column, `contrast_tests`."""
+    formula, factors = fixed or request.fixed, size_factors_of(size_factors, within)
+    notes: tuple[str, ...] = ()
+    fit: LMMFit | FitsWithin
+    if within is None:
+        fit = data.fit(formula, random, genes, options, factors)
+        notes = fit.stats.notes
+    elif genes is not None:
+        raise InputError("genes: size factors and the tests within levels need all genes.")
+    else:
+        fit = data.fit_within(within, formula, random, factors, min_counts, options)
     table = contrast_tests(
         fit, request.contrasts, ddf=ddf, level=request.level, moderate=bool(moderate)
     )
-    return MethodResult(table.to_frame(intervals=True), notes=(*fit.stats.notes, *table.notes))
+    return MethodResult(table.to_frame(intervals=True), notes=(*notes, *table.notes))
 
 
 def within(
@@ -64,7 +79,8 @@ def within(
         column,
         fixed or "~ " + " + ".join([*groups.covariates, request.factor]),
         random or [request.subject],
-        size_factors or ("tmm" if sized else None),
+        size_factors or (SIZE_FACTORS if sized else None),
+        MIN_TOTAL if data.has("counts") else None,
         options,
     )
     table = contrast_tests(

@@ -107,22 +107,25 @@ def prepare_tests(
     group: str | None,
     notes: list[str],
 ) -> pd.DataFrame:
-    """Make one row per test: gene (code), pair, contrast, p, score, local, global, de, status."""
+    """Make one row per test: gene (code), level, contrast, p, score, local, global, de, status."""
     require_columns(table, ["gene", "contrast", "p_value", *([group] if group else [])], "table")
-    refuse_duplicates(table, ["gene", "contrast"], "table")
+    keys = keys_of_tests(table, cell_type)
+    refuse_duplicates(table, ["gene", *keys], "table")
     p = table["p_value"].to_numpy(dtype=float)
     if ((p < 0) | (p > 1)).any():
         raise InputError("table: column 'p_value' holds values outside [0, 1]; give p-values.")
     contrast, score = table["contrast"].astype(str), _score(table, p)
+    level = table[cell_type].astype(str).to_numpy() if cell_type in keys else None
     tests = pd.DataFrame(
         {
             "gene_name": table["gene"].astype(str).to_numpy(),
             "gene": pd.factorize(table["gene"])[0],
+            "level": ALL if level is None else level,
             "contrast": contrast.to_numpy(),
             "p": p,
             "score": score,
             "rank": stats.rankdata(score),
-            "local": _local_adjusted(table, contrast, p),
+            "local": _local_adjusted(table, keys, p),
             "global": adjust_p_values(p),
             "status": table["status"].astype(str).to_numpy() if "status" in table else "unknown",
             "group": table[group].astype(str).to_numpy() if group else ALL,
@@ -130,7 +133,12 @@ def prepare_tests(
     )
     for name in ("conf_low", "conf_high"):
         tests[name] = table[name].to_numpy(dtype=float) if name in table else np.nan
-    tests["cell_type"] = _cell_types(tests, truth, contrast_map, cell_type, notes)
+    types = _types_of_levels(level, contrast_map, cell_type)
+    if types is None:
+        types = _types_of_contrasts(tests, truth, contrast_map, cell_type)
+    tests["cell_type"] = types
+    if truth is not None and len(truth):
+        _note_gaps(tests, truth, notes)
     tests["de"] = False
     if truth is not None and len(truth):
         tests["de"] = tested_pairs(tests).isin(true_pairs(truth))
@@ -147,10 +155,28 @@ def _score(table: pd.DataFrame, p: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(p), -1.0, np.abs(log10_p))
 
 
-def _local_adjusted(table: pd.DataFrame, contrast: pd.Series, p: np.ndarray) -> np.ndarray:
+def keys_of_tests(table: pd.DataFrame, cell_type: str = "cell_type") -> list[str]:
+    """Columns that tell the tests of a gene apart.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Tests; those of one model per cell type have a column with the cell type.
+    cell_type : str
+        Name of that column.
+
+    Returns
+    -------
+    list of str
+        `cell_type` where there is such a column, and "contrast".
+    """
+    return [*([cell_type] if cell_type in table else []), "contrast"]
+
+
+def _local_adjusted(table: pd.DataFrame, keys: list[str], p: np.ndarray) -> np.ndarray:
     if "adj_p_value" in table:
         return table["adj_p_value"].to_numpy(dtype=float)
-    return adjust_per_contrast(p, contrast)
+    return adjust_per_contrast(p, table.groupby(keys, sort=False).ngroup())
 
 
 def adjust_per_contrast(p: np.ndarray, contrast: pd.Series) -> np.ndarray:
@@ -174,36 +200,46 @@ def adjust_per_contrast(p: np.ndarray, contrast: pd.Series) -> np.ndarray:
     return adjusted
 
 
-def _cell_types(
+def _types_of_levels(
+    level: np.ndarray | None, contrast_map: Mapping[str, str] | None, cell_type: str
+) -> np.ndarray | None:
+    """Cell type of every test where a column says it; None where there is no such column."""
+    if level is not None and contrast_map:
+        raise InputError(
+            f"contrast_map: the table says in its column {cell_type!r} which cell type each row "
+            "tests; leave the map out."
+        )
+    return level
+
+
+def _types_of_contrasts(
     tests: pd.DataFrame,
     truth: pd.DataFrame | None,
     contrast_map: Mapping[str, str] | None,
     cell_type: str,
-    notes: list[str],
 ) -> pd.Series | str:
-    """Cell type of every test; without true pairs nobody asks."""
+    """Cell type of every test by its contrast; without true pairs nobody asks."""
     if truth is None or truth.empty:
         return ""
-    require_columns(truth, ["gene", "cell_type"], "truth")
-    refuse_duplicates(truth, ["gene", "cell_type"], "truth")
-    known = list(dict.fromkeys(truth["cell_type"].astype(str)))
+    known = _true_types(truth)
     types = contrast_cell_types(
         tests["contrast"].unique(), known, contrast_map=contrast_map, cell_type=cell_type
     )
     refuse_unassigned(types, cell_type)
-    _note_gaps(tests, truth, known, types, notes)
     return tests["contrast"].map(types)
 
 
-def _note_gaps(
-    tests: pd.DataFrame,
-    truth: pd.DataFrame,
-    known: list[str],
-    types: Mapping[str, str | None],
-    notes: list[str],
-) -> None:
+def _true_types(truth: pd.DataFrame) -> list[str]:
+    """Cell types in which something is true."""
+    require_columns(truth, ["gene", "cell_type"], "truth")
+    refuse_duplicates(truth, ["gene", "cell_type"], "truth")
+    return list(dict.fromkeys(truth["cell_type"].astype(str)))
+
+
+def _note_gaps(tests: pd.DataFrame, truth: pd.DataFrame, notes: list[str]) -> None:
     """Say what of the truth no test can find."""
-    absent = [name for name in known if name not in types.values()]
+    tested = set(tests["cell_type"])
+    absent = [name for name in _true_types(truth) if name not in tested]
     if absent:
         notes.append(
             note(f"No contrast tests the effects in cell types {listed(absent)} of the truth.")
@@ -235,15 +271,22 @@ def add_effects(tests: pd.DataFrame, truth: pd.DataFrame | None) -> None:
 
 def slices(
     tests: pd.DataFrame, group: str | None, pooled: bool = False
-) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """Yield (group, contrast, tests): everything, then per contrast; the same within each group."""
+) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:
+    """Yield labels (group, cell_type, contrast) and tests.
+
+    Everything first, then each contrast, of one cell type where cell types have models of their
+    own; the same within each group.
+    """
     strata = [(ALL, tests)]
     if group:
         strata += [(str(name), part) for name, part in tests.groupby("group", sort=True)]
+    families = tests[["level", "contrast"]].drop_duplicates().itertuples(index=False, name=None)
+    chosen = [] if pooled else list(families)
     for stratum, part in strata:
-        yield stratum, ALL, part
-        for contrast in () if pooled else tests["contrast"].unique():
-            yield stratum, str(contrast), part[part["contrast"] == contrast]
+        yield {"group": stratum, "cell_type": ALL, "contrast": ALL}, part
+        for level, contrast in chosen:
+            rows = part[(part["level"] == level) & (part["contrast"] == contrast)]
+            yield {"group": stratum, "cell_type": level, "contrast": contrast}, rows
 
 
 # ----------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from flashmm.inference.ddf import DEFAULT_DDF
+from flashmm.inference.testing import DEFAULT_WITHIN
 from flashmm.io.tables import read_table
 from flashmm.storage.files import reading
 
@@ -37,7 +38,8 @@ class Run:
     counts : list of str
         Paths of the counts.
     model : dict
-        `transform, formulas, options, ddf` of the method.
+        `transform, formulas, options, ddf` of the method, and where they are used `within` and
+        `size_factors`.
     groups, fit, tests, notes, measured : str
         Paths of the groups, the fit, the tests, the notes, and the measured time and memory.
     reference : str or None
@@ -64,8 +66,16 @@ class Run:
 
     @property
     def ddf(self) -> str:
-        """Degrees of freedom asked for, or the default of the criterion, REML or ML."""
-        return str(self.model["ddf"] or DEFAULT_DDF[self.model["options"]["method"]])
+        """Degrees of freedom asked for, or the default of the criterion and the kind of model."""
+        criterion = self.model["options"]["method"]
+        within = self.within is not None and criterion == "REML"
+        return str(self.model["ddf"] or (DEFAULT_WITHIN if within else DEFAULT_DDF[criterion]))
+
+    @property
+    def within(self) -> str | None:
+        """The column whose levels have models of their own."""
+        within = self.model.get("within")
+        return None if within is None else str(within)
 
     @property
     def unit(self) -> str:

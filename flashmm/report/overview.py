@@ -102,6 +102,8 @@ def _methods(inputs: Inputs) -> pd.DataFrame:
                 "Method": run.method,
                 "Fixed effects": formulas["fixed"],
                 "Random effects": ", ".join(formulas["random"] or ["in the formula"]),
+                "Models": "one" if run.within is None else f"one per {run.within}",
+                "Size factors": (run.model.get("size_factors") or {"method": "none"})["method"],
                 "Likelihood": options["method"],
                 "Components": "≥ 0" if options["nonnegative"] else "unbounded",
                 "Degrees of freedom": run.ddf,
@@ -112,8 +114,10 @@ def _methods(inputs: Inputs) -> pd.DataFrame:
 
 
 def statuses_of(run: Run) -> pd.Series:
-    """Status of the fit of every gene."""
-    return open_stored(run.fit).obs["status"].astype(str)
+    """Status of the fit of every gene, of all levels where each has a model."""
+    obs = open_stored(run.fit).obs
+    parts = [obs[name].astype(str) for name in obs if name.partition(":")[0] == "status"]
+    return pd.concat(parts, ignore_index=True)
 
 
 def fits(inputs: Inputs) -> Iterator[dict[str, Any]]:
@@ -123,7 +127,10 @@ def fits(inputs: Inputs) -> Iterator[dict[str, Any]]:
     table = pd.DataFrame(counts).T.fillna(0).astype(int)
     order = [str(status) for status in Status if str(status) in table]
     table = table[order].rename_axis(["Data set", "Method"]).reset_index()
-    yield blocks.table(table, "Genes by status", "How the fit of every gene ended.")
+    words = "How the fit of every gene ended"
+    if any(run.within for run in inputs.runs):
+        words += "; where cell types have models of their own, of every gene in each of them"
+    yield blocks.table(table, "Genes by status", f"{words}.")
     meanings = {"Status": order, "Meaning": [Status(name).sentence for name in order]}
     yield blocks.table(pd.DataFrame(meanings), "Statuses", "What the words say.")
 

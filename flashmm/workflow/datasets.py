@@ -9,17 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flashmm.formulas import read_model
-from flashmm.options import FlashmmError
-from flashmm.workflow.sheets import ConfigError, Record, Schemas, one_of, refuse
+from flashmm.workflow.models import model_of
+from flashmm.workflow.sheets import ConfigError, Record, Schemas, one_of
 from flashmm.workflow.sources import Sources
 
 # Settings that a data set may have of its own.
 SETTINGS = (
     *("by", "covariates", "transform", "libsize", "layer", "missing"),
-    *("test", "alternative"),
+    *("test", "alternative", "reference"),
 )
-FIT_OPTIONS = ("method", "nonnegative", "engine", "max_iter", "tol", "block_size")
 
 
 @dataclass(frozen=True)
@@ -87,15 +85,19 @@ class DatasetReader:
             counts = [path if "://" in path else os.path.expanduser(path) for path in counts]
             for path in counts:
                 self.sources.require(path, f"datasets: {name}")
-            where = f"datasets: {name}: methods"
+            where = f"datasets: {name}"
             yield name, self._dataset(counts, given, where, truth=None, scenario=name, compared=[])
 
     def _dataset(self, counts: list[str], given: Record, where: str, **more: Any) -> Record:
         """A data set with the settings of its own and, where it has none, those of the config."""
         settings: Record = {key: given.get(key, self.config[key]) for key in SETTINGS}
+        place = f"{where}: reference" if "reference" in given else "reference"
+        for column in settings["reference"]:
+            one_of(column, settings["by"], f"{place}: the columns of `by`", "column")
+        methods = self._methods_of(given, where)
+        own = f"{where}: methods" if isinstance(given.get("methods"), dict) else "methods"
         models = {
-            name: model_of(method, settings["transform"])
-            for name, method in self._methods_of(given, where).items()
+            name: model_of(method, settings, f"{own}: {name}") for name, method in methods.items()
         }
         return {"counts": counts, **settings, "methods": models, **more}
 
@@ -103,9 +105,9 @@ class DatasetReader:
         """The methods of a data set: all, some of them by name, or its own."""
         chosen = given.get("methods")
         if isinstance(chosen, dict):
-            return self.schemas.records(chosen, "methods", where)
+            return self.schemas.records(chosen, "methods", f"{where}: methods")
         for name in chosen or []:
-            one_of(name, self.methods, where)
+            one_of(name, self.methods, f"{where}: methods")
         return {name: self.methods[name] for name in chosen or self.methods}
 
 
@@ -116,28 +118,6 @@ def named_datasets(config: Record) -> list[tuple[str, Record]]:
     first = config["counts"] if isinstance(config["counts"], str) else config["counts"][0]
     name = re.sub(r"[^A-Za-z0-9_-]+", "_", Path(first).stem).lstrip("_-") or "counts"
     return [(name, {"counts": config["counts"]})]
-
-
-def model_of(method: Record, transform: str) -> Record:
-    """What a method does, sorted by the rule that it matters to."""
-    random = terms_of(method.get("random"))
-    try:
-        read_model(method["fixed"], random)
-    except FlashmmError as error:
-        refuse("methods", error)
-    return {
-        "transform": method.get("transform", transform),
-        "formulas": {"fixed": method["fixed"], "random": random},
-        "options": {key: method[key] for key in FIT_OPTIONS if key in method},
-        "ddf": method.get("ddf"),
-    }
-
-
-def terms_of(random: str | list[str] | None) -> list[str] | None:
-    """Random terms of a record; in a sheet they are separated by semicolons."""
-    if isinstance(random, str):
-        return [term.strip() for term in random.split(";")]
-    return random
 
 
 def scenario_files(spec: Record) -> dict[str, str]:

@@ -269,5 +269,11 @@ def _scenarios(
         for path in scenario_files(spec).values():
             sources.require(path, f"{where}: {name}")
     for name in config["benchmark"]["reference"]["methods"]:
-        one_of(name, methods, "benchmark: reference: methods")
+        where = "benchmark: reference: methods"
+        one_of(name, methods, where)
+        if "within" in methods[name]:
+            raise ConfigError(
+                f"{where}: {name!r} has a model for each level of {methods[name]['within']!r}, "
+                "which MixedLM is not compared with; leave it out"
+            )
     return scenarios

@@ -31,6 +31,7 @@ from flashmm.inference.testing import contrast_tests
 from flashmm.lmm import fit_lmm
 from flashmm.options import DesignError, InputError
 from flashmm.simulate.counts import SimulationSpec, simulate_counts
+from flashmm.within import fit_within
 
 # some models here leave out what differs between cell types, which is not the question
 pytestmark = pytest.mark.filterwarnings("ignore::flashmm.options.FlashmmWarning")
@@ -75,8 +76,10 @@ def run(data: DataSet, test: str, request: Request = REQUEST, **settings) -> Met
 def test_every_row_of_the_sheets_is_a_method():
     found = [Method.of(filled(row)) for row in rows("methods.tsv")]
     assert [method.test for method in found] == ["mixed"] * len(found)
-    assert found[2].random == ("subject", "subject:cell_type")
-    assert found[1].settings["ddf"] == "residual"
+    assert [method.settings.get("within") for method in found] == ["cell_type"] * 2 + [None] * 2
+    assert found[2].random == ("subject", "0 + cell_type || subject")
+    assert found[3].settings["ddf"] == "residual"
+    assert found[3].settings["options"] == {"nonnegative": False}
     studied = [Method.of(filled(row) | {"only_matching": None}) for row in CALIBRATED]
     assert {method.test for method in studied} <= set(PROCEDURES)
     assert studied[0].random == ("subject",)
@@ -112,12 +115,36 @@ def test_what_a_schema_fills_in_is_not_a_setting():
 
 @pytest.mark.parametrize("row", rows("methods.tsv"), ids=lambda row: row["name"])
 def test_a_row_tests_as_its_formulas_do(data, row):
+    row = filled(row)
     random = [term.strip() for term in row["random"].split(";")]
-    fit = fit_lmm(summary_statistics(data.groups, row["fixed"], random), method=row["method"])
-    table = contrast_tests(fit, "condition", ddf=row["ddf"])
+    if "within" in row:
+        fit = fit_within(data.groups, row["within"], row["fixed"], random)
+    else:
+        stats = summary_statistics(data.groups, row["fixed"], random)
+        fit = fit_lmm(stats, nonnegative=row.get("nonnegative", True))
+    table = contrast_tests(fit, "condition", ddf=row.get("ddf"))
     result = Method.of(row).run(data, REQUEST)
     pd.testing.assert_frame_equal(result.tests, table.to_frame(intervals=True))
     assert set(table.notes) <= set(result.notes)
+
+
+def test_size_factors_and_the_filter_of_a_row(data):
+    row = {"name": "w", "fixed": "~ log(libsize) + condition", "random": "subject"}
+    row |= {"within": "cell_type", "size_factors": "none", "min_counts": 0, "ddf": "kenward-roger"}
+    fit = fit_within(
+        data.groups, "cell_type", row["fixed"], ["subject"], size_factors=None, min_counts=None
+    )
+    found = Method.of(row).run(data, REQUEST).tests
+    expected = contrast_tests(fit, "condition", ddf="kenward-roger").to_frame(intervals=True)
+    pd.testing.assert_frame_equal(found, expected)
+    factored = Method.of(row | {"size_factors": "tmm"}).run(data, REQUEST).tests
+    assert (factored["estimate"] != found["estimate"]).any()
+    joint = Method.of({"name": "j", "random": "subject", "size_factors": "tmm"})
+    stats = summary_statistics(data.groups, FIXED, ["subject"], size_factors="tmm")
+    table = contrast_tests(fit_lmm(stats), "condition").to_frame(intervals=True)
+    pd.testing.assert_frame_equal(joint.run(data, REQUEST).tests, table)
+    with pytest.raises(InputError, match="need all genes"):
+        Method.of(row | {"genes": 5}).run(data, REQUEST)
 
 
 def test_methods_share_a_fit(data):

@@ -122,3 +122,16 @@ def test_gains_are_of_the_tests_that_both_have():
         power_gains(few, other.assign(contrast="x"), truth)
     with pytest.raises(InputError, match="none of its pairs"):
         power_gains(few, other, truth.iloc[:0])
+
+
+def test_gain_over_a_method_with_one_model_per_cell_type():
+    table, truth = random_tests(5)
+    better = table.assign(p_value=table["p_value"] ** 1.5)
+    types = better["contrast"].map(dict(zip(CONTRASTS, TYPES, strict=True)))
+    within = better.assign(contrast="condition[T.stim]", cell_type=types).sample(
+        frac=1, random_state=1
+    )
+    expected = power_gains(better, table, truth)
+    pd.testing.assert_frame_equal(power_gains(within, table, truth), expected)
+    swapped = power_gains(table, within, truth)
+    np.testing.assert_allclose(swapped["value"], -expected["value"])

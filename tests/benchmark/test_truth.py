@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from tables_of_tests import CONTRASTS, TYPES, random_tests, table_of, truth_of
 
@@ -10,7 +11,7 @@ from flashmm.benchmark import (
     contrast_cell_types,
     evaluate,
 )
-from flashmm.options import InputError
+from flashmm.options import FlashmmWarning, InputError
 
 
 @pytest.mark.parametrize(
@@ -68,3 +69,49 @@ def test_contrast_map_gives_the_same_as_a_telling_name():
     mapped = evaluate(renamed, truth, contrast_map=dict(zip("abc", TYPES, strict=True)))
     named = evaluate(table, truth)
     np.testing.assert_array_equal(mapped.metrics.value, named.metrics.value)
+
+
+# --- one model per cell type: a column says the type ----------------------------------------------
+
+
+def within_form(table, column="cell_type"):
+    """The same tests as one model per cell type has them: equal contrasts, a column of types."""
+    names = dict(zip(CONTRASTS, TYPES, strict=True))
+    types = table["contrast"].map(names)
+    return table.assign(contrast="condition[T.stim]", **{column: types})
+
+
+def test_types_of_a_column_are_those_of_contrasts():
+    table, truth = random_tests(3)
+    joint, found = evaluate(table, truth), evaluate(within_form(table), truth)
+    pooled = found.metrics[found.metrics["contrast"] == "all"]
+    assert set(pooled["cell_type"]) == {"all"}
+    expected = joint.metrics[joint.metrics["contrast"] == "all"]
+    pd.testing.assert_frame_equal(
+        pooled.drop(columns="cell_type").reset_index(drop=True), expected.reset_index(drop=True)
+    )
+    for contrast, cell_type in zip(CONTRASTS, TYPES, strict=True):
+        for metric, level in (("fpr", 0.05), ("tpr", 0.05), ("lambda_gc", None), ("auc", None)):
+            theirs = found.value(metric, level, "condition[T.stim]", cell_type)
+            assert theirs == pytest.approx(joint.value(metric, level, contrast), nan_ok=True)
+    assert set(found.curves["roc"]["cell_type"]) == {"all", *TYPES}
+
+
+def test_column_of_types_may_have_another_name():
+    table, truth = random_tests(4)
+    named = evaluate(within_form(table, "louvain"), truth, cell_type="louvain")
+    assert named.value("auc") == evaluate(table, truth).value("auc")
+
+
+def test_a_contrast_twice_in_a_cell_type_is_refused():
+    table = within_form(random_tests()[0])
+    with pytest.raises(InputError, match=r"'gene', 'cell_type', 'contrast'"):
+        evaluate(pd.concat([table, table.iloc[:1]]), truth_of([]))
+    with pytest.raises(InputError, match="leave the map out"):
+        evaluate(table, truth_of([]), contrast_map={"condition[T.stim]": "B cells"})
+
+
+def test_types_without_tests_are_said():
+    table = within_form(random_tests()[0])
+    with pytest.warns(FlashmmWarning, match=r"effects in cell types 'NK'"):
+        evaluate(table, truth_of(["g0"], "NK"))

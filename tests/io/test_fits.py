@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
 from awkward_groups import BY, cells
 
 from flashmm.cells.groups import GroupStatistics
+from flashmm.cells.size_factors import size_factors
 from flashmm.cells.summary import summarise
 from flashmm.design.from_groups import summary_statistics
 from flashmm.inference.testing import contrast_tests
 from flashmm.io.fits import join_fits, read_fit, write_fit
-from flashmm.io.groups import read_groups, write_groups
+from flashmm.io.groups import read_groups, read_size_factors, write_groups
 from flashmm.lmm import LMMFit, fit_lmm
 from flashmm.options import InputError
 from flashmm.storage import files
+from flashmm.within import FitsWithin, fit_within
 
 GENE_RANGES = ((0, 9), (9, 10), (10, 30))
 
@@ -95,3 +98,117 @@ def test_groups_that_have_changed_since_the_fit(
     write_groups(groups, tmp_path / "groups.h5ad")
     with pytest.raises(InputError, match=r"is not the groups file that '.*fit0\.h5ad'"):
         read_fit(shards[0])
+
+
+# --- a model for each level of a column -----------------------------------------------------------
+
+# notes say that a random term was dropped and a level refused, which is not the question
+quiet = pytest.mark.filterwarnings("ignore::flashmm.options.FlashmmWarning")
+ARRAYS = ("coef", "cov", "theta", "fisher_information", "loglik", "decrement")
+
+
+def counted_groups() -> GroupStatistics:
+    """Two cell types, one of them of a single subject; genes differ between subjects."""
+    rng = np.random.default_rng(4)
+    n = 900
+    subject = rng.integers(0, 8, n)
+    obs = pd.DataFrame(
+        {
+            "subject": [f"S{i}" for i in subject],
+            "condition": np.where(subject < 4, "stim", "ctrl"),
+            "cell_type": np.where((subject == 0) & (rng.random(n) < 0.5), "rare, A+", "B/b"),
+        },
+        index=[f"c{i}" for i in range(n)],
+    )
+    obs["libsize"] = rng.integers(300, 900, n).astype(float)
+    means = rng.gamma(1, 2, 30) * np.exp(rng.normal(0, 0.3, (8, 30)))
+    means[:, 7] = 0.002  # too rare to be tested
+    X = rng.poisson(means[subject] * (obs["libsize"].to_numpy() / 600)[:, None])
+    genes = pd.DataFrame(index=[f"g{i}" for i in range(30)])
+    adata = ad.AnnData(X.astype(np.float32), obs=obs, var=genes)
+    return summarise(adata, BY_TYPE, "log(libsize)")
+
+
+BY_TYPE = ["subject", "cell_type", "condition"]
+REFERENCE = {"condition": "stim"}
+
+
+def within_of(groups: GroupStatistics, factors: object = "tmm", **options: object) -> FitsWithin:
+    return fit_within(
+        groups,
+        "cell_type",
+        "~ log(libsize) + condition",
+        ["subject", "subject:condition"],
+        size_factors=factors,
+        reference=REFERENCE,
+        **options,
+    )
+
+
+def assert_same_fits(found: FitsWithin, expected: FitsWithin, rtol: float) -> None:
+    assert list(found.fits) == list(expected.fits)
+    for name in ("column", "refused", "levels", "notes", "reference", "options"):
+        assert getattr(found, name) == getattr(expected, name), name
+    for level, fit in expected.fits.items():
+        for name in ARRAYS:
+            np.testing.assert_allclose(
+                getattr(found[level], name), getattr(fit, name), rtol=rtol, atol=1e-11
+            )
+        assert list(found[level].status) == list(fit.status)
+        assert found[level].coefficients == fit.coefficients
+
+
+@quiet
+def test_fits_within_levels_are_read_as_they_were_written(tmp_path: Path) -> None:
+    groups = counted_groups()
+    write_groups(groups, tmp_path / "groups.h5ad")
+    fits = within_of(groups)
+    assert list(fits.fits) == ["B/b"] and list(fits.refused) == ["rare, A+"]
+    assert "low_expression" in fits["B/b"].status
+    write_fit(fits, tmp_path / "fit.h5ad", tmp_path / "groups.h5ad")
+    found = read_fit(tmp_path / "fit.h5ad")
+    assert isinstance(found, FitsWithin)
+    assert_same_fits(found, fits, rtol=1e-12)
+    tests, expected = (contrast_tests(f, "condition", "kenward-roger-2") for f in (found, fits))
+    pd.testing.assert_frame_equal(tests.to_frame(), expected.to_frame(), rtol=1e-9)
+    assert tests.notes == expected.notes
+
+
+@quiet
+def test_ranges_of_genes_within_levels_join_to_all_genes(tmp_path: Path) -> None:
+    path = tmp_path / "groups.h5ad"
+    write_groups(counted_groups(), path)
+    factors = read_size_factors(path, "cell_type", "tmm")
+    pd.testing.assert_series_equal(factors, size_factors(read_groups(path), "cell_type"))
+    assert factors.std() > 0
+    paths = [tmp_path / f"part{i}.h5ad" for i in range(3)]
+    for part, genes in zip(paths, GENE_RANGES, strict=True):
+        write_fit(within_of(read_groups(path, genes), factors), part, path)
+    join_fits(paths[::-1], tmp_path / "fit.h5ad")
+    joined, whole = read_fit(tmp_path / "fit.h5ad"), within_of(read_groups(path))
+    assert_same_fits(joined, whole, rtol=1e-7)
+    tests, expected = (contrast_tests(f, "condition", "kenward-roger") for f in (joined, whole))
+    pd.testing.assert_frame_equal(tests.to_frame(), expected.to_frame(), rtol=1e-6)
+
+
+@quiet
+def test_fits_within_levels_that_do_not_belong_together(tmp_path: Path) -> None:
+    path = tmp_path / "groups.h5ad"
+    write_groups(counted_groups(), path)
+    factors = read_size_factors(path, "cell_type", "tmm")
+    first, second = tmp_path / "0.h5ad", tmp_path / "1.h5ad"
+    write_fit(within_of(read_groups(path, (0, 10)), factors), first, path)
+    rest = read_groups(path, (10, 30))
+    joint = fit_lmm(
+        summary_statistics(rest, "~ log(libsize) + condition", ["subject"], factors, REFERENCE)
+    )
+    for message, fit in {
+        "the size factors": within_of(rest, factors**2),
+        "the options": within_of(rest, factors, method="ML"),
+        "the model|the levels": joint,
+    }.items():
+        write_fit(fit, second, path)
+        with pytest.raises(InputError, match=message):
+            join_fits([first, second], tmp_path / "joined.h5ad")
+    with pytest.raises(InputError, match="read_size_factors"):
+        within_of(rest)

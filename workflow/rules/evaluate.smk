@@ -17,6 +17,7 @@ rule evaluate:
         mem_mb=memory(1000),
         runtime=minutes(10),
     params:
+        within=of_method("within"),
         levels=lookup(dpath="benchmark/levels", within=config, default=[0.05, 0.01, 0.001]),
         fdr=lookup(dpath="benchmark/fdr", within=config, default=[0.05, 0.1]),
         version=code("evaluate"),

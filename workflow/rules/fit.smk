@@ -20,6 +20,10 @@ rule fit:
         shard=shard,
         fixed=of_method("formulas/fixed"),
         random=of_method("formulas/random"),
+        within=of_method("within"),
+        size_factors=of_method("size_factors"),
+        min_counts=of_method("min_counts"),
+        reference=setting("reference"),
         options=of_method("options"),
         version=code("fit"),
     script:

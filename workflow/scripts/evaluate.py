@@ -10,6 +10,7 @@ with job(snakemake):
     evaluation = evaluate(
         read_table(snakemake.input.table),
         truth,
+        cell_type=snakemake.params.within or "cell_type",
         levels=snakemake.params.levels,
         fdr=snakemake.params.fdr,
     )

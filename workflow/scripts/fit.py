@@ -3,10 +3,11 @@ from job import job, measured
 
 from flashmm.design.from_groups import summary_statistics
 from flashmm.io.fits import write_fit
-from flashmm.io.groups import read_groups
+from flashmm.io.groups import read_groups, read_size_factors
 from flashmm.lmm import fit_lmm
 from flashmm.options import InputError
 from flashmm.storage.files import reading
+from flashmm.within import fit_within
 
 
 def range_of(shard, path):
@@ -21,10 +22,39 @@ def range_of(shard, path):
     return (number - 1) * n_genes // n_shards, number * n_genes // n_shards
 
 
+def size_factors(recipe, path):
+    """Size factors of the groups from all genes of the file, whichever are fitted here."""
+    if recipe is None:
+        return None
+    return read_size_factors(path, recipe["within"], recipe["method"])
+
+
+def joint_fit(groups, factors, params, measured):
+    """One model of all groups; what is measured is the fit."""
+    stats = summary_statistics(groups, params.fixed, params.random, factors, params.reference)
+    with measured:
+        return fit_lmm(stats, **params.options)
+
+
+def fits_of_levels(groups, factors, params, measured):
+    """A model for each level of a column; what is measured are their statistics and fits."""
+    with measured:
+        return fit_within(
+            groups,
+            params.within,
+            params.fixed,
+            params.random,
+            size_factors=factors,
+            min_counts=params.min_counts,
+            reference=params.reference,
+            **params.options,
+        )
+
+
 with job(snakemake):
-    source = snakemake.input.groups
-    groups = read_groups(source, range_of(snakemake.params.shard, source))
-    stats = summary_statistics(groups, snakemake.params.fixed, snakemake.params.random)
-    with measured(snakemake.output.measured, genes=stats.n_genes, cells=stats.n_cells):
-        fit = fit_lmm(stats, **snakemake.params.options)
-    write_fit(fit, snakemake.output.fit, source)
+    source, params = snakemake.input.groups, snakemake.params
+    factors = size_factors(params.size_factors, source)
+    groups = read_groups(source, range_of(params.shard, source))
+    record = measured(snakemake.output.measured, genes=groups.n_genes, cells=groups.n_cells)
+    make = joint_fit if params.within is None else fits_of_levels
+    write_fit(make(groups, factors, params, record), snakemake.output.fit, source)

@@ -3,6 +3,7 @@ from job import job, recipe, write_notes
 from flashmm.inference.testing import contrast_tests
 from flashmm.io.fits import read_fit
 from flashmm.io.tables import write_table
+from flashmm.within import FitsWithin
 
 with job(snakemake):
     fit = read_fit(snakemake.input.fit, snakemake.input.groups)
@@ -12,6 +13,7 @@ with job(snakemake):
         ddf=snakemake.params.ddf,
         alternative=snakemake.params.alternative,
     )
-    write_notes(snakemake.output.notes, (*fit.stats.notes, *tests.notes))
+    of_design = () if isinstance(fit, FitsWithin) else fit.stats.notes
+    write_notes(snakemake.output.notes, (*of_design, *tests.notes))
     frame = tests.to_frame(intervals=True)
     write_table(frame, snakemake.output.table, snakemake.output.tsv, recipe(snakemake))
