@@ -186,9 +186,13 @@ def _labelled(
     """Counts and columns of the cells of chosen subjects, with their labels."""
     with open_counts(data, spec.layer) as source:
         source.check_names()
-        obs = source.columns([spec.subject, spec.cell_type]).set_axis(["subject", "cell_type"], axis=1)
+        obs = source.columns([spec.subject, spec.cell_type]).set_axis(
+            ["subject", "cell_type"], axis=1
+        )
         if obs.isna().any(axis=None):
-            raise InputError(f"{source.name}: {spec.subject} or {spec.cell_type} is missing in cells.")
+            raise InputError(
+                f"{source.name}: {spec.subject} or {spec.cell_type} is missing in cells."
+            )
         side = _sides(obs["subject"].astype(str), per_side, random, source.name)
         chosen = side.notna().to_numpy()
         place = np.cumsum(chosen) - 1
@@ -209,9 +213,7 @@ def _labelled(
     return counts, obs.set_axis([f"c{i}" for i in range(len(obs))], axis=0), genes
 
 
-def _sides(
-    subject: pd.Series, per_side: int, random: np.random.Generator, name: str
-) -> pd.Series:
+def _sides(subject: pd.Series, per_side: int, random: np.random.Generator, name: str) -> pd.Series:
     """Label of every cell, NaN for those of subjects that are left out."""
     subjects = np.array(sorted(subject.unique()))
     if len(subjects) < 2 * per_side:
