@@ -1,4 +1,4 @@
-"""Other programs that read tables and write one: run in a folder of their own, with a time limit."""
+"""Other programs that read tables and write one, run with a time limit."""
 
 from __future__ import annotations
 

@@ -33,6 +33,10 @@ class DonorStudy:
         """The sets, in their order."""
         return DonorSpec(**self.spec).sets() if self.counts else []
 
+    def set_spec(self) -> Record:
+        """What a set follows from; the number of sets is not part of it."""
+        return {k: v for k, v in self.spec.items() if k not in ("per_side", "permuted", "thinned")}
+
     def files(self, pattern: str) -> list[str]:
         """A file of each set."""
         return [pattern.format(*name) for name in self.sets()]

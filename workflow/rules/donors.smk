@@ -21,7 +21,7 @@ rule donor_set:
         mem_mb=memory(2000, 10),
         runtime=minutes(60),
     params:
-        spec=PLAN.donors.spec,
+        spec=PLAN.donors.set_spec(),
         methods=PLAN.donors.methods,
         version=code("donor_set"),
     script:
@@ -51,7 +51,6 @@ rule donor_report:
         mem_mb=memory(2000, 20),
         runtime=minutes(30),
     params:
-        spec=PLAN.donors.spec,
         methods=PLAN.donors.methods,
         config=config,
         version=code("donor_report"),
