@@ -4,6 +4,8 @@
 #                                   known heritabilities
 # make calibration                  how often tests are wrong: results/calibration/report.html, and
 #                                   docs/calibration.md written anew; half an hour
+# make calibration COUNTS=my.h5ad   how often tests are wrong on your own donors:
+#                                   results/donors/report.html
 # make test | lint                  tests, style and workflow checks
 # make bench                        speed and memory, with docs/performance.md written anew; 15 minutes
 # make bench QUICK=1                small sizes, 2 minutes; SECTIONS="summarise peers" for some only
@@ -55,9 +57,15 @@ report: $(VENV)/.installed
 	@echo "Report: $(CURDIR)/$(REPORT)"
 
 calibration: $(VENV)/.installed
+ifneq ($(COUNTS),)
+	@$(MAKE) --no-print-directory report \
+	  CONFIG=$(if $(filter file,$(origin CONFIG)),config/donors.yaml,$(CONFIG)) \
+	  REPORT=results/donors/report.html
+else
 	@$(MAKE) --no-print-directory report COUNTS= CONFIG=config/calibration.yaml \
 	  REPORT=results/calibration/report.html
 	@$(BIN)/python benchmarks/calibration.py --docs
+endif
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n $(CORES) --dist loadfile

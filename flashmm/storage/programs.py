@@ -1,4 +1,4 @@
-"""Other programs that read tables and write one: run in a folder of their own, with a time limit."""
+"""Other programs that read tables and write one, run with a time limit."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def run_on_tables(
     Raises
     ------
     InputError
-        The program fails, takes too long or writes nothing; the text is its last line.
+        The program fails, takes too long or writes nothing; the text has what it said.
     """
     with TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{name}.tsv" for name in tables]
@@ -61,6 +61,16 @@ def run_on_tables(
         except (OSError, subprocess.TimeoutExpired) as error:
             raise InputError(f"{command[0]}: {error}") from None
         if done.returncode or not result.is_file():
-            said = done.stderr.strip().splitlines() or ["it wrote no table"]
-            raise InputError(f"{command[0]} ended with code {done.returncode}: {said[-1]}")
+            raise InputError(
+                f"{command[0]} ended with code {done.returncode}: {_error_line(done.stderr)}"
+            )
         return pd.read_csv(result, sep="\t", dtype={"gene": str})
+
+
+def _error_line(said: str) -> str:
+    """The first line that speaks of an error, with the one after it; else the last line."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    for i, line in enumerate(lines):
+        if line.startswith("Error"):
+            return " ".join(lines[i : i + 2])
+    return lines[-1] if lines else "it wrote no table."

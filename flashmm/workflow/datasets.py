@@ -45,7 +45,7 @@ class DatasetReader:
     def all(self) -> dict[str, Record]:
         """Name -> data set; refused where there is nothing to do, or a name is there twice."""
         found = [*self._simulated(), *self._analysed()]
-        if not found and not self.config.keys() & {"heritability", "calibration"}:
+        if not found and not self.config.keys() & {"heritability", "calibration", "donors"}:
             raise ConfigError(
                 "config: nothing to do; give counts (make report COUNTS=path/to/counts.h5ad), "
                 "datasets or a benchmark section"

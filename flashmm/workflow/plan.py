@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flashmm.workflow.datasets import DatasetReader, scenario_files
+from flashmm.workflow.donor_study import DonorStudy, read_donor_study
 from flashmm.workflow.sheets import ConfigError, Record, Schemas, one_of
 from flashmm.workflow.sources import Sources
 from flashmm.workflow.study import Study, read_study
@@ -42,6 +43,8 @@ class Plan:
         "kinship" and "multitrait" to their settings; None where the config has no such section.
     study : Study
         The calibration study; empty where there is none.
+    donors : DonorStudy
+        The study on real donors; empty where there is none.
     sources : Sources
         Where inputs lie.
     """
@@ -51,6 +54,7 @@ class Plan:
     datasets: dict[str, Record]
     subject_models: dict[str, Record | None]
     study: Study
+    donors: DonorStudy
     sources: Sources
 
     @property
@@ -77,7 +81,12 @@ class Plan:
         """The last files of the run."""
         main = bool(self.runs) or "heritability" in self.config
         study = bool(self.study.scenarios)
-        return ["results/report.html"] * main + ["results/calibration/report.html"] * study
+        donors = bool(self.donors.counts)
+        return (
+            ["results/report.html"] * main
+            + ["results/calibration/report.html"] * study
+            + ["results/donors/report.html"] * donors
+        )
 
     def seed(self, scenario: str, replicate: int) -> list[int]:
         """Seeds depend neither on which other scenarios there are, nor on their order."""
@@ -242,6 +251,9 @@ def read_plan(config: Record, schemas: Schemas, sources: Sources | None = None) 
     """
     sources = sources or Sources()
     schemas.validated(config, "config", "config")
+    donors = read_donor_study(config, schemas, sources)
+    if donors.counts:
+        config.pop("counts", None)  # they are the study's
     has_data = "benchmark" in config or "counts" in config or bool(config["datasets"])
     methods = schemas.records(config["methods"], "methods", "methods") if has_data else {}
     scenarios = _scenarios(config, schemas, sources, methods)
@@ -252,7 +264,8 @@ def read_plan(config: Record, schemas: Schemas, sources: Sources | None = None) 
         else None
         for section in SECTIONS
     }
-    return Plan(config, scenarios, datasets, models, read_study(config, schemas), sources)
+    study = read_study(config, schemas)
+    return Plan(config, scenarios, datasets, models, study, donors, sources)
 
 
 def _scenarios(

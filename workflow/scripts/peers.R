@@ -26,7 +26,7 @@ voomed <- function(transform) function(counts, X) {
 }
 
 wald <- function(counts, X) {
-  sheet <- data.frame(side = factor(X[, 2]))
+  sheet <- data.frame(side = factor(X[, 2]), row.names = colnames(counts))
   y <- DESeq2::DESeqDataSetFromMatrix(counts, sheet, ~side)
   every_gene_has_zeros <- all(rowSums(counts == 0) > 0)
   y <- DESeq2::estimateSizeFactors(y, type = if (every_gene_has_zeros) "poscounts" else "ratio")
