@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -135,8 +135,9 @@ def prepare_tests(
         tests[name] = table[name].to_numpy(dtype=float) if name in table else np.nan
     types = _types_of_levels(level, contrast_map, cell_type)
     if types is None:
-        types = _types_of_contrasts(tests, truth, contrast_map, cell_type)
-    tests["cell_type"] = types
+        tests["cell_type"] = _types_of_contrasts(tests, truth, contrast_map, cell_type)
+    else:
+        tests["cell_type"] = types
     if truth is not None and len(truth):
         _note_gaps(tests, truth, notes)
     tests["de"] = False
@@ -293,7 +294,7 @@ def slices(
 # Checks of tables
 
 
-def require_columns(frame: pd.DataFrame, columns: list[str], name: str) -> None:
+def require_columns(frame: pd.DataFrame, columns: Sequence[str], name: str) -> None:
     """Raise an InputError where a frame lacks columns."""
     missing = [column for column in columns if column not in frame]
     if missing:

@@ -181,9 +181,7 @@ class TestTable:
             raise InputError("shrink=True goes with details=True: it shrinks their fold changes.")
         if details:
             if self.tested is None:
-                raise InputError(
-                    "details=True needs the fit behind the tests; this table has none."
-                )
+                raise InputError("details=True needs the fit behind the tests; there is none.")
             options = {"level": self.level, "shrink": shrink}
             columns = detail_columns(self.tested, self.contrasts, self.levels, options)
             adjusted = adjust_p_values(self.p_value.T.ravel())

@@ -73,7 +73,8 @@ def _discoveries(ax: Axes, whole: pd.DataFrame, methods: list[str]) -> None:
         if not {"fdp", "tpr"} <= set(own.index):
             continue
         (x, x_error), (y, y_error) = (
-            own.loc[metric, ["value", "std_error"]] for metric in ("fdp", "tpr")
+            own.loc[metric, ["value", "std_error"]].to_numpy(dtype=float)
+            for metric in ("fdp", "tpr")
         )
         ax.errorbar(
             x,
