@@ -21,6 +21,7 @@ from flashmm.design.from_groups import summary_statistics
 from flashmm.design.from_matrices import summary_statistics_from_matrices
 from flashmm.design.statistics import SummaryStatistics
 from flashmm.inference.advice import advise
+from flashmm.inference.empirical_bayes import VarianceRatioPrior
 from flashmm.inference.explained import VarianceExplained, variance_explained
 from flashmm.inference.influence import InfluenceTable, influence, jackknife
 from flashmm.inference.permutation import PermutationTable, permutation_tests
@@ -95,6 +96,7 @@ __all__ = [
     "TestTable",
     "TraitScan",
     "VarianceExplained",
+    "VarianceRatioPrior",
     "VarianceTable",
     "advise",
     "calibrate",
