@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
+from scipy.sparse.csgraph import connected_components
 
 from flashmm.kernels import moderation
 
@@ -112,6 +113,23 @@ class GroupDesign:
     def scores_by_subject(self, values: Array) -> Array:
         """Sum x times values over the groups of subjects: (genes, subjects, coefficients)."""
         return (self._rows_by_subject @ values.T).T.reshape(len(values), -1, self.X.shape[1])
+
+    def bearing(self, contrast: Array) -> Array:
+        """Columns that share groups with those of a contrast, directly or through others, as mask.
+
+        Cell types with coefficients of their own are apart: what is not borne by a contrast
+        changes nothing in its estimating equations.
+        """
+        shared = (self.X != 0).astype(float)
+        _, component = connected_components(sp.csr_array(shared.T @ shared), directed=False)
+        return np.isin(component, component[contrast != 0])
+
+    def take(self, columns: Array) -> tuple[GroupDesign, Array]:
+        """Design of some columns (mask) on the groups that have them, and which groups they are."""
+        rows = np.flatnonzero((self.X[:, columns] != 0).any(1))
+        codes = np.unique(self.subject[rows], return_inverse=True)[1]
+        X = self.X[np.ix_(rows, columns)]
+        return GroupDesign(X, self.exposure[rows], self.n_cells[rows], codes), rows
 
     def parts(self, n_genes: int) -> Iterator[slice]:
         """Slices of genes that fit in a bounded amount of memory."""
@@ -278,22 +296,39 @@ def log_fold_changes(
         Rows c of c'β.
     prior_count : float, optional
         Mean number of counts that are added to a group; by default half a count per coefficient,
-        spread over the groups.
+        spread over the groups that bear a contrast.
     moderate : bool
         Whether genes of like expression inform each other's variances.
 
     Returns
     -------
     LogFoldChanges
-        NaN for genes without counts and those that do not converge. Standard error and df are NaN
-        where a subject decides a contrast alone: how subjects differ is then not known.
+        NaN for genes without counts in the groups that bear a contrast, and those that do not
+        converge. Standard error and df are NaN where a subject decides a contrast alone: how
+        subjects differ is then not known.
 
     Notes
     -----
-    Genes are fitted in strata of like mean count. In each, a and b are estimated from the residuals
-    and the genes fitted again. The variance of a contrast, relative to that under the working
-    covariance, is moderated within the stratum (Smyth 2004).
+    Contrasts are fitted on the groups that bear them (`GroupDesign.bearing`), so that cell types
+    with coefficients of their own have overdispersion of their own. Genes are fitted in strata of
+    like mean count. In each, a and b are estimated from the residuals and the genes fitted again.
+    The variance of a contrast, relative to that under the working covariance, is moderated within
+    the stratum (Smyth 2004).
     """
+    result = np.full((3, counts.shape[1], len(contrasts)), np.nan)
+    bearing = np.array([design.bearing(c) for c in contrasts])
+    sets, which = np.unique(bearing, axis=0, return_inverse=True)
+    for k, columns in enumerate(sets):
+        own, (part, rows) = np.flatnonzero(which == k), design.take(columns)
+        asked = contrasts[np.ix_(own, columns)]
+        result[:, :, own] = _fold_changes(counts[rows], part, asked, prior_count, moderate)
+    return LogFoldChanges(*result)
+
+
+def _fold_changes(
+    counts: Array, design: GroupDesign, contrasts: Array, prior_count: float | None, moderate: bool
+) -> Array:
+    """Estimates, standard errors and df of contrasts that all groups bear."""
     if prior_count is None:
         prior_count = PRIOR_COUNT * design.X.shape[1] / len(design.X)
     result = np.full((3, counts.shape[1], len(contrasts)), np.nan)
@@ -305,7 +340,7 @@ def log_fold_changes(
             ratio, df = _moderated(ratio, df)
         estimate = np.where(fit.converged[:, None], fit.coef @ contrasts.T, np.nan)
         result[:, genes] = estimate, np.sqrt(variance * ratio), df
-    return LogFoldChanges(*result)
+    return result
 
 
 def strata(mean: Array) -> list[Array]:

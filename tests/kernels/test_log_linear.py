@@ -199,3 +199,23 @@ def test_uneven_groups_of_pairs_do_not_bring_subjects_into_the_difference():
     poisson = log_linear.fit_log_linear(counts.T + 0.1, design, np.zeros(20))
     error = np.abs(result.estimate[:, 0] - log_fc)
     assert np.median(error) < 0.6 * np.median(np.abs(poisson.coef[:, 1] - log_fc))
+
+
+def test_contrasts_are_fitted_on_the_groups_that_bear_them():
+    rng = np.random.default_rng(11)
+    one = two_sides(8, rng=rng)
+    X = np.kron(np.eye(2), one.X)  # two cell types of the same subjects
+    design = GroupDesign(X, *(np.tile(f, 2) for f in (one.exposure, one.n_cells, one.subject)))
+    counts = rng.poisson(40.0, (16, 300))
+    counts[8:] *= 3
+    within = np.array([[0.0, 1, 0, 0], [0, 0, 0, 1]])
+    across = np.array([[0.0, -1, 0, 1]])
+    result = log_linear.log_fold_changes(counts, design, np.vstack([within, across]))
+    alone = log_linear.log_fold_changes(counts[:8], one, SLOPE)
+    for both, single in zip(result, alone, strict=True):
+        np.testing.assert_allclose(both[:, :1], single, rtol=1e-10)
+    together = log_linear.log_fold_changes(counts, design, across)
+    for both, single in zip(result, together, strict=True):
+        np.testing.assert_array_equal(both[:, 2:], single)
+    assert design.bearing(across[0]).all()
+    assert design.bearing(within[0]).tolist() == [True, True, False, False]
