@@ -42,3 +42,10 @@ def test_the_plan_of_the_package_has_every_room():
     assert set(re.findall(r"^\*\*`(\w+)/`\*\*", plan, re.MULTILINE)) == rooms
     picture = plan[plan.index("```mermaid") : plan.index("## Room by room")]
     assert set(re.findall(r"(\w+)/", picture)) == rooms
+
+
+def test_what_contributors_are_sent_to_is_there():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    paths = re.findall(r"`((?:flashmm|tests|config|docs|workflow)/[\w./]*)`", text)
+    missing = {path for path in paths if not (ROOT / path).exists()}
+    assert not missing

@@ -51,9 +51,7 @@ OPENERS = {
 MOST_BESIDE, MOST_LINES = 8, 600
 # Longer modules, and those that limit BLAS in a way of their own; these lists only get shorter.
 LONGER = {
-    "flashmm.kernels.elimination",
     "flashmm.kernels.empirical_bayes_tails",
-    "flashmm.lmm",
 }
 # Rooms whose face has a sentence instead of a paragraph.
 UNSAID: set[str] = set()

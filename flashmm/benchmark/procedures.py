@@ -64,12 +64,12 @@ def permutation(
 
 
 def pseudobulk(data: DataSet, request: Request, *, moderate: bool = False) -> pd.DataFrame:
-    """T tests of the means of subjects."""
+    """t tests of the means of subjects."""
     return _pseudobulk(data, request, "mean", moderate)
 
 
 def pseudobulk_cpm(data: DataSet, request: Request, *, moderate: bool = False) -> pd.DataFrame:
-    """T tests of log₂ counts per million of subjects."""
+    """t tests of log₂ counts per million of subjects."""
     return _pseudobulk(data, request, "log2_cpm", moderate)
 
 

@@ -232,7 +232,7 @@ def ddf_method(name: str | None, likelihood: str = "REML") -> DdfMethod:
 
 
 def row_tests(fit: ModelFit, rows: np.ndarray, ddf: str) -> dict[str, np.ndarray]:
-    """T tests of the rows (C, p) of a contrast matrix by a method that has `DdfMethod.rows`.
+    """t tests of the rows (C, p) of a contrast matrix by a method that has `DdfMethod.rows`.
 
     Parameters
     ----------

@@ -72,7 +72,7 @@ def _note_few_genes(few: list[str]) -> tuple[str, ...]:
 
 
 def _at_one_level(plan: TestPlan, tests: Tests) -> Tests:
-    """Df that depend on the level, at that of the intervals."""
+    """df that depend on the level, at that of the intervals."""
     if tests.df_loss is None:
         return tests
     df = kernels.lowered_df(tests.df, tests.df_loss, plan.z2)

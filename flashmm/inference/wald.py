@@ -1,4 +1,4 @@
-"""T and F tests of contrasts from the covariance that the model gives the estimates."""
+"""t and F tests of contrasts from the covariance that the model gives the estimates."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Wald:
         return Tests.collected(found, FAILURES, notes)
 
     def rows(self, fit: ModelFit, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """T tests of the rows (C, p) of a contrast matrix, without names and without words.
+        """t tests of the rows (C, p) of a contrast matrix, without names and without words.
 
         Parameters
         ----------
@@ -153,7 +153,7 @@ def _scale(gradient: np.ndarray, theta: np.ndarray) -> np.ndarray:
 def _t_tests(
     rows: np.ndarray, state: _State, between: np.ndarray | float = np.nan
 ) -> dict[str, np.ndarray]:
-    """T tests (block, C) of the rows (C, p) of a contrast matrix."""
+    """t tests (block, C) of the rows (C, p) of a contrast matrix."""
     rule = state.rule
     estimate = state.estimate(rows)
     forms = state.block.variance_forms(rows, rows)

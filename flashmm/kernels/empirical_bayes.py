@@ -30,6 +30,8 @@ FEW_GENES = 200
 STRATUM_GENES = 300
 MOST_STRATA = 10
 SMALLEST_STRATUM = 100
+# Genes that a half of the highest stratum must have, for it to be halved once more.
+TOP_GENES = 40
 # Smallest positive γ times the size of its component, by the number of components: nothing that
 # depends on γ differs from its value at zero by more than this share.
 LOWEST = {1: 0.01, 2: 0.02, 3: 0.05}
@@ -117,7 +119,9 @@ def stratum_edges(mean: Array) -> Array:
     -------
     (strata - 1,) array
         Increasing; a gene at a bound belongs above it. One stratum per 300 genes, at most ten, of
-        equally many genes each as far as equal means allow; none has less than a hundred.
+        equally many genes each as far as equal means allow; none has less than a hundred. From 200
+        genes on the highest of these is halved, and its higher half again, while halves have forty
+        genes: expression is skewed to the right, and the variance ratios follow it.
     """
     wanted = int(np.clip(len(mean) // STRATUM_GENES, 1, MOST_STRATA))
     edges = np.unique(np.quantile(mean, np.arange(1, wanted) / wanted)) if len(mean) else mean
@@ -127,6 +131,18 @@ def stratum_edges(mean: Array) -> Array:
         if counts[least] >= SMALLEST_STRATUM:
             break
         edges = np.delete(edges, min(least, len(edges) - 1))
+    return _halved_at_the_top(mean, edges) if len(mean) >= FEW_GENES else edges
+
+
+def _halved_at_the_top(mean: Array, edges: Array) -> Array:
+    """Bounds with those of halves of the highest stratum, of its higher half, and so on."""
+    top = mean[mean >= edges[-1]] if len(edges) else mean
+    while len(top) >= 2 * TOP_GENES:
+        middle = np.median(top)
+        higher = top[top >= middle]
+        if not TOP_GENES <= len(higher) <= len(top) - TOP_GENES:
+            break
+        edges, top = np.append(edges, middle), higher
     return edges
 
 

@@ -205,17 +205,22 @@ class TestStrata:
     @pytest.mark.parametrize(
         ("genes", "expected"), [(50, 1), (599, 1), (600, 2), (1000, 3), (6000, 10), (20_000, 10)]
     )
-    def test_one_per_300_genes(self, genes, expected):
+    def test_one_per_300_genes_and_halves_of_the_highest(self, genes, expected):
         mean = np.random.default_rng(0).permutation(genes).astype(float)
         edges = eb.stratum_edges(mean)
         counts = np.bincount(eb.strata(mean, edges))
-        assert len(counts) == len(edges) + 1 == expected
-        assert np.ptp(counts) <= 1
+        assert len(counts) == len(edges) + 1
+        whole, halves = counts[: expected - 1], counts[expected - 1 :]
+        assert np.ptp([*whole, halves.sum()]) <= 1
+        smaller = halves[1:-1] / halves[:-2]
+        np.testing.assert_allclose(smaller, 0.5, atol=0.02)
+        assert halves[-1] >= eb.TOP_GENES or genes < eb.FEW_GENES
+        assert (len(halves) == 1) == (genes < eb.FEW_GENES)
 
     def test_equal_means(self):
         mean = np.r_[np.zeros(1500), np.linspace(0.1, 1, 500)]
         edges = eb.stratum_edges(mean)
-        assert np.bincount(eb.strata(mean, edges)).min() >= eb.SMALLEST_STRATUM
+        assert np.bincount(eb.strata(mean, edges)).min() >= eb.TOP_GENES
         assert len(eb.stratum_edges(np.zeros(3000))) == 0
         assert len(eb.stratum_edges(np.zeros(0))) == 0
 

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from scipy import optimize, special, stats
 
 from flashmm.kernels import empirical_bayes_tails as tails_module
-from flashmm.kernels.ddf import t_tail
 from flashmm.kernels.empirical_bayes_tails import (
     Mixture,
     effective_df,
@@ -20,6 +19,7 @@ from flashmm.kernels.empirical_bayes_tails import (
     tail_table,
     tails,
 )
+from flashmm.kernels.tails import t_tail
 
 DOF = [1, 2, 3, 7, 30, 299, 300, 678, 20_000, 10**6]
 
