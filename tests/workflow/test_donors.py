@@ -34,7 +34,7 @@ def donors(workflow):
 
 
 def test_a_job_per_set(workflow, donors):
-    assert workflow.planned(CONFIG) == {"all": 1, "donor_set": 3, "donor_report": 1}
+    assert workflow.planned(CONFIG) == {"donor_set": 3, "donor_report": 1}
 
 
 @pytest.mark.slow
