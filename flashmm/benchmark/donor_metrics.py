@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -150,7 +151,7 @@ def judge(tests: pd.DataFrame, levels: Sequence[float] = LEVELS) -> pd.DataFrame
     The standard error is that of the sets, by leaving out one at a time: tests of one set share its
     labels and are no replicates. It is NaN of one set.
     """
-    require_columns(tests, COLUMNS, "tests")
+    require_columns(tests, list(COLUMNS), "tests")
     keys = ["method", "per_side", "kind", "replicate", "cell_type"]
     q = tests.groupby(keys, observed=True, sort=False)["p"].transform(
         lambda p: adjust_p_values(p.to_numpy())
@@ -176,12 +177,10 @@ def _slices(tests: pd.DataFrame, levels: Sequence[float]) -> Iterator[dict[str, 
 def _metrics(
     tests: pd.DataFrame, levels: Sequence[float], where: Mapping[str, str]
 ) -> Iterator[dict[str, Any]]:
-    asked: list[tuple[str, float, Callable[[pd.DataFrame], float]]] = [
-        ("fpr", level, lambda part, level=level: mean(part["p"][~part["de"]] <= level))
-        for level in levels
-    ]
+    asked: list[tuple[str, float, Callable[[pd.DataFrame], float]]]
+    asked = [("fpr", level, partial(_rejected, level=level)) for level in levels]
     if tests["de"].any():
-        asked += [("fdp", FDR, _fdp), ("tpr", FDR, lambda part: mean(part["found"][part["de"]]))]
+        asked += [("fdp", FDR, _fdp), ("tpr", FDR, _tpr)]
         asked += [("power_at_fpr", EQUAL_LEVEL, _power)]
     for metric, level, measure in asked:
         value, error, sets = _jackknifed(tests, measure)
@@ -193,6 +192,14 @@ def _metrics(
             "std_error": error,
             "sets": sets,
         }
+
+
+def _rejected(tests: pd.DataFrame, level: float) -> float:
+    return mean((tests["p"][~tests["de"]] <= level).to_numpy())
+
+
+def _tpr(tests: pd.DataFrame) -> float:
+    return mean(tests["found"][tests["de"]].to_numpy())
 
 
 def _fdp(tests: pd.DataFrame) -> float:

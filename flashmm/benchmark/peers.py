@@ -31,7 +31,7 @@ def peer(
     levels = pd.Categorical(data.groups.obs[request.factor]).remove_unused_categories().categories
     for name, rows in data.groups.obs.groupby(request.cell_type, observed=True).indices.items():
         contrast = f"{request.cell_type}[{name}]:{request.factor}[T.{levels[-1]}]"
-        tables = _tables(data, request, rows, levels, min_counts)
+        tables = _tables(data, request, np.asarray(rows), levels, min_counts)
         if tables["design"]["condition"].value_counts().min() < 2:
             notes.append(note(f"{name}: {program} needs two subjects of each side."))
             continue
