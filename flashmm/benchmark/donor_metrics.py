@@ -151,7 +151,7 @@ def judge(tests: pd.DataFrame, levels: Sequence[float] = LEVELS) -> pd.DataFrame
     The standard error is that of the sets, by leaving out one at a time: tests of one set share its
     labels and are no replicates. It is NaN of one set.
     """
-    require_columns(tests, COLUMNS, "tests")
+    require_columns(tests, list(COLUMNS), "tests")
     keys = ["method", "per_side", "kind", "replicate", "cell_type"]
     q = tests.groupby(keys, observed=True, sort=False)["p"].transform(
         lambda p: adjust_p_values(p.to_numpy())
@@ -177,9 +177,8 @@ def _slices(tests: pd.DataFrame, levels: Sequence[float]) -> Iterator[dict[str, 
 def _metrics(
     tests: pd.DataFrame, levels: Sequence[float], where: Mapping[str, str]
 ) -> Iterator[dict[str, Any]]:
-    asked: list[tuple[str, float, Callable[[pd.DataFrame], float]]] = [
-        ("fpr", level, partial(_fpr, level=level)) for level in levels
-    ]
+    asked: list[tuple[str, float, Callable[[pd.DataFrame], float]]]
+    asked = [("fpr", level, partial(_rejected, level=level)) for level in levels]
     if tests["de"].any():
         asked += [("fdp", FDR, _fdp), ("tpr", FDR, _tpr)]
         asked += [("power_at_fpr", EQUAL_LEVEL, _power)]
@@ -195,7 +194,7 @@ def _metrics(
         }
 
 
-def _fpr(tests: pd.DataFrame, level: float) -> float:
+def _rejected(tests: pd.DataFrame, level: float) -> float:
     return mean((tests["p"][~tests["de"]] <= level).to_numpy())
 
 

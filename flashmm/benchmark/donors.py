@@ -191,7 +191,7 @@ def _labelled(
         )
         if obs.isna().any(axis=None):
             raise InputError(
-                f"{source.name}: {spec.subject} or {spec.cell_type} is missing in cells."
+                f"{source.name}: {spec.subject} or {spec.cell_type} is missing in some cells."
             )
         side = _sides(obs["subject"].astype(str), per_side, random, source.name)
         chosen = side.notna().to_numpy()

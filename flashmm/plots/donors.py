@@ -72,15 +72,12 @@ def _discoveries(ax: Axes, whole: pd.DataFrame, methods: list[str]) -> None:
         own = rows[rows["method"] == name].set_index("metric")
         if not {"fdp", "tpr"} <= set(own.index):
             continue
-        (x, x_error), (y, y_error) = (
-            own.loc[metric, ["value", "std_error"]].to_numpy(dtype=float)
-            for metric in ("fdp", "tpr")
-        )
+        value, error = own["value"].astype(float), 2 * own["std_error"].astype(float)
         ax.errorbar(
-            x,
-            y,
-            2 * y_error,
-            2 * x_error,
+            [value["fdp"]],
+            [value["tpr"]],
+            [error["tpr"]],
+            [error["fdp"]],
             fmt=look.marker,
             color=look.colour,
             ms=6,
