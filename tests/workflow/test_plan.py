@@ -210,7 +210,7 @@ def test_mistakes_in_a_model_per_cell_type(method, changes, words):
 
 
 def test_a_filter_without_cell_types_is_refused():
-    with pytest.raises(ConfigError, match="m: min_counts .* needs `within`"):
+    with pytest.raises(ConfigError, match=r"m: min_counts .* needs `within`"):
         plan_of(JOINT | {"min_counts": 5})
 
 
@@ -223,5 +223,5 @@ def test_mixedlm_is_not_compared_with_models_per_cell_type():
 def test_a_data_set_names_its_own_method_in_the_message(tmp_path):
     (tmp_path / "a.h5ad").touch()
     own = {"counts": str(tmp_path / "a.h5ad"), "methods": {"w": WITHIN | {"within": "type"}}}
-    with pytest.raises(ConfigError, match="^datasets: x: methods: w: within"):
+    with pytest.raises(ConfigError, match=r"^datasets: x: methods: w: within"):
         plan(datasets={"x": own})
