@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,20 +15,22 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
+from flashmm.benchmark import evaluate
 from flashmm.cells.summary import summarise
 from flashmm.design.from_groups import summary_statistics
-from flashmm.inference.testing import contrast_tests
+from flashmm.inference.testing import DEFAULT_WITHIN, contrast_tests
 from flashmm.io.fits import write_fit
 from flashmm.io.groups import write_groups
 from flashmm.io.tables import write_table
 from flashmm.lmm import fit_lmm
-from flashmm.options import InputError
+from flashmm.options import FlashmmWarning, InputError
 from flashmm.report import Inputs, Run, write_report
 from flashmm.report import page as blocks
 from flashmm.storage.provenance import source_digest
 from flashmm.subject_level.heritability import recover_heritability
 from flashmm.subject_level.means import subject_means
 from flashmm.subject_level.models import indicators, kinship_by_trait, multitrait_by_gene
+from flashmm.within import fit_within
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 FIXED = "~ 0 + cell_type + cell_type:condition"
@@ -221,6 +224,78 @@ def test_cells_of_tables(value, text):
 )
 def test_numbers_with_errors(value, error, text):
     assert blocks.with_error(value, error) == text
+
+
+# --- a model per cell type ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def typed(tmp_path_factory) -> str:
+    """A report of models per cell type, made from files."""
+    folder = tmp_path_factory.mktemp("typed")
+    groups = summarise(counts(), ["subject", "cell_type", "condition"])
+    write_groups(groups, folder / "groups.h5ad")
+    with warnings.catch_warnings():
+        # what is noted of six subjects is not the question here
+        warnings.simplefilter("ignore", FlashmmWarning)
+        fits = fit_within(groups, "cell_type", "~ condition", ["subject"], size_factors="total")
+        tests = contrast_tests(fits, "condition", "kenward-roger").to_frame()
+    write_fit(fits, folder / "fit.h5ad", folder / "groups.h5ad")
+    write_table(tests, folder / "tests.parquet")
+    metrics = evaluate(tests).metrics.assign(dataset="mine", method="within")
+    write_table(metrics, folder / "metrics.parquet")
+    (folder / "notes.txt").write_text("")
+    measured = {"seconds": 0.5, "genes": 40, "peak_memory_mib": 100.0}
+    (folder / "measured.json").write_text(json.dumps(measured))
+    model = {
+        "transform": "log2p1",
+        "formulas": {"fixed": "~ condition", "random": ["subject"]},
+        "within": "cell_type",
+        "size_factors": {"method": "total", "within": "cell_type"},
+        "options": {"method": "REML", "nonnegative": True},
+        "ddf": None,
+    }
+    files = {"groups": "groups.h5ad", "fit": "fit.h5ad", "tests": "tests.parquet"}
+    files |= {"notes": "notes.txt", "measured": "measured.json"}
+    run = {"dataset": "mine", "scenario": "mine", "replicate": None, "counts": ["mine.h5ad"]}
+    run |= {"method": "within", "model": model}
+    inputs = Inputs.of(
+        folder / "figures",
+        runs=[run | {name: str(folder / file) for name, file in files.items()}],
+        tables={"metrics": str(folder / "metrics.parquet")},
+        scenarios={},
+        config={"seed": 1, "report": {"title": "Typed", "top_genes": 30, "fdr": 0.05}},
+    )
+    write_report(folder / "report.html", inputs)
+    return (folder / "report.html").read_text()
+
+
+def test_models_per_cell_type_have_rows_and_figures_of_their_own(typed):
+    assert "one per cell_type" in typed and DEFAULT_WITHIN in typed
+    assert "Volcano plot of a: condition[T.treated]" in typed
+    assert "b &lt;c&gt;, d+: condition[T.treated]" in typed
+    assert "Benjamini-Hochberg, per cell type" in typed
+    assert typed.count("<figure>") == 3
+
+
+def test_status_is_counted_in_every_cell_type(typed):
+    table = typed.split('aria-label="Genes by status"')[-1].split("</table>")[0]
+    numbers = [int(n) for n in re.findall(r'class="n">(\d+)<', table)]
+    assert sum(numbers) == 2 * 40
+
+
+def test_genes_of_all_cell_types_are_listed_together(typed):
+    payload = re.search(r'<script type="application/json">(.*?)</script>', typed)
+    data = json.loads(payload[1])
+    assert [column["key"] for column in data["columns"]][:2] == ["gene", "cell_type"]
+    assert [contrast["name"] for contrast in data["contrasts"]] == [
+        "every cell type: condition[T.treated]",
+        "a: condition[T.treated]",
+        "b <c>, d+: condition[T.treated]",
+    ]
+    together = data["contrasts"][0]
+    assert {row[1] for row in together["rows"]} == {"a", "b <c>, d+"}
+    assert together["total"] == sum(contrast["total"] for contrast in data["contrasts"][1:])
 
 
 # --- models between subjects -------------------------------------------------------------------

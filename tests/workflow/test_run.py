@@ -12,6 +12,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from .conftest import ROOT, TEST_CONFIG
 
@@ -189,6 +190,38 @@ def test_analysis_of_counts(workflow, config, counts):
     page = (workflow.folder / "results/report.html").read_text()
     assert "&lt;b&gt;&amp;up&lt;/b&gt;" in page and "<b>&up</b>" not in page
     assert "Glioblastoma, WHO Grade IV" in page
+
+
+def test_analysis_with_a_model_per_cell_type(workflow, counts):
+    """The shipped analysis of subjects with both conditions; shards of genes give the same."""
+    rng = np.random.default_rng(6)
+    counts.obs["cell_type"] = np.where(rng.random(counts.n_obs) < 0.5, "B, naive", "T/NK")
+    counts.write_h5ad(workflow.folder / "cells.h5ad")
+    config = yaml.safe_load((ROOT / "config" / "analysis.yaml").read_text())
+    config |= {"counts": "cells.h5ad", "reference": {"condition": "treated"}}
+    done = workflow.run(config)
+    assert done.returncode == 0, done.stdout
+    place = workflow.folder / "results/tests/cells/within"
+    tests = pd.read_parquet(place.with_suffix(".parquet"))
+    assert list(tests.columns[:3]) == ["gene", "cell_type", "contrast"]
+    assert set(tests["cell_type"]) == {"B, naive", "T/NK"}
+    assert (tests.groupby(["cell_type", "contrast"]).size() == counts.n_vars).all()
+    first = tests.loc[tests.groupby("cell_type")["log10_p"].idxmin()]
+    assert set(first["gene"]) == {"<b>&up</b>"}
+    assert (first["estimate"] < 0).all()  # the treated cells are the reference
+    notes = place.with_suffix(".notes.txt").read_text()
+    assert "size factors, tmm within cell_type" in notes
+    page = (workflow.folder / "results/report.html").read_text()
+    assert "one per cell_type" in page and "B, naive" in page
+
+    other = type(workflow)(workflow.folder / "shards")
+    other.folder.mkdir()
+    shutil.copy(workflow.folder / "cells.h5ad", other.folder)
+    target = "results/tests/cells/within.parquet"
+    done = other.run(config | {"shards": {"cells": 1, "genes": 3}}, target)
+    assert done.returncode == 0, done.stdout
+    sharded = pd.read_parquet(other.folder / target)
+    pd.testing.assert_frame_equal(sharded, tests, rtol=1e-6)
 
 
 def spoil_counts(adata: ad.AnnData) -> None:
