@@ -32,9 +32,6 @@ from flashmm.subject_level.means import subject_means
 from flashmm.subject_level.models import indicators, kinship_by_trait, multitrait_by_gene
 from flashmm.within import fit_within
 
-# one variance for all types is what these small models have
-pytestmark = pytest.mark.filterwarnings("ignore:The effect of:flashmm.FlashmmWarning")
-
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 FIXED = "~ 0 + cell_type + cell_type:condition"
 
