@@ -68,3 +68,17 @@ def test_columns_are_split_by_what_varies_within_subjects(formula, by, covariate
     )
     found = split_columns(obs, formula)
     assert (sorted(found[0]), found[1]) == (sorted(by), covariates)
+
+
+@pytest.mark.parametrize("values", [[0, 1], [0.0, 1.0], [0, 1, 2]])
+@pytest.mark.parametrize("random", ["(1|s)", "(1|lane) + (1|s)", "(1|s:visit)"])
+def test_few_numbers_that_many_cells_share_define_groups(values, random):
+    """Visits as numbers define groups as their names do; a number of each cell does not."""
+    visit = np.tile(np.repeat(np.arange(len(values)), 30), 4)
+    obs = pd.DataFrame({"s": np.repeat(list("abcd"), 30 * len(values))})
+    obs["visit"] = [f"v{i}" for i in visit]
+    obs["time"] = np.array(values)[visit]
+    obs["lane"] = [f"L{i % 3}" for i in range(len(obs))]
+    obs["x"] = np.arange(len(obs)) % 29
+    by, covariates = split_columns(obs, f"~ time + x + {random}")
+    assert "time" in by and "x" not in by and covariates == ["x"]
