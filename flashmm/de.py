@@ -13,6 +13,7 @@ import pandas as pd
 from flashmm.cells.counts import open_counts
 from flashmm.cells.groups import GroupStatistics, align_tables
 from flashmm.cells.summary import summarise
+from flashmm.design.differences import is_factor
 from flashmm.design.from_groups import summary_statistics
 from flashmm.formulas import Factor, Term, call_name, read_model
 from flashmm.inference.table import TestTable
@@ -26,6 +27,10 @@ from flashmm.within import SIZE_FACTORS, fit_within
 
 # Functions whose result, on a cell-level column, follows from the stored sums of their argument.
 STANDARDISING = ("scale", "center")
+# A column of at most so many distinct whole numbers, each with so many cells in a random grouping,
+# defines groups of cells though it varies within the grouping.
+FEW_NUMBERS = 12
+FEW_CELLS = 5
 
 
 def de(
@@ -93,10 +98,11 @@ def de(
 
     Notes
     -----
-    Numeric columns that vary between the cells of a subject are read as covariates, all other
-    columns define the groups. With `within`, a factor that varies within subjects (before and
-    after a treatment, say) has a random term of its own, subject:factor, which is said in the
-    notes. For other formulas on the same cells, `summarise` once and go on from the groups.
+    Numeric columns that vary between the cells of a subject are read as covariates, but for few
+    whole numbers that many cells share (0 and 1, or visits); all other columns define the groups.
+    With `within`, a factor that varies within subjects (before and after a treatment, say) has a
+    random term of its own, subject:factor, which is said in the notes. For other formulas on the
+    same cells, `summarise` once and go on from the groups.
     """
     by, covariates = split_columns(_columns_of(data, formula, random, within), formula, random)
     groups = summarise(
@@ -166,7 +172,7 @@ def with_subject_terms(
     subject = only.columns[0]
     columns = {c for term in terms for factor in term for c in factor.columns}
     factors = [c for c in groups.by if c in columns and c != subject]
-    varying = [c for c in factors if _is_factor(groups.obs[c]) and _varies(groups.obs, c, subject)]
+    varying = [c for c in factors if is_factor(groups.obs[c]) and _varies(groups.obs, c, subject)]
     if not varying:
         return formula, given, ()
     added = [f"{subject}:{column}" for column in varying]
@@ -177,10 +183,6 @@ def with_subject_terms(
     if given is None:
         return formula + "".join(f" + (1|{term})" for term in added), None, (words,)
     return formula, [*given, *added], (words,)
-
-
-def _is_factor(column: pd.Series) -> bool:
-    return not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column)
 
 
 def _varies(obs: pd.DataFrame, column: str, subject: str) -> bool:
@@ -221,14 +223,15 @@ def split_columns(
     by : list of str
         Grouping columns, those of the random terms first.
     covariates : list of str
-        Expressions over numeric columns that vary within the first random grouping, and over
-        columns that obs lacks (the library size is counted).
+        Expressions over numeric columns that vary between the cells of a random grouping, and over
+        columns that obs lacks (the library size is counted). Few whole numbers that many cells
+        share, such as visits, define groups.
     """
     terms, random_terms = read_model(formula, random)
     by = [column for term in random_terms for column in term.columns]
-    subject = list(random_terms[0].columns)
+    groupings = [list(term.columns) for term in random_terms]
     varying = {c for term in _all_terms(terms, random_terms) for f in term for c in f.columns}
-    varying = {column for column in varying if _varies_within(obs, column, subject)}
+    varying = {column for column in varying if _varies_within(obs, column, groupings)}
     covariates: list[str] = []
     for term in _all_terms(terms, random_terms):
         cell_level = [f for f in term if f.columns & varying]
@@ -242,14 +245,21 @@ def _all_terms(terms: list[Term], random_terms: list[Any]) -> list[Term]:
     return terms + [slope for term in random_terms for slope in term.slopes]
 
 
-def _varies_within(obs: pd.DataFrame, column: str, subject: list[str]) -> bool:
-    """Whether a column is a number of the cell rather than a property of its subject."""
-    if column not in obs.columns or not set(subject) <= set(obs.columns):
+def _varies_within(obs: pd.DataFrame, column: str, groupings: list[list[str]]) -> bool:
+    """Whether a column is a number of the cell rather than a property of groups of cells."""
+    named = {name for grouping in groupings for name in grouping}
+    if column not in obs.columns or not named <= set(obs.columns):
         return column not in obs.columns
     values = obs[column]
     if not pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values):
         return False
-    return bool((obs.groupby(subject, observed=True)[column].nunique() > 1).any())
+    distinct = [obs.groupby(g, observed=True)[column].nunique() for g in groupings]
+    few = values.nunique() <= FEW_NUMBERS and bool((values.dropna() % 1 == 0).all())
+    of_groups = any(
+        ((numbers == 1).all() or few) and len(obs) >= FEW_CELLS * numbers.sum()
+        for numbers in distinct
+    )
+    return bool((distinct[0] > 1).any()) and not of_groups
 
 
 def _stored(factor: Factor) -> str:

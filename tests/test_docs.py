@@ -18,6 +18,7 @@ BLOCKS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore::flashmm.FlashmmWarning")  # few genes, one variance
 @pytest.mark.parametrize("document", BLOCKS)
 def test_code_runs(document, tmp_path, monkeypatch, capsys):
     """The blocks of a document run one after another, as its reader would run them."""

@@ -11,9 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from flashmm.design.columns import GroupDesign, RandomComponent
-
-# Singular values below this part of the largest, and weights below this part of theirs, are zero.
-NOTHING = 1e-9
+from flashmm.inference.row_space import NOTHING
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from flashmm.design.contrasts import Contrast
-from flashmm.inference.between_subjects import GroupedDesign, SubjectDesign, columns_of
+from flashmm.inference.between_subjects import SubjectDesign, columns_of
+from flashmm.inference.grouped_design import GroupedDesign
 from flashmm.inference.model_fit import ModelFit
 from flashmm.inference.random_space import Block
 from flashmm.inference.subjects import require_groups

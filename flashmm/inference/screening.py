@@ -16,7 +16,8 @@ import pandas as pd
 
 from flashmm.design.contrasts import Contrast, without_columns
 from flashmm.design.differences import is_factor
-from flashmm.inference.between_subjects import GroupedDesign, SubjectDesign, columns_of
+from flashmm.inference.between_subjects import SubjectDesign, columns_of
+from flashmm.inference.grouped_design import GroupedDesign
 from flashmm.inference.model_fit import ModelFit
 from flashmm.inference.subjects import require_groups
 from flashmm.names import some_names

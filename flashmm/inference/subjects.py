@@ -103,7 +103,7 @@ def subject_column(groups: GroupStatistics, design: GroupDesign, factor: str | N
     single = [grouping for grouping in found if grouping.column in groups.obs]
     if factor in groups.obs:
         for grouping in single:
-            if not grouping.vary(groups.obs[factor]):
+            if grouping.column != factor and not grouping.vary(groups.obs[factor]):
                 return grouping.column
     return subjects_among(tuple(single), groups, design).column
 

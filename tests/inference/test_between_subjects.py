@@ -95,8 +95,8 @@ def test_no_subjects_left():
     groups = groups_of(pd.concat([obs, obs.assign(cell_type="T1")], ignore_index=True))
     fit = fit_groups(groups, "~ cell_type + condition + x + cell_type:z", ["subject:cell_type"])
     assert between(fit, "condition") == [0]
-    with pytest.warns(fm.FlashmmWarning, match="confounded"):
-        table = fm.contrast_tests(fit, "condition", ddf="between-within")
+    with pytest.warns(fm.FlashmmWarning, match="confounded: none of 'S00', .* can be left out"):
+        table = fm.contrast_tests(fit, "condition")
     assert np.isnan(table.p_value).all() and (table.status == "too_few_subjects").all()
 
 
