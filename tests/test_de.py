@@ -82,3 +82,60 @@ def test_few_numbers_that_many_cells_share_define_groups(values, random):
     obs["x"] = np.arange(len(obs)) % 29
     by, covariates = split_columns(obs, f"~ time + x + {random}")
     assert "time" in by and "x" not in by and covariates == ["x"]
+
+
+@pytest.mark.filterwarnings("ignore::flashmm.FlashmmWarning")
+def test_within_equals_the_steps(simulation, tmp_path):
+    path = tmp_path / "cells.h5ad"
+    simulation.adata.write_h5ad(path)
+    formula = "~ log(libsize) + condition"
+    table = fm.de(path, f"{formula} + (1|subject)", "condition", within="cell_type")
+    groups = fm.summarise(
+        path, by=["subject", "condition", "cell_type"], covariates=["log(libsize)"]
+    )
+    steps = fm.contrast_tests(fm.fit_within(groups, "cell_type", formula, ["subject"]), "condition")
+    pd.testing.assert_frame_equal(table.to_frame(), steps.to_frame())
+    assert table.to_frame()["cell_type"].nunique() == 2
+
+
+@pytest.mark.filterwarnings("ignore::flashmm.FlashmmWarning")
+def test_a_condition_within_subjects_gets_a_term_of_its_own():
+    spec = fm.SimulationSpec(
+        n_genes=60, n_cells=1200, n_subjects=6, n_cell_types=2, nested=False, n_de_genes=0
+    )
+    cells = fm.simulate_counts(spec, seed=2).adata
+    formula = "~ log(libsize) + condition + (1|subject)"
+    table = fm.de(cells, formula, "condition", within="cell_type")
+    written = fm.de(cells, f"{formula} + (1|subject:condition)", "condition", within="cell_type")
+    np.testing.assert_allclose(table.p_value, written.p_value, rtol=1e-9)
+    assert any("'subject:condition' was added" in text for text in table.notes)
+
+
+def test_several_files_are_one_study(simulation, tmp_path):
+    halves = [simulation.adata[::2].copy(), simulation.adata[1::2].copy()]
+    paths = [tmp_path / f"{i}.h5ad" for i in range(2)]
+    for half, path in zip(halves, paths, strict=True):
+        half.write_h5ad(path)
+    formula = "~ log(libsize) + condition + (1|subject)"
+    whole = fm.de(simulation.adata, formula, "condition")
+    parts = fm.de(paths, formula, "condition")
+    np.testing.assert_allclose(parts.p_value, whole.p_value, rtol=1e-7)
+
+
+@pytest.mark.filterwarnings("ignore::flashmm.FlashmmWarning")
+def test_options_of_the_summary_are_taken(simulation):
+    cells = simulation.adata.copy()
+    cells.layers["raw"] = cells.X.copy()
+    cells.obs.loc[cells.obs_names[0], "condition"] = np.nan
+    formula = "~ log(libsize) + condition + (1|subject)"
+    with pytest.raises(fm.InputError, match="condition"):
+        fm.de(cells, formula, "condition")
+    table = fm.de(cells, formula, "condition", missing="drop", layer="raw", chunk_nnz=5000)
+    assert np.isfinite(table.p_value).any()
+
+
+def test_the_reference_is_chosen(simulation):
+    formula = "~ log(libsize) + condition + (1|subject)"
+    one = fm.de(simulation.adata, formula, "condition")
+    other = fm.de(simulation.adata, formula, "condition", reference={"condition": "B"})
+    np.testing.assert_allclose(one.estimate, -other.estimate, rtol=1e-6, atol=1e-9)
