@@ -145,12 +145,12 @@ def subjects_among(
 
 
 def _most_constant(found: list[Subjects], groups: GroupStatistics, design: GroupDesign) -> Subjects:
-    """The grouping in which the fewest fixed columns vary; of several, that of most levels."""
+    """The grouping in which the fewest fixed columns vary, rather none of them, of most levels."""
     fixed = frozenset().union(*design.coefficient_columns) & set(groups.obs.columns)
 
-    def order(grouping: Subjects) -> tuple[int, int, str]:
+    def order(grouping: Subjects) -> tuple[int, bool, int, str]:
         varying = sum(grouping.vary(groups.obs[column]) for column in fixed)
-        return varying, -len(grouping), grouping.column
+        return varying, grouping.column in fixed, -len(grouping), grouping.column
 
     return min(found, key=order)
 

@@ -162,6 +162,7 @@ class TestOrderOfTerms:
         if n_ctrl == 4:
             assert one.between_df == [6]
 
+    @quiet
     def test_one_definition_for_all(self):
         obs = crossed(8).merge(pd.DataFrame({"lane": ["L1", "L2", "L3"]}), how="cross")
         for random in (["lane", "subject"], ["subject", "lane"]):

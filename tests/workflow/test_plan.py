@@ -128,7 +128,7 @@ def model_in(found: Plan) -> dict:
 def test_defaults_of_a_model_per_cell_type():
     model = model_in(plan_of(WITHIN))
     assert model["within"] == "cell_type" and model["min_counts"] == 15
-    assert model["size_factors"] == {"method": "tmm", "within": "cell_type"}
+    assert model["size_factors"] == {"method": "tmm-expressed", "within": "cell_type"}
     assert model["ddf"] is None  # the tests decide
     joint = model_in(plan_of(JOINT))
     assert (joint["within"], joint["size_factors"], joint["min_counts"]) == (None, None, None)
