@@ -210,7 +210,7 @@ def test_analysis_with_a_model_per_cell_type(workflow, counts):
     assert set(first["gene"]) == {"<b>&up</b>"}
     assert (first["estimate"] < 0).all()  # the treated cells are the reference
     notes = place.with_suffix(".notes.txt").read_text()
-    assert "size factors, tmm within cell_type" in notes
+    assert "size factors, tmm-expressed within cell_type" in notes
     page = (workflow.folder / "results/report.html").read_text()
     assert "one per cell_type" in page and "B, naive" in page
 
