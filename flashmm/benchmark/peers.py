@@ -1,18 +1,23 @@
-"""Pseudobulk tests of other packages, by a script of R on the added counts of each cell type."""
+"""Pseudobulk tests of packages of R, by the scripts of `workflow/methods`."""
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
 
-import numpy as np
-import pandas as pd
-
+from flashmm.benchmark.comparison import comparison_of, design_table, groups_files
 from flashmm.benchmark.data import DataSet, MethodResult, Request
-from flashmm.options import InputError, note
-from flashmm.storage.programs import find_program, run_on_tables
+from flashmm.benchmark.external import run_command
+from flashmm.options import InputError
+from flashmm.storage.processes import Limits
 
-PROGRAMS = ("edgeR-QL", "limma-voom", "voom-qw", "DESeq2")
-#: Genes with fewer counts in a cell type are not given to a program.
+#: Program to its script and what the script is told more.
+PROGRAMS = {
+    "edgeR-QL": ("edger.R",),
+    "limma-voom": ("voom.R",),
+    "voom-qw": ("voom.R", "weights"),
+    "DESeq2": ("deseq2.R",),
+}
+#: Genes with fewer counts in a cell type are not tested.
 MIN_COUNTS = 20
 
 
@@ -20,41 +25,34 @@ def peer(
     data: DataSet,
     request: Request,
     *,
-    program: str = PROGRAMS[0],
+    program: str = "edgeR-QL",
     min_counts: float = MIN_COUNTS,
     timeout: float = 600,
 ) -> MethodResult:
     """Tests of another package, per cell type, through Rscript."""
-    if find_program("Rscript") is None:
-        raise InputError(f"{program} needs R, and there is no program Rscript.")
-    parts, notes = [], []
-    levels = pd.Categorical(data.groups.obs[request.factor]).remove_unused_categories().categories
-    for name, rows in data.groups.obs.groupby(request.cell_type, observed=True).indices.items():
-        contrast = f"{request.cell_type}[{name}]:{request.factor}[T.{levels[-1]}]"
-        tables = _tables(data, request, np.asarray(rows), levels, min_counts)
-        if tables["design"]["condition"].value_counts().min() < 2:
-            notes.append(note(f"{name}: {program} needs two subjects of each side."))
-            continue
-        command = ["Rscript", "--vanilla", str(data.peers)]
-        found = run_on_tables(command, tables, [program], timeout=timeout)
-        parts.append(found.assign(contrast=contrast))
-    if not parts:
-        raise InputError(f"{program}: no cell type has two subjects of each side.")
-    return MethodResult(pd.concat(parts, ignore_index=True), notes=tuple(notes))
-
-
-def _tables(
-    data: DataSet, request: Request, rows: np.ndarray, levels: Any, min_counts: float
-) -> dict[str, pd.DataFrame]:
-    """Counts (genes, samples) and design of one cell type, the samples sorted by side."""
-    obs, counts = data.groups.obs, data.groups.counts
-    assert counts is not None
-    side = pd.Categorical(obs[request.factor].iloc[rows], levels, ordered=True)
-    rows = rows[np.argsort(side.codes, kind="stable")]
-    bulk = counts[rows]
-    kept = bulk.sum(0) >= min_counts
-    names = [f"s{i}" for i in range(len(rows))]
-    table = pd.DataFrame(bulk[:, kept].T.astype(np.int64), columns=names)
-    table.insert(0, "gene", np.asarray(data.groups.genes[kept], dtype=object))
-    condition = pd.Categorical(obs[request.factor].iloc[rows].astype(str), levels.astype(str))
-    return {"counts": table, "design": pd.DataFrame({"sample": names, "condition": condition})}
+    script, *more = PROGRAMS[program]
+    asked = comparison_of(
+        data.groups, request.factor, subject=request.subject, cell_type=request.cell_type
+    )
+    path = Path(str(data.peers)) / script
+    command = ["Rscript", "--vanilla", str(path), "{groups}", "{design}", "{out}", *more]
+    verdict = run_command(
+        [*command, f"min_counts={min_counts:g}"],
+        asked,
+        {
+            "groups": lambda: groups_files(data.groups, asked),
+            "design": lambda: design_table(asked, seed=request.seed, threads=1),
+        },
+        limits=Limits(timeout),
+        seed=request.seed,
+    )
+    if verdict.status != "ok":
+        raise InputError(f"{program} is {verdict.status}: {verdict.message}.")
+    frame = verdict.tests.dropna(subset=["p_value"])
+    # as the same effect is called in the joint model
+    named = frame[request.cell_type].astype(str)
+    joint = [
+        f"{request.cell_type}[{level}]:{contrast}"
+        for level, contrast in zip(named, frame["contrast"], strict=True)
+    ]
+    return MethodResult(frame.drop(columns=request.cell_type).assign(contrast=joint))

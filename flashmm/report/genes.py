@@ -45,6 +45,9 @@ def results(inputs: Inputs) -> Iterator[dict[str, Any]]:
     metrics = inputs.table("metrics")
     for run in inputs.analyses:
         tests = read_table(run.tests)
+        if tests.empty:
+            continue  # its status says why
+        tests = tests.reindex(columns=list(dict.fromkeys([*tests, *GENE_COLUMNS])))
         yield blocks.heading(f"{run.dataset}, method {run.method}")
         yield from _found(inputs, run, tests, metrics)
         yield from _volcanoes(inputs, run, tests)

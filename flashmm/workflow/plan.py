@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from flashmm.workflow.datasets import DatasetReader, scenario_files
 from flashmm.workflow.donor_study import DonorStudy, read_donor_study
+from flashmm.workflow.other_rows import OtherMethods
 from flashmm.workflow.sheets import ConfigError, Record, Schemas, one_of
 from flashmm.workflow.sources import Sources
 from flashmm.workflow.study import Study, read_study
@@ -17,8 +19,9 @@ Run = tuple[str, str]
 
 EVALUATED = ("metrics", "qq", "p_histogram", "roc", "fdp_tpr")
 COMPARED = ("agreement", "pairs", "attempts")
+RECORDED = ("status", "costs")
 # Tables that are written as text too.
-FOR_PEOPLE = ("metrics", "agreement")
+FOR_PEOPLE = ("metrics", "agreement", "status")
 
 SUBJECT_TABLES = {
     "kinship": ("heritability", "tests", "profiles"),
@@ -67,6 +70,16 @@ class Plan:
         return dict(self.datasets[dataset]["methods"])
 
     @property
+    def others(self) -> OtherMethods:
+        """The methods that are commands or functions."""
+        return OtherMethods(self.datasets, self.config)
+
+    def cells_for(self, dataset: str, method: str) -> list[Any]:
+        """The files of counts, for a command or function that reads the cells."""
+        wanted = self.others.model(dataset, method)["cells"]
+        return [self.sources.input(p) for p in self.datasets[dataset]["counts"]] if wanted else []
+
+    @property
     def split(self) -> list[str]:
         """Data sets whose cells are summarised by several jobs; the others need no merge."""
         shards = self.config["shards"]["cells"]
@@ -99,16 +112,19 @@ class Plan:
 
     def groups_of(self, dataset: str, method: str) -> str:
         """Methods share the groups of a data set; another transform has groups of its own."""
+        return f"results/groups/{dataset}{self._variant(dataset, method)}.h5ad"
+
+    def _variant(self, dataset: str, method: str) -> str:
+        """What the names of files of groups of another transform have behind the data set's."""
         data = self.datasets[dataset]
         transform = data["methods"][method]["transform"]
-        variant = "" if transform == data["transform"] else f".{transform}"
-        return f"results/groups/{dataset}{variant}.h5ad"
+        return "" if transform == data["transform"] else f".{transform}"
 
-    # Tables, each collected over its runs
+    # Tables, each collected over its runs; those of `RECORDED` from JSON
 
     def runs_with(self, table: str) -> list[Run]:
         """The runs that have such a table: all, or those that MixedLM was fitted to."""
-        if table in EVALUATED:
+        if table in EVALUATED + RECORDED:
             return self.runs
         return [run for run in self.runs if run[1] in self.datasets[run[0]]["compared"]]
 
@@ -116,7 +132,7 @@ class Plan:
         """The tables of this config and their files."""
         return {
             table: f"results/evaluation/{table}.parquet"
-            for table in EVALUATED + COMPARED
+            for table in EVALUATED + COMPARED + RECORDED
             if self.runs_with(table)
         }
 
@@ -126,19 +142,41 @@ class Plan:
 
     def parts(self) -> dict[str, list[str]]:
         """Table to its parts, one per run."""
-        return {
+        made = {
             table: [
                 f"results/evaluation/{dataset}/{method}/{table}.parquet"
                 for dataset, method in self.runs_with(table)
             ]
             for table in self.tables()
         }
+        return made | self._recorded("files")
 
     def collected(self) -> dict[str, list[Record]]:
         """Table to the names of its runs, in the order of its parts."""
-        return {
+        made = {
             table: [self.names_of(*run) for run in self.runs_with(table)] for table in self.tables()
         }
+        return made | self._recorded("names")
+
+    def _recorded(self, what: str) -> dict[str, Any]:
+        """Files of JSON, or the names of their runs, of how methods ended and what they took."""
+        if not self.runs:
+            return {}
+        status = [f"results/status/{dataset}/{method}.json" for dataset, method in self.runs]
+        costs = list(self._steps())
+        if what == "files":
+            return {"status": status, "costs": [path for _, path in costs]}
+        return {
+            "status": [self.names_of(*run) for run in self.runs],
+            "costs": [names for names, _ in costs],
+        }
+
+    def _steps(self) -> Iterator[tuple[Record, str]]:
+        """Yield names and file of what each job of each step of each method took."""
+        for dataset, method in self.runs:
+            for step, paths in self.others.steps(dataset, method, self._variant(dataset, method)):
+                for path in paths:
+                    yield {**self.names_of(dataset, method), "step": step}, path
 
     def names_of(self, dataset: str, method: str) -> Record:
         """The columns that tell runs apart in a collected table."""
@@ -181,6 +219,7 @@ class Plan:
 
     def _report_run(self, dataset: str, method: str) -> Record:
         data, place = self.datasets[dataset], f"{dataset}/{method}"
+        is_model = data["methods"][method]["kind"] == "model"
         compared = method in data["compared"]
         return {
             "dataset": dataset,
@@ -190,10 +229,10 @@ class Plan:
             "method": method,
             "model": data["methods"][method],
             "groups": self.groups_of(dataset, method),
-            "fit": f"results/fit/{place}.h5ad",
+            "fit": f"results/fit/{place}.h5ad" if is_model else None,
             "tests": f"results/tests/{place}.parquet",
             "notes": f"results/tests/{place}.notes.txt",
-            "measured": f"results/benchmarks/fit/{place}.json",
+            "measured": f"results/benchmarks/{'fit' if is_model else 'method'}/{place}.json",
             "reference": f"results/benchmarks/reference/{place}.json" if compared else None,
         }
 
@@ -265,7 +304,9 @@ def read_plan(config: Record, schemas: Schemas, sources: Sources | None = None) 
         for section in SECTIONS
     }
     study = read_study(config, schemas)
-    return Plan(config, scenarios, datasets, models, study, donors, sources)
+    plan = Plan(config, scenarios, datasets, models, study, donors, sources)
+    plan.others.check()
+    return plan
 
 
 def _scenarios(
@@ -284,6 +325,10 @@ def _scenarios(
     for name in config["benchmark"]["reference"]["methods"]:
         where = "benchmark: reference: methods"
         one_of(name, methods, where)
+        if "fixed" not in methods[name] or methods[name].keys() & {"command", "function"}:
+            raise ConfigError(
+                f"{where}: {name!r} is no model, so that MixedLM cannot fit it; leave it out"
+            )
         if "within" in methods[name]:
             raise ConfigError(
                 f"{where}: {name!r} has a model for each level of {methods[name]['within']!r}, "

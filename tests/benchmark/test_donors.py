@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from flashmm.benchmark import peers
 from flashmm.benchmark.donor_metrics import judge, judged_pairs, run_set
 from flashmm.benchmark.donors import DonorSpec, SetName, donor_set, permuted_set, thinned_set
 from flashmm.benchmark.methods import Method
@@ -226,6 +225,7 @@ def test_pairs_with_few_counts_are_not_judged(donors):
 
 
 def test_without_r_other_packages_are_left_out(donors, monkeypatch):
-    monkeypatch.setattr(peers, "find_program", lambda name: None)
-    _, notes = run_set(permuted_set(donors, SPEC, 3), METHODS[2:], peers="peers.R")
-    assert notes == ("edger is left out: edgeR-QL needs R, and there is no program Rscript.",)
+    monkeypatch.setenv("PATH", "")
+    _, notes = run_set(permuted_set(donors, SPEC, 3), METHODS[2:], peers="workflow/methods")
+    assert len(notes) == 1
+    assert notes[0].startswith("edger is left out: edgeR-QL is skipped: there is no such program")

@@ -11,8 +11,12 @@ rule test:
             labels={"data set": "{dataset}", "method": "{method}", "format": "tsv"},
         ),
         notes="results/tests/{dataset}/{method}.notes.txt",
+        status="results/status/{dataset}/{method}.json",
+        measured="results/benchmarks/test/{dataset}/{method}.json",
     log:
         "logs/test/{dataset}/{method}.log",
+    wildcard_constraints:
+        method=only(PLAN.others.models),
     conda:
         "../envs/flashmm.yaml"
     threads: 1
@@ -22,7 +26,8 @@ rule test:
     params:
         contrasts=setting("test"),
         ddf=of_method("ddf"),
-        alternative=setting("alternative"),
+        alternative=of_method("alternative"),
+        lfc=of_method("lfc"),
         version=code("test"),
     script:
         "../scripts/test.py"
