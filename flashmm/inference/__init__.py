@@ -4,13 +4,18 @@ Contrasts with their degrees of freedom, permutation, tests of variance componen
 what a design can say.
 """
 
-from flashmm.inference.advice import advise
-from flashmm.inference.explained import VarianceExplained, variance_explained
-from flashmm.inference.influence import InfluenceTable, influence, jackknife
-from flashmm.inference.permutation import PermutationTable, permutation_tests
-from flashmm.inference.table import TestTable
-from flashmm.inference.testing import contrast_tests
-from flashmm.inference.variance import VarianceTable, variance_tests
+from typing import TYPE_CHECKING
+
+from flashmm.names import on_demand
+
+if TYPE_CHECKING:
+    from flashmm.inference.advice import advise
+    from flashmm.inference.explained import VarianceExplained, variance_explained
+    from flashmm.inference.influence import InfluenceTable, influence, jackknife
+    from flashmm.inference.permutation import PermutationTable, permutation_tests
+    from flashmm.inference.table import TestTable
+    from flashmm.inference.testing import contrast_tests
+    from flashmm.inference.variance import VarianceTable, variance_tests
 
 __all__ = [
     "InfluenceTable",
@@ -26,3 +31,5 @@ __all__ = [
     "variance_explained",
     "variance_tests",
 ]
+
+on_demand(__name__)
