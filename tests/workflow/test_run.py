@@ -8,7 +8,6 @@ import shutil
 import zipfile
 import zlib
 
-import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
