@@ -25,6 +25,7 @@ from flashmm.inference.empirical_bayes import VarianceRatioPrior
 from flashmm.inference.explained import VarianceExplained, variance_explained
 from flashmm.inference.influence import InfluenceTable, influence, jackknife
 from flashmm.inference.permutation import PermutationTable, permutation_tests
+from flashmm.inference.power import PowerTable, power
 from flashmm.inference.table import TestTable
 from flashmm.inference.testing import contrast_tests
 from flashmm.inference.variance import VarianceTable, variance_tests
@@ -88,6 +89,7 @@ __all__ = [
     "LMMFit",
     "MultiTraitFit",
     "PermutationTable",
+    "PowerTable",
     "Simulation",
     "SimulationSpec",
     "Status",
@@ -120,6 +122,7 @@ __all__ = [
     "multitrait_by_gene",
     "permutation_tests",
     "pooled_tests",
+    "power",
     "power_gains",
     "pseudobulk_tests",
     "read_fit",

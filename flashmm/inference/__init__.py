@@ -8,6 +8,7 @@ from flashmm.inference.advice import advise
 from flashmm.inference.explained import VarianceExplained, variance_explained
 from flashmm.inference.influence import InfluenceTable, influence, jackknife
 from flashmm.inference.permutation import PermutationTable, permutation_tests
+from flashmm.inference.power import PowerTable, power
 from flashmm.inference.table import TestTable
 from flashmm.inference.testing import contrast_tests
 from flashmm.inference.variance import VarianceTable, variance_tests
@@ -15,6 +16,7 @@ from flashmm.inference.variance import VarianceTable, variance_tests
 __all__ = [
     "InfluenceTable",
     "PermutationTable",
+    "PowerTable",
     "TestTable",
     "VarianceExplained",
     "VarianceTable",
@@ -23,6 +25,7 @@ __all__ = [
     "influence",
     "jackknife",
     "permutation_tests",
+    "power",
     "variance_explained",
     "variance_tests",
 ]

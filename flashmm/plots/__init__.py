@@ -16,6 +16,7 @@ from flashmm.plots.heritability import (
 )
 from flashmm.plots.power import fdr_tpr_plot, roc_plot
 from flashmm.plots.simulation import gene_moments, simulation_plot
+from flashmm.plots.study_size import study_size_plot
 from flashmm.plots.style import method_colours, save_figure
 from flashmm.plots.volcano import volcano_plot
 
@@ -37,6 +38,7 @@ __all__ = [
     "roc_plot",
     "save_figure",
     "simulation_plot",
+    "study_size_plot",
     "time_memory_plot",
     "trait_correlation_plot",
     "volcano_plot",
