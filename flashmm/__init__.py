@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from flashmm.inference.explained import VarianceExplained, variance_explained
     from flashmm.inference.influence import InfluenceTable, influence, jackknife
     from flashmm.inference.permutation import PermutationTable, permutation_tests
+    from flashmm.inference.power import PowerTable, power
     from flashmm.inference.table import TestTable
     from flashmm.inference.testing import contrast_tests
     from flashmm.inference.variance import VarianceTable, variance_tests
@@ -93,6 +94,7 @@ __all__ = [
     "LMMFit",
     "MultiTraitFit",
     "PermutationTable",
+    "PowerTable",
     "Simulation",
     "SimulationSpec",
     "Status",
@@ -125,6 +127,7 @@ __all__ = [
     "multitrait_by_gene",
     "permutation_tests",
     "pooled_tests",
+    "power",
     "power_gains",
     "pseudobulk_tests",
     "read_fit",

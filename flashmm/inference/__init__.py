@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from flashmm.inference.explained import VarianceExplained, variance_explained
     from flashmm.inference.influence import InfluenceTable, influence, jackknife
     from flashmm.inference.permutation import PermutationTable, permutation_tests
+    from flashmm.inference.power import PowerTable, power
     from flashmm.inference.table import TestTable
     from flashmm.inference.testing import contrast_tests
     from flashmm.inference.variance import VarianceTable, variance_tests
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "InfluenceTable",
     "PermutationTable",
+    "PowerTable",
     "TestTable",
     "VarianceExplained",
     "VarianceTable",
@@ -28,6 +30,7 @@ __all__ = [
     "influence",
     "jackknife",
     "permutation_tests",
+    "power",
     "variance_explained",
     "variance_tests",
 ]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     )
     from flashmm.plots.power import fdr_tpr_plot, roc_plot
     from flashmm.plots.simulation import gene_moments, simulation_plot
+    from flashmm.plots.study_size import study_size_plot
     from flashmm.plots.style import method_colours, save_figure
     from flashmm.plots.volcano import volcano_plot
 
@@ -42,6 +43,7 @@ __all__ = [
     "roc_plot",
     "save_figure",
     "simulation_plot",
+    "study_size_plot",
     "time_memory_plot",
     "trait_correlation_plot",
     "volcano_plot",
