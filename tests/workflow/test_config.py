@@ -26,7 +26,7 @@ def refusal(workflow, config):
         ({"methods": {"a": {"fixed": "~ 1", "ddf": "kr"}}}, ["'kr'", "kenward-roger"]),
         ({"datasets": {"x": {"counts": "nowhere.h5ad"}}}, ["x", "nowhere.h5ad", "no such file"]),
         ({"datasets": {"x": {"counts": "no://where.h5ad"}}}, ["x", "no://where", "plugin"]),
-        ({"shards": {"cells": 0}}, ["'shards'", "'cells'", "0", "from 1 on"]),
+        ({"shards": {"cells": 10**8}}, ["'shards'", "'cells'", "100000000", "from 1 to 10000"]),
         ({"shards": {"genes": -2}}, ["'shards'", "'genes'", "-2"]),
         ({"shards": {"genes": "two"}}, ["'shards'", "'genes'", "'two'"]),
         ({"shards": {"cell": 2}}, ["'shards'", "did you mean 'cells'?"]),
