@@ -28,11 +28,11 @@ __all__ = ["coverage_plot", "gain_plot", "rejection_plot"]
 # Colour and mark of each approach; the control and FLASHMM's test are grey.
 LOOKS = {
     "pooled": ("#000000", "x"),
-    "per type, empirical-bayes": (PALETTE[0], MARKERS[0]),
-    "per type, kenward-roger-2": (PALETTE[5], MARKERS[4]),
+    "per type, empirical-bayes": ("#C1272D", "*"),
+    "per type, kenward-roger-2": ("#F28E8C", "p"),
     "residual": (GREY, "P"),
-    "satterthwaite": ("#8C564B", "d"),
-    "kenward-roger": (PALETTE[6], MARKERS[6]),
+    "satterthwaite": (PALETTE[5], MARKERS[4]),
+    "kenward-roger": (PALETTE[0], MARKERS[0]),
     "kenward-roger-2": ("#003A66", "p"),
     "kenward-roger-floor": (PALETTE[3], MARKERS[3]),
     "between-within": (PALETTE[4], MARKERS[1]),
@@ -42,7 +42,7 @@ LOOKS = {
     "pseudobulk": ("#7A3E9D", "h"),
     "pseudobulk, moderated": ("#B08BC7", "h"),
     "pseudobulk_cpm": ("#4D4D4D", "H"),
-    "pseudobulk_tmm, moderated": ("#B2182B", "H"),
+    "pseudobulk_tmm, moderated": ("#5E3C99", "H"),
 }
 OTHER_LOOK = ("#4D4D4D", "8")
 LOWEST, HIGHEST = 0.1, 20.0  # of the ratio to the nominal level; beyond, marks sit on the edge
