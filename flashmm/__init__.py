@@ -25,6 +25,7 @@ from flashmm.inference.empirical_bayes import VarianceRatioPrior
 from flashmm.inference.explained import VarianceExplained, variance_explained
 from flashmm.inference.influence import InfluenceTable, influence, jackknife
 from flashmm.inference.permutation import PermutationTable, permutation_tests
+from flashmm.inference.posterior import posterior_of
 from flashmm.inference.table import TestTable
 from flashmm.inference.testing import contrast_tests
 from flashmm.inference.variance import VarianceTable, variance_tests
@@ -120,6 +121,7 @@ __all__ = [
     "multitrait_by_gene",
     "permutation_tests",
     "pooled_tests",
+    "posterior_of",
     "power_gains",
     "pseudobulk_tests",
     "read_fit",

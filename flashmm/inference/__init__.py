@@ -8,6 +8,7 @@ from flashmm.inference.advice import advise
 from flashmm.inference.explained import VarianceExplained, variance_explained
 from flashmm.inference.influence import InfluenceTable, influence, jackknife
 from flashmm.inference.permutation import PermutationTable, permutation_tests
+from flashmm.inference.posterior import posterior_of
 from flashmm.inference.table import TestTable
 from flashmm.inference.testing import contrast_tests
 from flashmm.inference.variance import VarianceTable, variance_tests
@@ -23,6 +24,7 @@ __all__ = [
     "influence",
     "jackknife",
     "permutation_tests",
+    "posterior_of",
     "variance_explained",
     "variance_tests",
 ]

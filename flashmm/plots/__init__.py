@@ -15,6 +15,7 @@ from flashmm.plots.heritability import (
     trait_correlation_plot,
 )
 from flashmm.plots.power import fdr_tpr_plot, roc_plot
+from flashmm.plots.prior import posterior_plot, prior_plot
 from flashmm.plots.simulation import gene_moments, simulation_plot
 from flashmm.plots.style import method_colours, save_figure
 from flashmm.plots.volcano import volcano_plot
@@ -32,6 +33,8 @@ __all__ = [
     "heritability_strips",
     "method_colours",
     "p_histogram",
+    "posterior_plot",
+    "prior_plot",
     "qq_plot",
     "rejection_plot",
     "roc_plot",
