@@ -145,7 +145,7 @@ def write(found: dict[str, str], metrics: pd.DataFrame) -> None:
     for path in (common.ROOT / "README.md", DOCS / "methods.md"):
         common.write_between(path, "donors", found["sentence"])
     for n in metrics["per_side"].unique():
-        svg, png = save_figure(donor_plot(metrics[metrics["per_side"] == n]), DOCS / f"donors-{n}")
+        _, png = save_figure(donor_plot(metrics[metrics["per_side"] == n]), DOCS / f"donors-{n}")
         png.unlink()
 
 

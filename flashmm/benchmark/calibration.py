@@ -197,11 +197,11 @@ def scenario_table(scenarios: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     -------
     DataFrame
         `scenario, distribution, subjects` (per condition), `paired` (whether they have all
-        conditions), `types, balanced, markers` (whether types differ in mean and variance), `depth` (library
-        size of treated cells over that of others), `ratio`
-        (variance that a contrast within a type meets, of subjects or of subjects by condition, over
-        that of the mean of their cells, s₁·n̄/s₀; NaN for counts), `own_types` (whether subjects
-        differ by cell type) and `matching` (the random terms of the model).
+        conditions), `types, balanced, markers` (whether types differ in mean and variance), `depth`
+        (library size of treated cells over that of others), `ratio` (variance that a contrast
+        within a type meets, of subjects or of subjects by condition, over that of the mean of their
+        cells, s₁·n̄/s₀; NaN for counts), `own_types` (whether subjects differ by cell type) and
+        `matching` (the random terms of the model).
     """
     columns = list(_described("", {}))
     return pd.DataFrame(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -125,7 +126,7 @@ def _names_of_strata(edges: np.ndarray) -> Sequence[str]:
     words = [f"{edge:.3g}" for edge in edges]
     if not words:
         return ["all genes"]
-    between = [f"{low} – {high}" for low, high in zip(words, words[1:], strict=False)]
+    between = [f"{low} – {high}" for low, high in pairwise(words)]
     return [f"below {words[0]}", *between, f"from {words[-1]}"]
 
 

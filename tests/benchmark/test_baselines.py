@@ -147,7 +147,7 @@ def test_refusals(cells):
         pseudobulk_tests(gaussian(n_conditions=3))
     pairs = gaussian(nested=False)
     some = (pairs.obs["subject"] != "S1") | (pairs.obs["condition"] != "A")
-    with pytest.raises(DesignError, match="both levels .* and 'S1' has one"):
+    with pytest.raises(DesignError, match=r"both levels .* and 'S1' has one"):
         pseudobulk_tests(pairs.subset(some.to_numpy()))
     with pytest.raises(InputError, match="Groups of"):
         pseudobulk_tests(summarise(cells, ["subject", "condition"]))

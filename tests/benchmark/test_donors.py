@@ -276,6 +276,7 @@ def test_each_cell_type_is_tested_alone_by_r(donors):
         assert np.corrcoef(ratio, part["estimate"])[0, 1] > 0.99
 
 
+@pytest.mark.filterwarnings("ignore::flashmm.FlashmmWarning")
 @pytest.mark.skipif(not r_has("edgeR"), reason="R with edgeR is not installed")
 def test_types_without_replicates_are_left_out_by_r(donors):
     cells = permuted_set(donors, SPEC, 3).cells

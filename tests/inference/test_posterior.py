@@ -74,11 +74,10 @@ def test_a_model_of_each_type():
     found = fm.posterior_of(fits, table, g.genes[3], "T1")
     assert set(found["level"]) == {"T1"}
     assert found["posterior"].sum() == pytest.approx(1)
-    alone = group_designs.fit_groups(
-        g.subset((g.obs["cell_type"] == "T1").to_numpy()), "~ condition"
-    )
-    own = fm.contrast_tests(alone, "condition", EB, prior=table.prior["T1"])
-    same = fm.posterior_of(alone, own, g.genes[3])
+    own = g.subset((g.obs["cell_type"] == "T1").to_numpy())
+    alone = group_designs.fit_groups(own, "~ condition")
+    again = fm.contrast_tests(alone, "condition", EB, prior=table.prior["T1"])
+    same = fm.posterior_of(alone, again, g.genes[3])
     np.testing.assert_allclose(found["posterior"], same["posterior"], atol=1e-6)
     for level, words in ((None, "found None"), ("T3", "one of 'T0', 'T1' expected")):
         with pytest.raises(InputError, match=words):
