@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from flashmm.inference.gene_sets import gene_set_tests
     from flashmm.inference.influence import InfluenceTable, influence, jackknife
     from flashmm.inference.permutation import PermutationTable, permutation_tests
+    from flashmm.inference.posterior import posterior_of
     from flashmm.inference.power import PowerTable, power
     from flashmm.inference.table import TestTable
     from flashmm.inference.testing import contrast_tests
@@ -130,6 +131,7 @@ __all__ = [
     "multitrait_by_gene",
     "permutation_tests",
     "pooled_tests",
+    "posterior_of",
     "power",
     "power_gains",
     "pseudobulk_tests",

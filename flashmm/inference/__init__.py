@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from flashmm.inference.gene_sets import gene_set_tests
     from flashmm.inference.influence import InfluenceTable, influence, jackknife
     from flashmm.inference.permutation import PermutationTable, permutation_tests
+    from flashmm.inference.posterior import posterior_of
     from flashmm.inference.power import PowerTable, power
     from flashmm.inference.table import TestTable
     from flashmm.inference.testing import contrast_tests
@@ -32,6 +33,7 @@ __all__ = [
     "influence",
     "jackknife",
     "permutation_tests",
+    "posterior_of",
     "power",
     "variance_explained",
     "variance_tests",
