@@ -43,15 +43,21 @@ export MKL_NUM_THREADS = 1
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
 
+# A config may hold code that Snakemake executes (YTE): it is looked at before Snakemake sees it.
 # A killed run leaves Snakemake's lock behind. Ours is the kernel's and ends with the last process of
-# a run: whoever holds it may clear the other, and goes on where the killed run stopped.
+# a run: whoever holds it, and finds no Snakemake at work in the folder, may clear the other, and goes
+# on where the killed run stopped.
 report: $(VENV)/.installed
+	@$(BIN)/python -m flashmm.workflow.check_config "$$CONFIG"
 	@mkdir -p .snakemake; exec 9> .snakemake/make.lock; \
 	run() { $(BIN)/snakemake --cores $(CORES) --configfile "$$CONFIG" \
 	  $${COUNTS:+--config "counts=[\"$$COUNTS\"]"} "$$@"; }; \
 	if command -v flock > /dev/null; then \
 	  flock --nonblock 9 || { echo "Another run is at work in $(CURDIR)." >&2; exit 1; }; \
-	  [ -z "$$(ls .snakemake/locks 2> /dev/null)" ] || run --unlock; \
+	fi; \
+	$(BIN)/python -m flashmm.workflow.running || exit 1; \
+	if command -v flock > /dev/null && [ -n "$$(ls .snakemake/locks 2> /dev/null)" ]; then \
+	  run --unlock; \
 	fi; \
 	run
 	@echo "Report: $(CURDIR)/$(REPORT)"

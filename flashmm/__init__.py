@@ -1,72 +1,78 @@
 """flashmm: mixed models for multi-subject single-cell data, fitted from summary statistics."""
 
-from flashmm.benchmark import (
-    CalibrationMethod,
-    Evaluation,
-    calibrate,
-    compare_fits,
-    evaluate,
-    fit_mixedlm,
-    pooled_tests,
-    power_gains,
-    pseudobulk_tests,
-)
-from flashmm.cells.effective_libsize import with_size_factors
-from flashmm.cells.groups import GroupStatistics, merge
-from flashmm.cells.size_factors import size_factors
-from flashmm.cells.summary import summarise
-from flashmm.de import de
-from flashmm.design.contrasts import Contrast
-from flashmm.design.from_groups import summary_statistics
-from flashmm.design.from_matrices import summary_statistics_from_matrices
-from flashmm.design.statistics import SummaryStatistics
-from flashmm.inference.advice import advise
-from flashmm.inference.empirical_bayes import VarianceRatioPrior
-from flashmm.inference.explained import VarianceExplained, variance_explained
-from flashmm.inference.influence import InfluenceTable, influence, jackknife
-from flashmm.inference.permutation import PermutationTable, permutation_tests
-from flashmm.inference.table import TestTable
-from flashmm.inference.testing import contrast_tests
-from flashmm.inference.variance import VarianceTable, variance_tests
-from flashmm.io import (
-    join_fits,
-    merge_files,
-    read_fit,
-    read_groups,
-    read_kinship_file,
-    read_provenance,
-    read_size_factors,
-    read_table,
-    write_fit,
-    write_groups,
-    write_table,
-)
-from flashmm.kinship.data import KinshipFactor, kinship_factor, kinship_root
-from flashmm.kinship.fit import KinshipFit, fit_kinship_lmm
-from flashmm.kinship.rotation import KinshipRotation, rotate_by_kinship
-from flashmm.kinship.simulation import KinshipSimulation, simulate_kinship_traits
-from flashmm.lmm import LMMFit, fit_lmm
-from flashmm.multitrait.fit import MultiTraitFit, fit_multitrait_lmm
-from flashmm.multitrait.scan import TraitScan
-from flashmm.options import (
-    DesignError,
-    FlashmmError,
-    FlashmmWarning,
-    FormulaError,
-    InputError,
-    Status,
-)
-from flashmm.simulate import (
-    GaussianSimulation,
-    Simulation,
-    SimulationSpec,
-    simulate_counts,
-    simulate_gaussian_groups,
-)
-from flashmm.storage.files import __version__ as __version__
-from flashmm.subject_level.means import SubjectMeans, subject_means
-from flashmm.subject_level.models import kinship_by_trait, multitrait_by_gene
-from flashmm.within import FitsWithin, fit_within
+from typing import TYPE_CHECKING
+
+from flashmm.names import on_demand
+
+if TYPE_CHECKING:
+    from flashmm.benchmark import (
+        CalibrationMethod,
+        Evaluation,
+        calibrate,
+        compare_fits,
+        evaluate,
+        fit_mixedlm,
+        pooled_tests,
+        power_gains,
+        pseudobulk_tests,
+    )
+    from flashmm.cells.effective_libsize import with_size_factors
+    from flashmm.cells.groups import GroupStatistics, merge
+    from flashmm.cells.size_factors import size_factors
+    from flashmm.cells.summary import summarise
+    from flashmm.de import de
+    from flashmm.design.contrasts import Contrast
+    from flashmm.design.from_groups import summary_statistics
+    from flashmm.design.from_matrices import summary_statistics_from_matrices
+    from flashmm.design.statistics import SummaryStatistics
+    from flashmm.inference.advice import advise
+    from flashmm.inference.empirical_bayes import VarianceRatioPrior
+    from flashmm.inference.explained import VarianceExplained, variance_explained
+    from flashmm.inference.influence import InfluenceTable, influence, jackknife
+    from flashmm.inference.permutation import PermutationTable, permutation_tests
+    from flashmm.inference.power import PowerTable, power
+    from flashmm.inference.table import TestTable
+    from flashmm.inference.testing import contrast_tests
+    from flashmm.inference.variance import VarianceTable, variance_tests
+    from flashmm.io import (
+        join_fits,
+        merge_files,
+        read_fit,
+        read_groups,
+        read_kinship_file,
+        read_provenance,
+        read_size_factors,
+        read_table,
+        write_fit,
+        write_groups,
+        write_table,
+    )
+    from flashmm.kinship.data import KinshipFactor, kinship_factor, kinship_root
+    from flashmm.kinship.fit import KinshipFit, fit_kinship_lmm
+    from flashmm.kinship.rotation import KinshipRotation, rotate_by_kinship
+    from flashmm.kinship.simulation import KinshipSimulation, simulate_kinship_traits
+    from flashmm.lmm import LMMFit, fit_lmm
+    from flashmm.multitrait.fit import MultiTraitFit, fit_multitrait_lmm
+    from flashmm.multitrait.scan import TraitScan
+    from flashmm.options import (
+        DesignError,
+        FlashmmError,
+        FlashmmWarning,
+        FormulaError,
+        InputError,
+        Status,
+    )
+    from flashmm.simulate import (
+        GaussianSimulation,
+        Simulation,
+        SimulationSpec,
+        simulate_counts,
+        simulate_gaussian_groups,
+    )
+    from flashmm.storage.files import __version__ as __version__
+    from flashmm.subject_level.means import SubjectMeans, subject_means
+    from flashmm.subject_level.models import kinship_by_trait, multitrait_by_gene
+    from flashmm.within import FitsWithin, fit_within
 
 __all__ = [
     "CalibrationMethod",
@@ -88,6 +94,7 @@ __all__ = [
     "LMMFit",
     "MultiTraitFit",
     "PermutationTable",
+    "PowerTable",
     "Simulation",
     "SimulationSpec",
     "Status",
@@ -120,6 +127,7 @@ __all__ = [
     "multitrait_by_gene",
     "permutation_tests",
     "pooled_tests",
+    "power",
     "power_gains",
     "pseudobulk_tests",
     "read_fit",
@@ -144,3 +152,5 @@ __all__ = [
     "write_groups",
     "write_table",
 ]
+
+on_demand(__name__)

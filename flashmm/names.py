@@ -1,9 +1,14 @@
-"""Names in messages: lists of them, and the known ones that look like a mistyped one."""
+"""Names in messages, near ones of a mistyped one, and the names that a room offers."""
 
 from __future__ import annotations
 
+import ast
 import difflib
+import sys
 from collections.abc import Hashable, Iterable
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 
@@ -38,3 +43,57 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def text(name: Any) -> str:
     """A name from a file, which may hold it as bytes."""
     return name.decode() if isinstance(name, bytes) else str(name)
+
+
+def on_demand(face: str) -> None:
+    """Import what a room offers when it is used, not when the room is entered (PEP 562).
+
+    The names are those that the face imports under ``if TYPE_CHECKING:``, where type checkers and
+    editors see them; a module of the room is there without an import of its own, too.
+
+    Parameters
+    ----------
+    face : str
+        Name of the face, ``__name__``, at whose end this is called.
+    """
+    module = sys.modules[face]
+    module._places = _imported_for_types(module)  # type: ignore[attr-defined]
+    module.__class__ = _Face
+
+
+def _imported_for_types(module: ModuleType) -> dict[str, str]:
+    """Name to the module that it is imported from, of the imports under ``if TYPE_CHECKING:``."""
+    spec = module.__spec__
+    source = spec.loader.get_source(module.__name__)  # type: ignore[union-attr]
+    return {
+        alias.name: statement.module
+        for block in ast.parse(source).body
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for statement in block.body
+        if isinstance(statement, ast.ImportFrom) and statement.module
+        for alias in statement.names
+    }
+
+
+class _Face(ModuleType):
+    """The face of a room, which imports its names when they are first asked for."""
+
+    _places: dict[str, str]
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self._places:
+            value = getattr(import_module(self._places[name]), name)
+            vars(self)[name] = value
+            return value
+        if not name.startswith("_") and find_spec(f"{self.__name__}.{name}"):
+            return import_module(f"{self.__name__}.{name}")
+        text = f"module '{self.__name__}' has no attribute '{name}'"
+        raise AttributeError(text, name=name, obj=self)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # importing flashmm.de would put the module in the place of the function de
+        if not (name in self._places and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*vars(self), *self._places})

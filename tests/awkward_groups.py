@@ -29,7 +29,7 @@ def make_groups(
         obs=obs,
         genes=pd.Index(["HLA-A", "g/2", "MT-CO1", "x y"]),
         sum=rng.normal(size=(3, 4)),
-        sumsq=rng.normal(size=(3, 4)) * 1e300,
+        sumsq=rng.random((3, 4)) * 1e300,
         covariate_sums={x: rng.normal(size=(3, 4)) for x in covariates},
         counts=rng.poisson(5, (3, 4)).astype(float) if counts else None,
         by=tuple(KEYS),

@@ -36,7 +36,10 @@ FILE_FUNCTIONS = {
     *(f"scipy.sparse.{name}" for name in ("load_npz", "save_npz")),
     *(
         f"flashmm.storage.files.{name}"
-        for name in ("atomic_path", "file_digest", "file_identity", "range_digest", "reading")
+        for name in (
+            *("atomic_path", "file_digest", "file_identity", "file_state", "range_digest"),
+            *("reading", "unchanged"),
+        )
     ),
 }
 # Readers of a module, by the beginning of their names.

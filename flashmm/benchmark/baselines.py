@@ -16,7 +16,8 @@ from flashmm.cells.groups import N_CELLS, GroupStatistics
 from flashmm.cells.size_factors import size_factors
 from flashmm.design.differences import contrasts_of
 from flashmm.design.statistics import SummaryStatistics
-from flashmm.inference.table import adjust_p_values, frame_columns
+from flashmm.inference.adjustment import adjust_p_values
+from flashmm.inference.table import frame_columns
 from flashmm.kernels import moderation, student
 from flashmm.kernels.tails import t_tail
 from flashmm.names import listed

@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special
 
-from flashmm.benchmark.error_rates import finite_ranks, null_p_values
+from flashmm.benchmark.error_rates import null_p_values
+from flashmm.benchmark.ranks import average_ranks, roc_curve
 from flashmm.benchmark.truth import slices
 
 MAX_CURVE_POINTS = 2000
@@ -45,8 +46,8 @@ def _qq_curve(tests: pd.DataFrame) -> pd.DataFrame:
         {
             "expected": -np.log10(rank / (n + 1)),
             "observed": score[rank - 1],
-            "lower": -np.log10(stats.beta.ppf(0.975, rank, n + 1 - rank)),
-            "upper": -np.log10(stats.beta.ppf(0.025, rank, n + 1 - rank)),
+            "lower": -np.log10(special.betaincinv(rank, n + 1 - rank, 0.975)),
+            "upper": -np.log10(special.betaincinv(rank, n + 1 - rank, 0.025)),
         }
     )
 
@@ -59,12 +60,10 @@ def _p_histogram(tests: pd.DataFrame) -> pd.DataFrame:
 
 
 def _roc_curve(tests: pd.DataFrame) -> pd.DataFrame:
-    from sklearn.metrics import roc_curve
-
     de = tests["de"].to_numpy()
     if de.all() or not de.any():
         return pd.DataFrame({"fpr": [], "tpr": []}, dtype=float)
-    fpr, tpr, _ = roc_curve(de, finite_ranks(tests["score"].to_numpy()))
+    fpr, tpr = roc_curve(de, average_ranks(tests["score"].to_numpy()))
     return _thin(pd.DataFrame({"fpr": fpr, "tpr": tpr}))
 
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from flashmm.benchmark.data import DataSet, Request
 from flashmm.benchmark.donors import DonorSet
@@ -23,7 +22,7 @@ from flashmm.benchmark.power import powers
 from flashmm.benchmark.truth import ALL, contrast_cell_types, require_columns
 from flashmm.cells.groups import GroupStatistics
 from flashmm.cells.summary import summarise
-from flashmm.inference.table import adjust_p_values
+from flashmm.inference.adjustment import adjust_p_values
 from flashmm.options import FlashmmError, FlashmmWarning, InputError
 from flashmm.storage.files import PathLike
 
@@ -99,7 +98,8 @@ def judged_pairs(
     kind, gene = np.nonzero(total >= max(min_counts, 1))
     if not len(gene):
         raise InputError(f"No gene has {min_counts:g} counts in a cell type.")
-    rank = stats.rankdata(total[kind, gene], method="ordinal") - 1
+    rank = np.empty(len(gene), dtype=int)
+    rank[np.argsort(total[kind, gene], kind="stable")] = np.arange(len(gene))
     pairs = pd.DataFrame(
         {
             "gene": np.asarray(groups.genes, dtype=object)[gene],

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special
 
 from flashmm.benchmark.metrics import clustered_error, clustered_sum_error, mean, metric_row
 from flashmm.benchmark.power import power_metrics
+from flashmm.benchmark.ranks import area_under_roc, average_ranks, partial_area
 from flashmm.benchmark.truth import tested_pairs, true_pairs
 
 PARTIAL_AUC_FPR = 0.05
@@ -49,10 +50,12 @@ def _lambda_gc(p: np.ndarray) -> dict[str, Any]:
     """Genomic inflation λ = F⁻¹(1 − median p) / F⁻¹(½), F of chi-squared(1), from p-values."""
     if not p.size:
         return metric_row("lambda_gc", np.nan, n=0)
-    half = stats.chi2.isf(0.5, 1)
+    half = special.chdtri(1, 0.5)
+    density = np.exp(-half / 2) / np.sqrt(2 * np.pi * half)
     # se(median of n uniforms) = 1 / (2 √n), carried through p ↦ F⁻¹(1 − p) at p = ½
-    se = 0.5 / np.sqrt(p.size) / (stats.chi2.pdf(half, 1) * half)
-    return metric_row("lambda_gc", stats.chi2.isf(np.median(p), 1) / half, se=float(se), n=p.size)
+    se = 0.5 / np.sqrt(p.size) / (density * half)
+    value = special.chdtri(1, np.median(p)) / half
+    return metric_row("lambda_gc", float(value), se=float(se), n=p.size)
 
 
 def _false_positive_rate(tests: pd.DataFrame, level: float) -> dict[str, Any]:
@@ -90,32 +93,26 @@ def _discovery_metrics(tests: pd.DataFrame, known: bool, level: float) -> Iterat
 
 
 def _auc_metrics(tests: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    from sklearn.metrics import roc_auc_score
-
     de, score = tests["de"].to_numpy(), tests["score"].to_numpy()
     if de.all() or not de.any():
         yield metric_row("auc", np.nan, n=len(de))
         yield metric_row("pauc", np.nan, level=PARTIAL_AUC_FPR, n=len(de))
         return
     se = _auc_error(de, score, tests["gene"].to_numpy())
-    yield metric_row("auc", roc_auc_score(de, finite_ranks(score)), se=se, n=len(de))
-    partial = roc_auc_score(de, finite_ranks(score), max_fpr=PARTIAL_AUC_FPR)
+    rank = average_ranks(score)
+    yield metric_row("auc", area_under_roc(de, rank), se=se, n=len(de))
+    partial = partial_area(de, rank, PARTIAL_AUC_FPR)
     yield metric_row("pauc", partial, level=PARTIAL_AUC_FPR, n=len(de))
-
-
-def finite_ranks(score: np.ndarray) -> np.ndarray:
-    """Scores by rank, so that an infinite one (p = 0 without `log10_p`) stays first."""
-    return stats.rankdata(score)
 
 
 def _auc_error(de: np.ndarray, score: np.ndarray, gene: np.ndarray) -> float:
     """Standard error of the AUC from DeLong's placements, summed over the tests of a gene."""
-    rank = stats.rankdata(score)
+    rank = average_ranks(score)
     n_de, n_null = de.sum(), (~de).sum()
     # placement of a test: the share of the other class that it is ranked above
     above = np.empty(len(de))
-    above[de] = (rank[de] - stats.rankdata(score[de])) / n_null
-    above[~de] = 1 - (rank[~de] - stats.rankdata(score[~de])) / n_de
+    above[de] = (rank[de] - average_ranks(score[de])) / n_null
+    above[~de] = 1 - (rank[~de] - average_ranks(score[~de])) / n_de
     influence = (above - above[de].mean()) / np.where(de, n_de, n_null)
     return clustered_sum_error(influence, gene)
 

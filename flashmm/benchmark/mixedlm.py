@@ -28,7 +28,6 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
-from statsmodels.regression.mixed_linear_model import MixedLM, VCSpec
 
 from flashmm.benchmark.truth import adjust_per_contrast
 from flashmm.cells.counts import read_genes
@@ -260,6 +259,7 @@ class _Problem:
 
 
 def _problem(design: CellDesign, reml: bool) -> _Problem:
+    _statsmodels()  # now, not in the seconds of the first gene
     X = design.X.to_numpy(dtype=float)
     kept = independent_columns(X.T @ X)
     if not kept.any() or not len(design.components):
@@ -269,6 +269,13 @@ def _problem(design: CellDesign, reml: bool) -> _Problem:
         dropped = listed(design.X.columns[~kept], 20)
         notes += (note(f"MixedLM: linearly dependent fixed effects were dropped: {dropped}."),)
     return _Problem(design, X[:, kept], kept, reml, _random_arguments(design), notes)
+
+
+def _statsmodels() -> Any:
+    """MixedLM's module, which takes a second to import and is not needed to name a method."""
+    from statsmodels.regression import mixed_linear_model
+
+    return mixed_linear_model
 
 
 def _random_arguments(design: CellDesign) -> dict[str, Any]:
@@ -285,7 +292,10 @@ def _random_arguments(design: CellDesign) -> dict[str, Any]:
         used = [np.flatnonzero(np.abs(block).sum(axis=0)) for block in in_groups]
         mats.append([block[:, columns] for block, columns in zip(in_groups, used, strict=True)])
         names.append([list(labels[columns]) for columns in used])
-    return {"groups": groups, "exog_vc": VCSpec(list(design.components), names, mats)}
+    return {
+        "groups": groups,
+        "exog_vc": _statsmodels().VCSpec(list(design.components), names, mats),
+    }
 
 
 def _component_columns(
@@ -362,7 +372,7 @@ def _attempt(problem: _Problem, y: np.ndarray, optimiser: str) -> _Attempt:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            model = MixedLM(y, problem.X, **problem.arguments)
+            model = _statsmodels().MixedLM(y, problem.X, **problem.arguments)
             found = _read(problem, model.fit(reml=problem.reml, method=[optimiser]))
         except _BREAKDOWNS as error:
             found = {"reason": f"{type(error).__name__}: {error}"}

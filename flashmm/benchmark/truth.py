@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
-from flashmm.inference.table import adjust_p_values
+from flashmm.benchmark.ranks import average_ranks
+from flashmm.inference.adjustment import adjust_p_values
 from flashmm.names import listed
 from flashmm.options import InputError, note
 
@@ -124,7 +124,7 @@ def prepare_tests(
             "contrast": contrast.to_numpy(),
             "p": p,
             "score": score,
-            "rank": stats.rankdata(score),
+            "rank": average_ranks(score),
             "local": _local_adjusted(table, keys, p),
             "global": adjust_p_values(p),
             "status": table["status"].astype(str).to_numpy() if "status" in table else "unknown",

@@ -3,11 +3,18 @@
 Readers of counts, transforms, covariates, and the one pass that sums the cells of each group.
 """
 
-from flashmm.cells.groups import GroupStatistics, merge
-from flashmm.cells.summary import summarise
+from typing import TYPE_CHECKING
+
+from flashmm.names import on_demand
+
+if TYPE_CHECKING:
+    from flashmm.cells.groups import GroupStatistics, merge
+    from flashmm.cells.summary import summarise
 
 __all__ = [
     "GroupStatistics",
     "merge",
     "summarise",
 ]
+
+on_demand(__name__)

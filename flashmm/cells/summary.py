@@ -36,7 +36,15 @@ from flashmm.cells.transforms import TRANSFORMS, Transform, check_libsize, find_
 from flashmm.kernels.group_sums import MOST_CELLS, by_kind
 from flashmm.names import listed
 from flashmm.options import InputError, note
-from flashmm.storage.files import PathLike, file_identity, package_version, range_digest, reading
+from flashmm.storage.files import (
+    PathLike,
+    file_identity,
+    file_state,
+    package_version,
+    range_digest,
+    reading,
+    require_state,
+)
 
 Data: TypeAlias = ad.AnnData | PathLike
 
@@ -100,6 +108,7 @@ class _Input:
     transform: Transform
     rows: slice
     n_all: int
+    state: tuple[int, ...] = ()
     notes: list[str] = field(default_factory=list)
 
     def fill(self, rows: slice, request: _Request) -> None:
@@ -270,6 +279,7 @@ def _items(data: Data | Sequence[Data]) -> list[Data]:
 
 def _prepare(data: Data, request: _Request) -> _Input:
     """Read and check all that is known of the cells before their values."""
+    state = () if isinstance(data, ad.AnnData) else file_state(data)
     with open_counts(data, request.layer, request.part) as source:
         source.check_names()
         wanted, counted = _columns_in_use(source, request)
@@ -293,6 +303,7 @@ def _prepare(data: Data, request: _Request) -> _Input:
         transform=find_transform(request.transform),
         rows=rows,
         n_all=n_all,
+        state=state,
         notes=notes,
     )
     if not counted:
@@ -387,7 +398,9 @@ def _stream(
                 total += float(block.values.sum())
         if identity is not None:
             with reading(_label(cells.data)):
-                return _record(cells, identity.result(), request)
+                found = identity.result()
+            require_state(cells.data, cells.state)
+            return _record(cells, found, request)
     content = f"{len(cells.kept)} {len(genes)} {n_nonzero} {total!r}"
     digest = hashlib.sha256(content.encode()).hexdigest()
     return _record(cells, {"sha256": digest}, request)

@@ -4,17 +4,24 @@ Contrasts with their degrees of freedom, permutation, tests of variance componen
 what a design can say.
 """
 
-from flashmm.inference.advice import advise
-from flashmm.inference.explained import VarianceExplained, variance_explained
-from flashmm.inference.influence import InfluenceTable, influence, jackknife
-from flashmm.inference.permutation import PermutationTable, permutation_tests
-from flashmm.inference.table import TestTable
-from flashmm.inference.testing import contrast_tests
-from flashmm.inference.variance import VarianceTable, variance_tests
+from typing import TYPE_CHECKING
+
+from flashmm.names import on_demand
+
+if TYPE_CHECKING:
+    from flashmm.inference.advice import advise
+    from flashmm.inference.explained import VarianceExplained, variance_explained
+    from flashmm.inference.influence import InfluenceTable, influence, jackknife
+    from flashmm.inference.permutation import PermutationTable, permutation_tests
+    from flashmm.inference.power import PowerTable, power
+    from flashmm.inference.table import TestTable
+    from flashmm.inference.testing import contrast_tests
+    from flashmm.inference.variance import VarianceTable, variance_tests
 
 __all__ = [
     "InfluenceTable",
     "PermutationTable",
+    "PowerTable",
     "TestTable",
     "VarianceExplained",
     "VarianceTable",
@@ -23,6 +30,9 @@ __all__ = [
     "influence",
     "jackknife",
     "permutation_tests",
+    "power",
     "variance_explained",
     "variance_tests",
 ]
+
+on_demand(__name__)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from statsmodels.stats.multitest import multipletests
 
 
 def adjust_p_values(p: np.ndarray) -> np.ndarray:
@@ -20,9 +19,11 @@ def adjust_p_values(p: np.ndarray) -> np.ndarray:
         Adjusted p-values.
     """
     adjusted = np.full(len(p), np.nan)
-    fine = np.isfinite(p)
-    if fine.any():
-        adjusted[fine] = multipletests(p[fine], method="fdr_bh")[1]
+    fine = np.flatnonzero(np.isfinite(p))
+    falling = fine[np.argsort(-p[fine], kind="stable")]
+    share = np.arange(len(fine), 0, -1) / max(len(fine), 1)
+    # of the i-th smallest of m: min over j >= i of m p_(j) / j
+    adjusted[falling] = np.minimum(np.minimum.accumulate(p[falling] / share), 1.0)
     return adjusted
 
 

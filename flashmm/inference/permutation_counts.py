@@ -10,10 +10,10 @@ import numpy as np
 from flashmm.design.contrasts import without_columns
 from flashmm.design.derived import replace_fixed, subtract_means
 from flashmm.design.statistics import SummaryStatistics
+from flashmm.inference.adjustment import adjust_columns
 from flashmm.inference.ddf import row_tests
 from flashmm.inference.permuted_labels import FEWEST, Permutation
 from flashmm.inference.subjects import require_groups
-from flashmm.inference.table import adjust_columns
 from flashmm.lmm import FITTED, LMMFit, hold, refit
 from flashmm.options import DesignError, Status
 

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
+from flashmm.inference.adjustment import adjust_columns
 from flashmm.inference.explained import mean_diagonals
-from flashmm.inference.table import adjust_columns
 from flashmm.inference.tidy import tidy
 from flashmm.inference.variance_likelihood import (
     exact_tests,

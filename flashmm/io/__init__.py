@@ -4,10 +4,15 @@ Files are written whole or not at all, carry what made them, and are read with e
 them. Formats of other programs' counts are not read here but in `flashmm.cells`.
 """
 
-from flashmm.io.fits import join_fits, read_fit, write_fit
-from flashmm.io.groups import merge_files, read_groups, read_size_factors, write_groups
-from flashmm.io.kinship import read_kinship_file
-from flashmm.io.tables import read_provenance, read_table, write_table
+from typing import TYPE_CHECKING
+
+from flashmm.names import on_demand
+
+if TYPE_CHECKING:
+    from flashmm.io.fits import join_fits, read_fit, write_fit
+    from flashmm.io.groups import merge_files, read_groups, read_size_factors, write_groups
+    from flashmm.io.kinship import read_kinship_file
+    from flashmm.io.tables import read_provenance, read_table, write_table
 
 __all__ = [
     "join_fits",
@@ -22,3 +27,5 @@ __all__ = [
     "write_groups",
     "write_table",
 ]
+
+on_demand(__name__)

@@ -22,7 +22,8 @@ from flashmm.io.groups import gene_names, groups_identity, read_groups
 from flashmm.lmm import LMMFit, prepare
 from flashmm.names import listed
 from flashmm.options import FitOptions, InputError
-from flashmm.storage.files import PathLike, atomic_path, package_version, reading
+from flashmm.storage.digests import ContentDigest
+from flashmm.storage.files import PathLike, atomic_path, package_version, reading, unchanged
 from flashmm.within import FitsWithin, parts_within
 
 # What fits that are joined have in common, and how a message calls it.
@@ -83,8 +84,25 @@ def write_fit(fit: LMMFit | FitsWithin, path: PathLike, groups_path: PathLike) -
 
 
 def _write_fit(adata: ad.AnnData, path: PathLike) -> None:
+    recipe = adata.uns["flashmm"]
+    recipe["digest"] = _digest(adata, recipe)
     with atomic_path(path) as unfinished:
         adata.write_h5ad(unfinished, compression="gzip", compression_opts=1)
+
+
+def _digest(adata: ad.AnnData, recipe: Mapping[str, Any]) -> str:
+    """Digest of all that a file of a fit holds, in an order that no writer changes."""
+    digest = ContentDigest()
+    for name in sorted(set(recipe) - {"digest"}):
+        digest.texts(name, [recipe[name]])
+    digest.column("genes", adata.obs_names)
+    for name in sorted(adata.obs):
+        values = adata.obs[name]
+        # the format makes categories of texts
+        digest.column(name, values.astype(str) if name.startswith("status") else values)
+    for name in sorted(adata.obsm):
+        digest.array(name, np.asarray(adata.obsm[name]))
+    return digest.hexdigest()
 
 
 def _recipe_of(fit: LMMFit | FitsWithin, fits: Sequence[LMMFit]) -> dict[str, Any]:
@@ -143,16 +161,18 @@ def read_fit(path: PathLike, groups_path: PathLike | None = None) -> LMMFit | Fi
     Raises
     ------
     InputError
-        A file is missing, damaged or of another kind, or the groups file has changed since the fit.
+        A file is missing, of another kind or does not hold what was written (digests of both are
+        compared), or the groups file has changed since the fit.
     """
     adata, recipe = _stored_fit(path)
     source = _groups_path(path, recipe) if groups_path is None else Path(groups_path)
-    if groups_identity(source) != recipe["groups_id"]:
-        raise InputError(
-            f"'{source}' is not the groups file that '{path}' was fitted from (its digest "
-            "differs). Fit again, or name the original with groups_path."
-        )
-    groups = read_groups(source, _gene_range(adata.obs_names, source, path))
+    with unchanged(source):
+        if groups_identity(source) != recipe["groups_id"]:
+            raise InputError(
+                f"'{source}' is not the groups file that '{path}' was fitted from (its digest "
+                "differs). Fit again, or name the original with groups_path."
+            )
+        groups = read_groups(source, _gene_range(adata.obs_names, source, path))
     factors = json.loads(recipe["size_factors"])
     if factors is not None and RECORD not in groups.provenance:
         groups = with_size_factors(groups, recorded_factors(factors))
@@ -228,7 +248,19 @@ def _stored_fit(path: PathLike) -> tuple[ad.AnnData, dict[str, Any]]:
         raise InputError(
             f"'{path}' does not hold a fit. Make such a file with fit_lmm and write_fit."
         )
-    return adata, recipe
+    if "digest" not in recipe:
+        raise InputError(
+            f"'{path}' has no digest of its content: an earlier version of flashmm wrote it, or it "
+            "was taken out. Fit again."
+        )
+    with reading(path):
+        digest = _digest(adata, recipe)
+    if digest != str(recipe["digest"]):
+        raise InputError(
+            f"'{path}' is damaged or was changed: it does not hold what write_fit wrote (its "
+            "digest differs). Fit again, or take it from a copy."
+        )
+    return adata, dict(recipe)
 
 
 def _groups_path(path: PathLike, recipe: Mapping[str, Any]) -> Path:

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 import anndata as ad
 import h5py
 import numpy as np
 import pandas as pd
 
+from flashmm.cells.group_checks import check_groups, check_header
 from flashmm.cells.groups import GroupStatistics, merge_headers, moment_name, moment_names
 from flashmm.cells.size_factors import GENES, size_factors
 from flashmm.names import listed
 from flashmm.options import InputError
 from flashmm.storage.chunks import write_gzip
-from flashmm.storage.files import PathLike, atomic_path, file_identity, reading
+from flashmm.storage.digests import ContentDigest, column_checksums
+from flashmm.storage.files import PathLike, atomic_path, reading, unchanged
 from flashmm.storage.workspace import zeros
+
+# What uns["flashmm"] holds beside the recipe.
+_DIGEST, _CHECKSUMS = "digest", "checksums"
 
 
 def write_groups(groups: GroupStatistics, path: PathLike) -> None:
@@ -29,14 +33,22 @@ def write_groups(groups: GroupStatistics, path: PathLike) -> None:
     layers hold `sum`, `sumsq` and `sum:<x>` of the transformed values and `expressing`, the numbers
     of cells with a count above zero, `obs` the `by` columns and the gene-free sums, and
     `uns["flashmm"]` how they were made. ``/`` in a name of a column or layer is stored as ``_``;
-    `uns["flashmm"]` has the full names.
+    `uns["flashmm"]` has the full names, a checksum of every gene's sums (`checksums`), and a
+    `digest` of all that is used; whoever reads the file compares them with what it holds.
+
+    Raises
+    ------
+    InputError
+        The statistics are none of cells: negative numbers of cells, sums that are not finite,
+        groups or genes that come twice.
     """
+    check_groups(groups, "The statistics")
     names = _stored_names(groups.by, groups.covariates)
     sums = groups.gene_sums()
     adata = ad.AnnData(
         obs=groups.obs[list(names)].rename(columns=names),
         var=pd.DataFrame(index=groups.genes),
-        uns={"flashmm": _recipe(groups) | {"digest": _content_digest(groups)}},
+        uns={"flashmm": _recipe(groups)},
     )
     with atomic_path(path) as unfinished:
         adata.write_h5ad(unfinished)
@@ -44,14 +56,25 @@ def write_groups(groups: GroupStatistics, path: PathLike) -> None:
             for name, values in sums.items():
                 place = "X" if name == "counts" else f"layers/{names.get(name, name)}"
                 write_gzip(file, place, values)
+            _write_digest(file, np.array([column_checksums(values) for values in sums.values()]))
 
 
-def _content_digest(groups: GroupStatistics) -> str:
-    """SHA-256 of the table of groups and of all sums; it tells files of groups apart."""
-    digest = hashlib.sha256(groups.obs.to_json(orient="split", double_precision=15).encode())
-    for values in groups.gene_sums().values():
-        for row in values:
-            digest.update(np.ascontiguousarray(row).data)
+def _write_digest(file: h5py.File, checksums: np.ndarray) -> None:
+    """Add the digests, of what will be read: the format gives some columns other types."""
+    header, recipe = _header_of(file, file.filename)
+    ad.io.write_elem(file, f"uns/flashmm/{_CHECKSUMS}", checksums)
+    ad.io.write_elem(file, f"uns/flashmm/{_DIGEST}", _digest(recipe, header, checksums))
+
+
+def _digest(recipe: Mapping[str, Any], header: GroupStatistics, checksums: np.ndarray) -> str:
+    """Digest of all that fits use: the recipe, the groups, the genes, and their checksums."""
+    digest = ContentDigest()
+    for name in ("by", "covariates", "transform", "provenance", "notes"):
+        digest.texts(name, texts(recipe.get(name, ())))
+    digest.table("groups", header.obs)
+    digest.column("genes", header.genes)
+    digest.texts("sums", header.gene_sums())
+    digest.array("checksums", checksums)
     return digest.hexdigest()
 
 
@@ -69,15 +92,18 @@ def read_groups(path: PathLike, genes: tuple[int, int] | None = None) -> GroupSt
     Raises
     ------
     InputError
-        Where there is no such file, it is damaged, it does not hold statistics of groups, or there
-        are no such genes.
+        Where there is no such file, it does not hold statistics of groups, its content is not what
+        was written (its digest differs or is missing), or there are no such genes.
     """
     with reading(path), h5py.File(path, "r") as file:
-        header = _header_of(file, path)
+        header, checksums = _verified(file, path)
         chosen, sums = _sums_of(file, path, header, genes)
-    if len(chosen) < header.n_genes:
-        header = replace(header, provenance=header.provenance | {GENES: header.n_genes})
-    return header.with_sums(chosen, sums)
+        _verify_sums(sums, checksums, chosen, path)
+        read = header.with_sums(header.genes[chosen], sums)
+        check_groups(read, f"'{path}'")
+    if read.n_genes < header.n_genes:
+        read = replace(read, provenance=read.provenance | {GENES: header.n_genes})
+    return read
 
 
 def read_size_factors(
@@ -108,10 +134,11 @@ def read_size_factors(
         As `read_groups` and `flashmm.size_factors`.
     """
     with reading(path), h5py.File(path, "r") as file:
-        header = _header_of(file, path)
+        header, checksums = _verified(file, path)
         if header.counts is not None:
             counts = zeros(header.counts.shape, f"counts of '{path}'")
             _fill(counts, file["X"], header.n_genes, slice(None))
+            _verify_sums({"counts": counts}, checksums, slice(None), path)
             header = replace(header, counts=counts)
     return size_factors(header, within, method, samples)
 
@@ -137,34 +164,33 @@ def merge_files(paths: Iterable[PathLike], genes: str = "same") -> GroupStatisti
         As `read_groups` and `flashmm.cells.groups.merge`.
     """
     paths = list(paths)
-    headers = [_read_header(path) for path in paths]
 
     def sums_of(number: int) -> dict[str, np.ndarray]:
         return read_groups(paths[number]).gene_sums()
 
-    return merge_headers(headers, sums_of, genes)
+    with unchanged(*paths):
+        headers = [_read_header(path) for path in paths]
+        return merge_headers(headers, sums_of, genes)
 
 
 def _read_header(path: PathLike) -> GroupStatistics:
     with reading(path), h5py.File(path, "r") as file:
-        return _header_of(file, path)
+        return _verified(file, path)[0]
 
 
 def groups_identity(path: PathLike) -> str:
-    """Tell whether a file of groups is the one that was fitted, without reading all of a large one.
+    """Return the digest of what a file of groups holds (`write_groups`); its sums are not read.
 
-    It holds the digest of its content (`write_groups`), and is itself recognised by
-    `file_identity`; any file that `write_groups` wrote of other groups differs in both.
+    Files of other groups have other digests, and whoever reads sums compares them with it.
     """
     with reading(path), h5py.File(path, "r") as file:
-        content = file["uns/flashmm/digest"][()] if "uns/flashmm/digest" in file else b""
-    return hashlib.sha256(file_identity(path).encode() + content).hexdigest()
+        _verified(file, path)
+        return str(ad.io.read_elem(file[f"uns/flashmm/{_DIGEST}"]))
 
 
 def gene_names(path: PathLike) -> pd.Index:
     """Read the names of the genes of a file of groups."""
-    with reading(path), h5py.File(path, "r") as file:
-        return ad.io.read_elem(file["var"]).index
+    return _read_header(path).genes
 
 
 def _recipe(groups: GroupStatistics) -> dict[str, Any]:
@@ -188,8 +214,45 @@ def _stored_names(by: Sequence[str], covariates: Sequence[str]) -> dict[str, str
     return stored
 
 
-def _header_of(file: h5py.File, path: PathLike) -> GroupStatistics:
-    """Read everything but the gene sums, for which one zero stands that takes no memory."""
+def _verified(file: h5py.File, path: PathLike) -> tuple[GroupStatistics, dict[str, np.ndarray]]:
+    """Read all but the gene sums, and the checksums of these by name, if it is what was written."""
+    header, recipe = _header_of(file, path)
+    if not {_DIGEST, _CHECKSUMS} <= set(recipe):
+        raise InputError(
+            f"'{path}' has no digest of its content: an earlier version of flashmm wrote it, or it "
+            "was taken out. Make the file anew with summarise and write_groups."
+        )
+    names, checksums = list(header.gene_sums()), np.asarray(recipe[_CHECKSUMS])
+    if checksums.shape != (len(names), header.n_genes) or checksums.dtype != np.uint64:
+        _refuse_content(path, "its list of sums")
+    if _digest(recipe, header, checksums) != str(recipe[_DIGEST]):
+        _refuse_content(path, "its table of groups, list of genes or description")
+    check_header(header, f"'{path}'")
+    return header, dict(zip(names, checksums, strict=True))
+
+
+def _verify_sums(
+    sums: Mapping[str, np.ndarray],
+    checksums: Mapping[str, np.ndarray],
+    chosen: slice,
+    path: PathLike,
+) -> None:
+    """Raise an InputError unless the sums of the chosen genes have their checksums."""
+    for name, values in sums.items():
+        wrong = np.count_nonzero(column_checksums(values) != checksums[name][chosen])
+        if wrong:
+            _refuse_content(path, f"'{name}' of {wrong} genes")
+
+
+def _refuse_content(path: PathLike, what: str) -> NoReturn:
+    raise InputError(
+        f"'{path}' is damaged or was changed: {what} is not what write_groups wrote (its digest "
+        "differs). Make the file anew, or take it from a copy."
+    )
+
+
+def _header_of(file: h5py.File, path: PathLike) -> tuple[GroupStatistics, dict[str, Any]]:
+    """Read all but the gene sums, for which a zero stands that takes no memory; and the recipe."""
     recipe = ad.io.read_elem(file["uns"]).get("flashmm", {}) if "uns" in file else {}
     lacking = {"by", "covariates", "transform", "provenance"} - set(recipe)
     if lacking:
@@ -208,7 +271,7 @@ def _header_of(file: h5py.File, path: PathLike) -> GroupStatistics:
         path,
     )
     nothing = np.broadcast_to(0.0, (len(obs), len(var)))
-    return GroupStatistics(
+    header = GroupStatistics(
         obs=obs[list(names.values())].set_axis(list(names), axis=1),
         genes=var.index,
         sum=nothing,
@@ -222,12 +285,13 @@ def _header_of(file: h5py.File, path: PathLike) -> GroupStatistics:
         notes=texts(recipe.get("notes", ())),
         expressing=nothing if "expressing" in file["layers"] else None,
     )
+    return header, recipe
 
 
 def _sums_of(
     file: h5py.File, path: PathLike, header: GroupStatistics, genes: tuple[int, int] | None
-) -> tuple[pd.Index, dict[str, np.ndarray]]:
-    """Read the sums of the wanted genes; returns the genes and the sums by name."""
+) -> tuple[slice, dict[str, np.ndarray]]:
+    """Read the sums of the wanted genes; returns the positions of these and the sums by name."""
     chosen = _chosen(genes, header.n_genes, path)
     stored = _stored_names(header.by, header.covariates)
     names = list(header.gene_sums())
@@ -236,7 +300,7 @@ def _sums_of(
     for name, out in zip(names, sums, strict=True):
         element = file["X"] if name == "counts" else file["layers"][stored.get(name, name)]
         _fill(out, element, header.n_genes, chosen)
-    return header.genes[chosen], dict(zip(names, sums, strict=True))
+    return chosen, dict(zip(names, sums, strict=True))
 
 
 def _is_absent(element: Any) -> bool:

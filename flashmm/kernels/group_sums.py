@@ -2,12 +2,15 @@
 
 A line is a cell (CSR) or a gene (CSC); `indptr` (lines + 1,) says where the values of each begin in
 `minor`, their positions along the other axis, and in `values`. These two are int32 and float32, or
-int64 and float64 (see `types_of_values`). All functions are compiled for these types only, are kept
-on disk, and run without holding the interpreter's lock; arithmetic is done in float64.
+int64 and float64 (see `types_of_values`). All functions are compiled for these types only, when
+first called, are kept on disk, and run without holding the interpreter's lock; arithmetic is done
+in float64.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache, wraps
 from typing import Any
 
 import numpy as np
@@ -50,7 +53,25 @@ _ADD = [
 ]
 
 
-@njit([_FLAG(_INTEGERS, minor, _INTEGER, _INTEGER) for minor in _POSITIONS], cache=True, nogil=True)
+def _compiled(signatures: list[Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Compile a function for these types, or load it, at its first call and not before."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @cache
+        def compiled() -> Callable[..., Any]:
+            ready: Callable[..., Any] = njit(signatures, cache=True, nogil=True)(function)
+            return ready
+
+        @wraps(function)
+        def call(*arguments: Any) -> Any:
+            return compiled()(*arguments)
+
+        return call
+
+    return decorate
+
+
+@_compiled([_FLAG(_INTEGERS, minor, _INTEGER, _INTEGER) for minor in _POSITIONS])
 def in_order(indptr: np.ndarray, minor: np.ndarray, width: int, last: int) -> bool:
     """Tell whether the positions of each line ascend, and are inside the matrix.
 
@@ -73,7 +94,7 @@ def in_order(indptr: np.ndarray, minor: np.ndarray, width: int, last: int) -> bo
     return not disorder
 
 
-@njit([_INTEGER(values) for values in _VALUES], cache=True, nogil=True)
+@_compiled([_INTEGER(values) for values in _VALUES])
 def largest_count(values: np.ndarray) -> int:
     """Find the largest value; -1 unless all are integers from 0 to `LARGEST_IN_TABLE`."""
     largest, others = np.int32(0), False
@@ -85,7 +106,7 @@ def largest_count(values: np.ndarray) -> int:
     return -1 if others else int(largest)
 
 
-@njit([types.float64[::1](_INTEGERS, values) for values in _VALUES], cache=True, nogil=True)
+@_compiled([types.float64[::1](_INTEGERS, values) for values in _VALUES])
 def line_totals(indptr: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Sum of the values of each line, added one after another: (lines,)."""
     totals = np.zeros(len(indptr) - 1)
@@ -95,13 +116,11 @@ def line_totals(indptr: np.ndarray, values: np.ndarray) -> np.ndarray:
     return totals
 
 
-@njit(
+@_compiled(
     [
         types.float64[::1](_INTEGERS, positions, values, _FLAG, _INTEGER, types.float64, _FLOATS)
         for positions, values in zip(_POSITIONS, _VALUES, strict=True)
-    ],
-    cache=True,
-    nogil=True,
+    ]
 )
 def log1p_of_shares(
     indptr: np.ndarray,
@@ -181,7 +200,7 @@ def _add_cell(
             total[np.uint64(column[minor[i]]), 3 + k] += x[k] * yi
 
 
-@njit(_ADD, cache=True, nogil=True)
+@_compiled(_ADD)
 def add_cells(
     sums: np.ndarray,
     indptr: np.ndarray,
@@ -250,7 +269,7 @@ def add_cells(
         start = stop
 
 
-@njit(_ADD, cache=True, nogil=True)
+@_compiled(_ADD)
 def add_genes(
     sums: np.ndarray,
     indptr: np.ndarray,

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy
 from scipy.linalg import LinAlgError, cholesky, eigh, eigvalsh, svd
-from scipy.optimize import minimize
 
 from flashmm.kernels.kronecker import Evaluation, RotatedTraits
 
@@ -237,9 +237,10 @@ def _spread(L0: Array, L1: Array, rng: np.random.Generator) -> tuple[Array, Arra
 def _lbfgs(objective: Objective, x: Array, max_iter: int) -> Array:
     """Climb until the likelihood stands still."""
     options: Any = {"maxiter": max_iter, "maxcor": 20, "ftol": 1e-13, "gtol": 1e-7, "maxfun": 10**6}
-    return np.asarray(
-        minimize(objective.negative, x, jac=True, method="L-BFGS-B", options=options).x
+    found = scipy.optimize.minimize(
+        objective.negative, x, jac=True, method="L-BFGS-B", options=options
     )
+    return np.asarray(found.x)
 
 
 def _newton(objective: Objective, x: Array) -> tuple[Array, float]:

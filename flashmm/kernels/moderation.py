@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from scipy import optimize, special
+import scipy
+from scipy import special
 
 Array = np.ndarray
 
@@ -67,7 +68,7 @@ def fit_prior(variance: Array, df: Array) -> Prior | None:
 
     if excess(0.0) <= 0:
         return Prior(float(np.exp(mean(0.0))), np.inf)
-    tau = optimize.brentq(excess, 0.0, _above(excess), xtol=1e-14, rtol=1e-12)
+    tau = scipy.optimize.brentq(excess, 0.0, _above(excess), xtol=1e-14, rtol=1e-12)
     prior_half = inverse_trigamma(tau)
     if 2 * prior_half > MOST:
         return Prior(float(np.exp(mean(tau))), np.inf)

@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from numba import njit
-from scipy import optimize, special
+from scipy import special
 
 Array = np.ndarray
 
@@ -202,7 +203,7 @@ def _quadratic_step(P: Array, share: Array, gain: Array) -> Array:
     H = (P * share[:, None]).T @ P
     H[np.diag_indices_from(H)] += RIDGE * np.trace(H) / len(H)
     R = np.linalg.cholesky(H).T  # H = R'R
-    return optimize.nnls(R, np.linalg.solve(R.T, 2.0 * gain - 1.0))[0]
+    return scipy.optimize.nnls(R, np.linalg.solve(R.T, 2.0 * gain - 1.0))[0]
 
 
 def _descend(L: Array, share: Array, x: Array, y: Array) -> Array:

@@ -4,10 +4,15 @@ Kinship and its factors (`data`), traits rotated by it (`rotation`), heritabilit
 of many traits at once (`fit`, `estimates`), and traits with a known heritability (`simulation`).
 """
 
-from flashmm.kinship.data import KinshipFactor, kinship_factor, kinship_root
-from flashmm.kinship.fit import KinshipFit, fit_kinship_lmm
-from flashmm.kinship.rotation import KinshipRotation, rotate_by_kinship
-from flashmm.kinship.simulation import KinshipSimulation, simulate_kinship_traits
+from typing import TYPE_CHECKING
+
+from flashmm.names import on_demand
+
+if TYPE_CHECKING:
+    from flashmm.kinship.data import KinshipFactor, kinship_factor, kinship_root
+    from flashmm.kinship.fit import KinshipFit, fit_kinship_lmm
+    from flashmm.kinship.rotation import KinshipRotation, rotate_by_kinship
+    from flashmm.kinship.simulation import KinshipSimulation, simulate_kinship_traits
 
 __all__ = [
     "KinshipFactor",
@@ -20,3 +25,5 @@ __all__ = [
     "rotate_by_kinship",
     "simulate_kinship_traits",
 ]
+
+on_demand(__name__)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import chi2
+from scipy import special
 
 from flashmm.kernels.ddf import invert_information
 from flashmm.kernels.empirical_bayes_points import DiagonalPoints, Points
@@ -240,7 +240,7 @@ class KinshipFit:
         full = np.full((len(self.traits), 2), np.nan)
         for part in self.test_blocks():
             h, u = (part.theta / part.theta.sum(1)[:, None]).T
-            drop = float(chi2.ppf(level, 1))
+            drop = float(special.chdtri(1, 1 - level))
             full[part.index] = part.engine.interval(h, u, part.data.t, drop, self.options.max_iter)
         return full
 

@@ -4,20 +4,26 @@ Every function takes tidy frames and returns a matplotlib `Figure`, drawn in one
 `save_figure` writes it as SVG and PNG, and `CAPTIONS` says for each what good looks like.
 """
 
-from flashmm.plots.agreement import agreement_plot, time_memory_plot
-from flashmm.plots.calibration import coverage_plot, gain_plot, rejection_plot
-from flashmm.plots.captions import CAPTIONS
-from flashmm.plots.error_rates import fpr_plot, p_histogram, qq_plot
-from flashmm.plots.heritability import (
-    dense_agreement_plot,
-    heritability_plot,
-    heritability_strips,
-    trait_correlation_plot,
-)
-from flashmm.plots.power import fdr_tpr_plot, roc_plot
-from flashmm.plots.simulation import gene_moments, simulation_plot
-from flashmm.plots.style import method_colours, save_figure
-from flashmm.plots.volcano import volcano_plot
+from typing import TYPE_CHECKING
+
+from flashmm.names import on_demand
+
+if TYPE_CHECKING:
+    from flashmm.plots.agreement import agreement_plot, time_memory_plot
+    from flashmm.plots.calibration import coverage_plot, gain_plot, rejection_plot
+    from flashmm.plots.captions import CAPTIONS
+    from flashmm.plots.error_rates import fpr_plot, p_histogram, qq_plot
+    from flashmm.plots.heritability import (
+        dense_agreement_plot,
+        heritability_plot,
+        heritability_strips,
+        trait_correlation_plot,
+    )
+    from flashmm.plots.power import fdr_tpr_plot, roc_plot
+    from flashmm.plots.simulation import gene_moments, simulation_plot
+    from flashmm.plots.study_size import study_size_plot
+    from flashmm.plots.style import method_colours, save_figure
+    from flashmm.plots.volcano import volcano_plot
 
 __all__ = [
     "CAPTIONS",
@@ -37,7 +43,10 @@ __all__ = [
     "roc_plot",
     "save_figure",
     "simulation_plot",
+    "study_size_plot",
     "time_memory_plot",
     "trait_correlation_plot",
     "volcano_plot",
 ]
+
+on_demand(__name__)

@@ -28,6 +28,8 @@ CAPTIONS: dict[str, str] = {
     "time_memory_plot": "Good: far to the left; both axes are logarithmic.",
     "volcano_plot": "Good: a broad base of grey genes around zero, with discoveries of both signs "
     "standing out above it; a lopsided cloud asks for a look at the covariates.",
+    "study_size_plot": "Good: a line that crosses the dashed power within the subjects at hand; "
+    "where lines of more cells lie on each other, only more subjects help.",
     "simulation_plot": "Good: every subject has cells of every type, library sizes of the "
     "conditions overlap, and the variance of most genes lies above the Poisson line, as in real "
     "counts.",

@@ -24,7 +24,6 @@ PACKAGES = (
     "numpy",
     "pandas",
     "pyarrow",
-    "scikit-learn",
     "scipy",
     "statsmodels",
     "snakemake",

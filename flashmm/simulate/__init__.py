@@ -6,9 +6,14 @@ this and draws blocks of counts, which `counts` keeps in memory or hands to the 
 draws sums over groups instead.
 """
 
-from flashmm.simulate.counts import Simulation, simulate_counts
-from flashmm.simulate.gaussian import GaussianSimulation, simulate_gaussian_groups
-from flashmm.simulate.spec import SimulationSpec
+from typing import TYPE_CHECKING
+
+from flashmm.names import on_demand
+
+if TYPE_CHECKING:
+    from flashmm.simulate.counts import Simulation, simulate_counts
+    from flashmm.simulate.gaussian import GaussianSimulation, simulate_gaussian_groups
+    from flashmm.simulate.spec import SimulationSpec
 
 __all__ = [
     "GaussianSimulation",
@@ -17,3 +22,5 @@ __all__ = [
     "simulate_counts",
     "simulate_gaussian_groups",
 ]
+
+on_demand(__name__)

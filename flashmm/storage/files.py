@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,8 +23,16 @@ PathLike: TypeAlias = str | os.PathLike[str]
 
 _PIECES, _PIECE = 64, 2**16
 
+_OTHER_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISSOCK, "a socket"),
+)
+
 # Reading a damaged file, h5py and pyarrow (whose errors are ValueErrors) raise any of these.
-_READ_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, EOFError)
+_READ_ERRORS = (OSError, RuntimeError, LookupError, ValueError, TypeError, EOFError, AttributeError)
 
 
 def package_version() -> str:
@@ -90,11 +99,55 @@ def reading(path: PathLike) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         raise InputError(f"There is no file '{path}'.") from error
-    except _READ_ERRORS as error:
+    except Exception as error:
+        # of AnnData some are plain exceptions: an encoding that it does not know
+        if not isinstance(error, _READ_ERRORS) and not type(error).__module__.startswith("anndata"):
+            raise
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(
             f"'{path}' cannot be read; it is damaged, cut short or of another format ({reason[0]})."
         ) from error
+
+
+@contextmanager
+def unchanged(*paths: PathLike) -> Iterator[None]:
+    """Raise an InputError at the end where a file is no longer the one that it was.
+
+    For what opens a file several times: the parts that it reads are of one file.
+    """
+    before = [file_state(path) for path in paths]
+    yield
+    for path, state in zip(paths, before, strict=True):
+        require_state(path, state)
+
+
+def file_state(path: PathLike) -> tuple[int, ...]:
+    """Return device, inode, size and time of the last change of a file; () where there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def require_state(path: PathLike, state: tuple[int, ...]) -> None:
+    """Raise an InputError unless a file has the state that `file_state` found before."""
+    if file_state(path) != state:
+        raise InputError(
+            f"'{path}' was replaced or changed while it was read, so that parts of two files would "
+            "be mixed. Run it again when nothing writes to the file."
+        )
+
+
+def require_regular(path: PathLike) -> None:
+    """Raise an InputError unless a path is that of a file; reading a pipe may never end."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        raise InputError(f"There is no file '{path}'.") from None
+    if not stat.S_ISREG(mode):
+        what = next((name for is_so, name in _OTHER_KINDS if is_so(mode)), "something else")
+        raise InputError(f"'{path}' is no file but {what}; give the path of a file.")
 
 
 def file_digest(path: PathLike) -> str:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import scipy
 from scipy.linalg import LinAlgError, cho_factor, cho_solve, qr
-from scipy.optimize import minimize_scalar
 
 from flashmm.kinship.fit import KinshipFit, fit_kinship_lmm
 from flashmm.kinship.rotation import rotate_by_kinship
@@ -159,7 +159,7 @@ def dense_heritability(K: np.ndarray, y: np.ndarray, X: np.ndarray) -> tuple[flo
         quadratic = float(y_A @ cho_solve(root, y_A))
         return float(m * np.log(quadratic) + 2 * np.log(np.diag(root[0])).sum() + constant)
 
-    inner = minimize_scalar(
+    inner = scipy.optimize.minimize_scalar(
         deviance, bounds=(0, 1), method="bounded", options={"xatol": SEARCH_TOLERANCE}
     )
     found = {float(inner.x): float(inner.fun), 0.0: deviance(0.0), 1.0: deviance(1.0)}

@@ -16,7 +16,8 @@ import pandas as pd
 
 from flashmm.design.columns import FixedDesign
 from flashmm.design.contrasts import resolve_contrasts
-from flashmm.inference.table import adjust_p_values, frame_columns
+from flashmm.inference.adjustment import adjust_p_values
+from flashmm.inference.table import frame_columns
 from flashmm.inference.testing import contrast_tests
 from flashmm.kernels.tails import boundary_tail
 from flashmm.kinship.data import KinshipFactor, kinship_root

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from references import lme4_cases
 from scipy import sparse, stats
+from statsmodels.regression import mixed_linear_model
 
 from flashmm.benchmark import mixedlm
 from flashmm.benchmark.mixedlm import choose_genes, fit_mixedlm, peak_memory_mib
@@ -219,7 +220,7 @@ class FakeModel:
 
 def fake_fit(monkeypatch, **outcomes):
     monkeypatch.setattr(FakeModel, "outcomes", outcomes, raising=False)
-    monkeypatch.setattr(mixedlm, "MixedLM", FakeModel)
+    monkeypatch.setattr(mixed_linear_model, "MixedLM", FakeModel)
     return fit_one(balanced(between=0.5), optimisers=list(outcomes))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import subprocess
 import sys
 import threading
@@ -771,6 +772,25 @@ def test_files_that_are_cut_are_named(layout: type, compression: str, tmp_path: 
         for options in ({}, {"shard": (2, 3)}):
             with pytest.raises(InputError, match=r"^.*cut\.h5ad' .*$"):
                 summarise(path, BY, **options)
+
+
+def test_a_file_that_is_replaced_between_its_table_and_its_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = stored(cells(), tmp_path / "a.h5ad")
+    other = stored(cells(seed=1), tmp_path / "b.h5ad")
+    opened = summary.open_counts
+    seen = []
+
+    def replacing(*given: object) -> object:
+        seen.append(given)
+        if len(seen) == 2:
+            os.replace(other, path)
+        return opened(*given)
+
+    monkeypatch.setattr(summary, "open_counts", replacing)
+    with pytest.raises(InputError, match=r"a\.h5ad' was replaced or changed while it was read"):
+        summarise(path, BY)
 
 
 # ---- memory

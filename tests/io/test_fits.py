@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
 from awkward_groups import BY, cells
+from flipped_bits import flipped
 
 from flashmm.cells.groups import GroupStatistics
 from flashmm.cells.size_factors import size_factors
@@ -19,7 +23,6 @@ from flashmm.io.fits import join_fits, read_fit, write_fit
 from flashmm.io.groups import read_groups, read_size_factors, write_groups
 from flashmm.lmm import LMMFit, fit_lmm
 from flashmm.options import InputError
-from flashmm.storage import files
 from flashmm.within import FitsWithin, fit_within
 
 GENE_RANGES = ((0, 9), (9, 10), (10, 30))
@@ -85,18 +88,47 @@ def test_fits_that_do_not_belong_together(shards: list[Path], tmp_path: Path) ->
     assert not joined.exists()
 
 
-@pytest.mark.parametrize("limit", [0, 2**30])
-def test_groups_that_have_changed_since_the_fit(
-    limit: int, shards: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also where the file is too large to be hashed as a whole."""
-    monkeypatch.setattr(files, "_PIECE", limit)
+def test_groups_that_have_changed_since_the_fit(shards: list[Path], tmp_path: Path) -> None:
     groups = read_groups(tmp_path / "groups.h5ad")
     write_fit(fit_of(groups), shards[0], tmp_path / "groups.h5ad")
     read_fit(shards[0])
     groups.sumsq[3, 7] += 1e-9
     write_groups(groups, tmp_path / "groups.h5ad")
     with pytest.raises(InputError, match=r"is not the groups file that '.*fit0\.h5ad'"):
+        read_fit(shards[0])
+
+
+@pytest.mark.filterwarnings("ignore:Observation names are not unique")  # of AnnData, on the way
+def test_a_flipped_bit_is_never_another_number(shards: list[Path], tmp_path: Path) -> None:
+    found = set()
+    for name, path in flipped(shards[0]):
+        with pytest.raises(InputError, match=r"flipped\.fit0\.h5ad'"):
+            read_fit(path)
+        with pytest.raises(InputError, match=r"flipped\.fit0\.h5ad'"):
+            join_fits([path, *shards[1:]], tmp_path / "joined.h5ad")
+        found.add(name)
+    assert found >= {"obsm/coef", "obs/loglik", "obs/status/codes", "uns/flashmm/options"}
+
+
+def test_a_fit_without_digest(shards: list[Path]) -> None:
+    with h5py.File(shards[0], "r+") as file:
+        del file["uns/flashmm/digest"]
+    with pytest.raises(InputError, match=r"fit0\.h5ad' has no digest .* Fit again"):
+        read_fit(shards[0])
+
+
+def test_groups_that_are_replaced_while_a_fit_is_read(
+    shards: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, other = tmp_path / "groups.h5ad", tmp_path / "other.h5ad"
+    shutil.copyfile(path, other)
+
+    def replacing(*given: object) -> GroupStatistics:
+        os.replace(other, path)
+        return read_groups(*given)
+
+    monkeypatch.setattr("flashmm.io.fits.read_groups", replacing)
+    with pytest.raises(InputError, match=r"groups\.h5ad' was replaced or changed while"):
         read_fit(shards[0])
 
 

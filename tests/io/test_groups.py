@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,11 +16,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from awkward_groups import BY, assert_equal, cells, make_groups
+from flipped_bits import flipped
 from scipy import sparse
 
 from flashmm.cells.groups import GroupStatistics, merge
 from flashmm.cells.summary import summarise
-from flashmm.io.groups import merge_files, read_groups, write_groups
+from flashmm.io.groups import merge_files, read_groups, read_size_factors, write_groups
 from flashmm.options import FlashmmWarning, InputError
 
 
@@ -158,7 +160,7 @@ def test_many_groups_and_genes_come_back(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     obs = pd.DataFrame({"subject": np.arange(1_500), "n_cells": 1})
     obs.index = obs.index.astype(str)
-    sums = {name: rng.normal(size=(1_500, 150)) for name in ("sum", "sumsq")}
+    sums = {name: rng.random((1_500, 150)) for name in ("sum", "sumsq")}
     groups = GroupStatistics(
         **sums,
         obs=obs,
@@ -202,6 +204,96 @@ def test_files_are_merged_as_what_they_hold(tmp_path: Path) -> None:
     paths[1].write_bytes(paths[1].read_bytes()[:-100])
     with pytest.raises(InputError, match=r"1\.h5ad' cannot be read"):
         merge_files(paths)
+
+
+# --- what is read is what was written -------------------------------------------------------------
+
+
+def rewritten(path: Path, place: str, change: Callable[[np.ndarray], object]) -> None:
+    """Change a dataset of a file in place."""
+    with h5py.File(path, "r+") as file:
+        values = file[place][()]
+        changed = change(values)
+        file[place][()] = values if changed is None else changed
+
+
+def test_a_flipped_bit_is_never_another_number(tmp_path: Path) -> None:
+    """Whole files, ranges of genes, size factors and merges; of every dataset one bit."""
+    groups = replace(summarise(cells(), BY, "x"), notes=("a note",))
+    write_groups(groups, tmp_path / "groups.h5ad")
+    found = []
+    for name, path in flipped(tmp_path / "groups.h5ad"):
+        for read in (read_groups, lambda path: merge_files([path])):
+            try:
+                assert_equal(read(path), groups)
+            except InputError as error:
+                found.append(name)
+                assert "flipped.groups.h5ad'" in str(error)
+    tables = {"obs/n_cells", "obs/sum:x", "obs/subject/codes", "obs/_index", "var/_index"}
+    sums = {"X", "layers/sum", "layers/sumsq", "layers/sum:x", "layers/expressing"}
+    assert set(found) >= tables | sums | {"uns/flashmm/provenance", "uns/flashmm/checksums"}
+
+
+def test_a_range_of_genes_does_not_answer_for_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "groups.h5ad"
+    write_groups(make_groups(), path)
+    rewritten(path, "X", lambda values: values.__setitem__((1, 2), values[1, 2] + 1))
+    read_groups(path, genes=(0, 2))
+    for read in (read_groups, lambda path: read_groups(path, (2, 4)), read_size_factors):
+        with pytest.raises(InputError, match=r"groups\.h5ad' is damaged or was changed: 'counts'"):
+            read(path)
+
+
+@pytest.mark.parametrize(
+    ("place", "change", "message"),
+    [
+        ("uns/flashmm/digest", None, "has no digest of its content: an earlier version"),
+        ("uns/flashmm/checksums", None, "has no digest of its content: an earlier version"),
+        ("uns/flashmm/digest", lambda _: "0" * 64, "is damaged or was changed: its table"),
+        ("uns/flashmm/transform", lambda _: "log1p", "is damaged or was changed: its table"),
+        ("obs/n_cells", lambda values: -values, "is damaged or was changed: its table"),
+        ("obs/subject/codes", lambda values: 1 - values, "is damaged or was changed: its table"),
+    ],
+)
+def test_files_with_another_content(
+    place: str, change: Callable | None, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "groups.h5ad"
+    write_groups(make_groups(), path)
+    if change is not None:
+        rewritten(path, place, change)
+    else:
+        with h5py.File(path, "r+") as file:
+            del file[place]
+    with pytest.raises(InputError, match=rf"groups\.h5ad' {message}"):
+        read_groups(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda g: g.obs.assign(n_cells=[3, -1, 1]), "'n_cells' holds values below zero"),
+        (lambda g: g.obs.assign(n_cells=[3, 1.5, 1]), "'n_cells' holds values that are no whole"),
+        (lambda g: g.obs.iloc[[0, 0, 2]], r"1 groups come more than once: 'S2\|7\|a/b'"),
+    ],
+)
+def test_groups_that_no_cells_make_are_not_written(
+    change: Callable, message: str, tmp_path: Path
+) -> None:
+    groups = make_groups()
+    with pytest.raises(InputError, match=f"The statistics: {message}"):
+        write_groups(replace(groups, obs=change(groups)), tmp_path / "groups.h5ad")
+    assert not list(tmp_path.iterdir())
+
+
+def test_sums_that_no_cells_make_are_not_written(tmp_path: Path) -> None:
+    groups = make_groups()
+    twice = replace(groups, genes=groups.genes[[0, 1, 1, 3]])
+    with pytest.raises(InputError, match="1 genes come more than once: 'g/2'"):
+        write_groups(twice, tmp_path / "groups.h5ad")
+    groups.sum[1, 2] = np.nan
+    with pytest.raises(InputError, match="'sum' holds values that are missing or infinite"):
+        write_groups(groups, tmp_path / "groups.h5ad")
 
 
 _FULL = """

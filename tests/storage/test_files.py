@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from importlib import metadata
 from pathlib import Path
 
@@ -78,3 +79,19 @@ def test_file_identity(tmp_path: Path) -> None:
         path.write_bytes(changed)
         seen.add(files.file_identity(path))
     assert len(seen) == 4
+
+
+@pytest.mark.parametrize("how", ["replaced", "touched", "removed"])
+def test_a_file_that_changes_while_it_is_in_use(how: str, tmp_path: Path) -> None:
+    path, other = tmp_path / "a", tmp_path / "b"
+    for file in (path, other):
+        file.write_text("text")
+    with files.unchanged(path, other):
+        pass
+    with pytest.raises(InputError, match=r"a' was replaced or changed"), files.unchanged(path):
+        if how == "replaced":
+            os.replace(other, path)
+        elif how == "touched":
+            os.utime(path, ns=(0, 1))
+        else:
+            path.unlink()

@@ -6,7 +6,7 @@ from flashmm.io.fits import write_fit
 from flashmm.io.groups import read_groups, read_size_factors
 from flashmm.lmm import fit_lmm
 from flashmm.options import InputError
-from flashmm.storage.files import reading
+from flashmm.storage.files import reading, unchanged
 from flashmm.within import fit_within
 
 
@@ -51,7 +51,7 @@ def fits_of_levels(groups, factors, params, measured):
         )
 
 
-with job(snakemake):
+with job(snakemake), unchanged(snakemake.input.groups):
     source, params = snakemake.input.groups, snakemake.params
     factors = size_factors(params.size_factors, source)
     groups = read_groups(source, range_of(params.shard, source))
