@@ -39,9 +39,9 @@ def reason(report: pytest.TestReport | pytest.CollectReport) -> str:
 
 
 def allowed(nodeid: str, why: str) -> bool:
-    path, *_, test = nodeid.split("::")
-    file = path.rsplit("/", maxsplit=1)[-1]
-    return why in (ALLOWED.get(test.split("[")[0]), ALLOWED_FILES.get(file))
+    test = nodeid.split("::")[-1].split("[")[0]
+    file = nodeid.split("::")[0].rsplit("/", maxsplit=1)[-1]
+    return why in (ALLOWED.get(test), ALLOWED_FILES.get(file))
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -93,7 +93,7 @@ def test_page_loads_nothing(page):
     text = page.read_text()
     assert "default-src 'none'" in text
     assert not re.search(r'\b(?:src|href)="(?!data:|#)', text)
-    assert "@import" not in text and "url(" not in text
+    assert "@import" not in text and not re.search(r"url\((?!#)", text)
 
 
 def test_names_of_others_are_text_only(page):
@@ -268,7 +268,7 @@ def test_what_boundary_means_is_said(typed):
 
 def test_status_is_counted_in_every_cell_type(typed):
     table = typed.split('aria-label="Genes by status"')[-1].split("</table>")[0]
-    numbers = [int(n) for n in re.findall(r'class="n">(\d+)<', table)]
+    numbers = [int(n) for n in re.findall(r'class="n"[^>]*>(\d+)<', table)]
     assert sum(numbers) == 2 * 40
 
 
@@ -305,7 +305,7 @@ def related(tmp_path_factory) -> str:
     means = subject_means(summarise(counts(), ["subject", "cell_type", "condition"]))
     family = pd.Series(list("aabbcc"), index=means.subjects, name="family")
     kinship = kinship_by_trait(means, indicators(family), "~ condition")
-    genes = ["gene5", "zero", HOSTILE]
+    genes = ["gene15", "zero", HOSTILE]
     joint = multitrait_by_gene(means, indicators(family), genes, "~ condition")
     recovered = recover_heritability(60, 3, (0.0, 1.0), n_markers=80, n_dense=1)
     # a study so small has notes of its own by chance only
