@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import sparse, stats
+from scipy import sparse
 
 from flashmm.benchmark.comparison import Comparison
 from flashmm.cells.sparse_counts import SparseCounts
@@ -71,6 +71,8 @@ def _ranked(low: sparse.csc_matrix, high: sparse.csc_matrix) -> dict[str, np.nda
 
 
 def _block(low: sparse.csc_matrix, high: sparse.csc_matrix, genes: slice) -> dict[str, Any]:
+    from scipy import stats
+
     x, y = (np.log2(1 + side[:, genes].toarray()) for side in (high, low))
     with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
         # genes without a count are all ties

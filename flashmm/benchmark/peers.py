@@ -7,7 +7,7 @@ from pathlib import Path
 from flashmm.benchmark.comparison import comparison_of, design_table, groups_files
 from flashmm.benchmark.data import DataSet, MethodResult, Request
 from flashmm.benchmark.external import run_command
-from flashmm.options import InputError
+from flashmm.options import InputError, note
 from flashmm.storage.processes import Limits
 
 #: Program to its script and what the script is told more.
@@ -50,9 +50,11 @@ def peer(
         raise InputError(f"{program} is {verdict.status}: {verdict.message}.")
     frame = verdict.tests.dropna(subset=["p_value"])
     # as the same effect is called in the joint model
-    named = frame[request.cell_type].astype(str)
+    types = frame[request.cell_type].astype(str)
     joint = [
         f"{request.cell_type}[{level}]:{contrast}"
-        for level, contrast in zip(named, frame["contrast"], strict=True)
+        for level, contrast in zip(types, frame["contrast"], strict=True)
     ]
-    return MethodResult(frame.drop(columns=request.cell_type).assign(contrast=joint))
+    tests = frame.drop(columns=request.cell_type).assign(contrast=joint)
+    said = tuple(note(line) for line in verdict.log if line.endswith("not tested."))
+    return MethodResult(tests, notes=said)
