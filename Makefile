@@ -2,6 +2,9 @@
 # make report COUNTS=my.h5ad        the analysis of config/analysis.yaml on your own counts
 # make report CONFIG=my.yaml        any other configuration; config/heritability.yaml estimates
 #                                   known heritabilities
+# make plan                         the jobs that make report would run, and how long they took before;
+#                                   takes the same COUNTS and CONFIG
+# make scenarios CONFIG=my.yaml     the scenarios of a benchmark and its grid, as a sheet
 # make calibration                  how often tests are wrong: results/calibration/report.html, and
 #                                   docs/calibration.md written anew; half an hour
 # make calibration COUNTS=my.h5ad   how often tests are wrong on your own donors:
@@ -37,24 +40,38 @@ export OMP_NUM_THREADS = 1
 export OPENBLAS_NUM_THREADS = 1
 export MKL_NUM_THREADS = 1
 
-.PHONY: help report calibration test test-slurm lint bench million clean
+.PHONY: help report plan scenarios calibration test test-slurm lint bench million clean
 .DELETE_ON_ERROR:
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
 
+# A config may hold code that Snakemake executes (YTE): it is looked at before Snakemake sees it.
 # A killed run leaves Snakemake's lock behind. Ours is the kernel's and ends with the last process of
-# a run: whoever holds it may clear the other, and goes on where the killed run stopped.
+# a run: whoever holds it, and finds no Snakemake at work in the folder, may clear the other, and goes
+# on where the killed run stopped.
 report: $(VENV)/.installed
+	@$(BIN)/python -m flashmm.workflow.check_config "$$CONFIG"
 	@mkdir -p .snakemake; exec 9> .snakemake/make.lock; \
 	run() { $(BIN)/snakemake --cores $(CORES) --configfile "$$CONFIG" \
 	  $${COUNTS:+--config "counts=[\"$$COUNTS\"]"} "$$@"; }; \
 	if command -v flock > /dev/null; then \
 	  flock --nonblock 9 || { echo "Another run is at work in $(CURDIR)." >&2; exit 1; }; \
-	  [ -z "$$(ls .snakemake/locks 2> /dev/null)" ] || run --unlock; \
+	fi; \
+	$(BIN)/python -m flashmm.workflow.running || exit 1; \
+	if command -v flock > /dev/null && [ -n "$$(ls .snakemake/locks 2> /dev/null)" ]; then \
+	  run --unlock; \
 	fi; \
 	run
 	@echo "Report: $(CURDIR)/$(REPORT)"
+
+plan: $(VENV)/.installed
+	@$(BIN)/python -m flashmm.workflow.check_config "$$CONFIG"
+	@$(BIN)/python -m flashmm.workflow.forecast --cores $(CORES) --configfile "$$CONFIG" \
+	  $${COUNTS:+--config "counts=[\"$$COUNTS\"]"}
+
+scenarios: $(VENV)/.installed
+	@$(BIN)/python -m flashmm.workflow.scenarios "$$CONFIG"
 
 calibration: $(VENV)/.installed
 ifneq ($(COUNTS),)

@@ -228,6 +228,48 @@ def _prior(
     )
 
 
+@dataclass(frozen=True, eq=False)
+class RatioPosterior:
+    """What is known of the variance ratios of each gene, and of those of genes like it.
+
+    Attributes
+    ----------
+    points : (1, points, K) or (genes, 1, K) array
+        Ratios to the residual variance: a grid that genes share, or their own estimates.
+    weights : (genes, points) array
+        Posterior probabilities; NaN for genes without a fit.
+    prior : (strata, points) array or None
+        The prior of each stratum; None where genes are too few for one.
+    stratum : (genes,) int array
+        Stratum of each gene; -1 for genes without a fit.
+    """
+
+    points: np.ndarray
+    weights: np.ndarray
+    prior: np.ndarray | None
+    stratum: np.ndarray
+
+
+def ratio_posterior(fit: ModelFit) -> RatioPosterior:
+    """Posterior of the variance ratios γ of every gene, under the prior of genes like it.
+
+    With fewer than fifty genes there is no prior, and each gene has its own estimate alone.
+    """
+    components, usable = _components(fit), _usable(fit)
+    if usable.sum() < kernels.FEWEST_GENES:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            own = fit.theta[:, :-1] / fit.theta[:, -1:]
+        known = np.where(usable, 1.0, np.nan)[:, None]
+        return RatioPosterior(own[:, None], known, None, usable.astype(int) - 1)
+    prior = _prior(fit, components, usable, None)
+    loglik = _log_likelihood(fit, prior.points)
+    weights = np.full(loglik.shape, np.nan)
+    for stratum in np.unique(prior.stratum[usable]):
+        rows = usable & (prior.stratum == stratum)
+        weights[rows] = kernels.posterior(loglik[rows], prior.weights[stratum])[0]
+    return RatioPosterior(prior.points[None], weights, prior.weights, prior.stratum)
+
+
 def mean_expression(fit: ModelFit) -> np.ndarray:
     """Mean of the transformed values over the cells, (genes,); zero where it is not known."""
     stats = fit.stats

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
         trait_correlation_plot,
     )
     from flashmm.plots.power import fdr_tpr_plot, roc_plot
+    from flashmm.plots.prior import posterior_plot, prior_plot
     from flashmm.plots.simulation import gene_moments, simulation_plot
+    from flashmm.plots.study_size import study_size_plot
     from flashmm.plots.style import method_colours, save_figure
     from flashmm.plots.volcano import volcano_plot
 
@@ -37,11 +39,14 @@ __all__ = [
     "heritability_strips",
     "method_colours",
     "p_histogram",
+    "posterior_plot",
+    "prior_plot",
     "qq_plot",
     "rejection_plot",
     "roc_plot",
     "save_figure",
     "simulation_plot",
+    "study_size_plot",
     "time_memory_plot",
     "trait_correlation_plot",
     "volcano_plot",

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,14 @@ __version__ = "0.1.0"
 PathLike: TypeAlias = str | os.PathLike[str]
 
 _PIECES, _PIECE = 64, 2**16
+
+_OTHER_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISSOCK, "a socket"),
+)
 
 # Reading a damaged file, h5py and pyarrow (whose errors are ValueErrors) raise any of these.
 _READ_ERRORS = (OSError, RuntimeError, LookupError, ValueError, TypeError, EOFError, AttributeError)
@@ -128,6 +137,17 @@ def require_state(path: PathLike, state: tuple[int, ...]) -> None:
             f"'{path}' was replaced or changed while it was read, so that parts of two files would "
             "be mixed. Run it again when nothing writes to the file."
         )
+
+
+def require_regular(path: PathLike) -> None:
+    """Raise an InputError unless a path is that of a file; reading a pipe may never end."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        raise InputError(f"There is no file '{path}'.") from None
+    if not stat.S_ISREG(mode):
+        what = next((name for is_so, name in _OTHER_KINDS if is_so(mode)), "something else")
+        raise InputError(f"'{path}' is no file but {what}; give the path of a file.")
 
 
 def file_digest(path: PathLike) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flashmm.workflow.models import model_of
-from flashmm.workflow.sheets import ConfigError, Record, Schemas, one_of
+from flashmm.workflow.sheets import ConfigError, Record, Schemas, check_names, one_of
 from flashmm.workflow.sources import Sources
 
 # Settings that a data set may have of its own.
@@ -114,12 +114,8 @@ class DatasetReader:
 def named_datasets(config: Record) -> list[tuple[str, Record]]:
     """Entries of `datasets`, or one for `counts`, named by its first file."""
     if "counts" not in config:
+        check_names(config["datasets"], "datasets")
         return list(config["datasets"].items())
     first = config["counts"] if isinstance(config["counts"], str) else config["counts"][0]
     name = re.sub(r"[^A-Za-z0-9_-]+", "_", Path(first).stem).lstrip("_-") or "counts"
     return [(name, {"counts": config["counts"]})]
-
-
-def scenario_files(spec: Record) -> dict[str, str]:
-    """The files that a scenario is drawn from, by what they are."""
-    return {key: spec[key] for key in ("reference", "metadata") if key in spec}

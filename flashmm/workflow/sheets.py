@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-import pandas as pd
-import yaml
-from snakemake.exceptions import WorkflowError
-from snakemake.utils import validate
-
-from flashmm.names import near_names
+from flashmm.names import listed, near_names
 from flashmm.options import FlashmmError
+from flashmm.workflow.schema_files import first_error, read_schema
+from flashmm.workflow.sheet_files import ConfigError, read_sheet
+from flashmm.workflow.wording import in_yaml
+
+__all__ = ["ConfigError", "Record", "Schemas", "check_names", "one_of", "refuse"]
 
 Record = dict[str, Any]
-
-
-class ConfigError(FlashmmError):
-    """A config or a sheet that cannot be run; the message says what is wrong where."""
 
 
 @dataclass(frozen=True)
@@ -42,50 +39,86 @@ class Schemas:
 
     def validated(self, record: Record, schema: str, where: str) -> Record:
         """The record with the schema's defaults; a ConfigError says what is wrong where."""
-        try:
-            validate(record, self.path(schema))
-        except WorkflowError as error:
-            raise ConfigError(f"{where}: {_explained(error.__context__)}") from None
+        _refuse_infinite(record, where)
+        error = first_error(record, self.path(schema))
+        if error is not None:
+            raise ConfigError(f"{where}: {_explained(error)}")
         return record
 
     def records(self, source: str | Mapping[str, Any], schema: str, what: str) -> dict[str, Record]:
         """Name -> validated record, from the path of a sheet or from a mapping in the config."""
-        if isinstance(source, str):
-            rows, where = self.sheet(source, schema), source
-        else:
-            rows = [{"name": name, **(row or {})} for name, row in source.items()]
-            where = f"config: {what}"
+        rows, where = self.rows(source, (schema,), what)
         checked: dict[str, Record] = {}
         for row in rows:
-            name = row.get("name", "?")
+            name = row.get("name") or "a row without a name"
+            if name in checked:
+                raise ConfigError(f"{where}: the name {name!r} is used twice")
             checked[name] = self.validated(row, schema, f"{where}: {name}")
             checked[name].pop("name")
-        if len(checked) < len(rows):
-            names = [row.get("name") for row in rows]
-            raise ConfigError(f"{where}: a name is used twice; found {names}")
         return checked
 
-    def sheet(self, path: str, schema: str) -> list[Record]:
+    def rows(
+        self, source: str | Mapping[str, Any], schemas: Sequence[str], what: str
+    ) -> tuple[list[Record], str]:
+        """Rows with a name, and where they stand for messages; each is of one of the schemas."""
+        if isinstance(source, str):
+            return self._sheet(source, schemas), source
+        return _named_rows(source, f"config: {what}"), f"config: {what}"
+
+    def _sheet(self, path: str, schemas: Sequence[str]) -> list[Record]:
         """The rows of a tab-separated sheet; an empty cell is left to its default."""
-        if not Path(path).is_file():
-            raise ConfigError(f"{path}: no such file")
-        sheet = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, comment="#")
-        known = self.columns(schema)
-        rows = sheet.to_dict("records")
-        if not rows:
-            raise ConfigError(f"{path}: no rows")
+        known = {key: kind for schema in schemas for key, kind in self.columns(schema).items()}
+        rows = read_sheet(path)
+        if "name" not in rows[0]:
+            raise ConfigError(
+                f"{path}: no column is called 'name'; the first line names the columns, and has "
+                f"{listed(rows[0])}"
+            )
         return [
             {
-                str(key): _typed(cell.strip(), known.get(str(key), {}))
-                for key, cell in row.items()
-                if cell.strip() or key == "name"
+                column: _typed(cell, known.get(column, {}))
+                for column, cell in row.items()
+                if cell or column == "name"
             }
             for row in rows
         ]
 
     def columns(self, schema: str) -> dict[str, Record]:
         """The properties that a schema knows, by name."""
-        return dict(yaml.safe_load(Path(self.path(schema)).read_text("utf-8"))["properties"])
+        return dict(read_schema(self.path(schema))["properties"])
+
+
+def _named_rows(source: Mapping[str, Any], where: str) -> list[Record]:
+    """Rows of a mapping from names to mappings."""
+    check_names(source, where)
+    for name, row in source.items():
+        if not isinstance(row, Mapping | None):
+            raise ConfigError(
+                f"{where}: {name}: {row!r} is not allowed; expected a mapping with its fields"
+            )
+        if "name" in (row or {}):
+            raise ConfigError(f"{where}: {name}: 'name' is the key above; leave it out")
+    return [{"name": name, **(row or {})} for name, row in source.items()]
+
+
+def check_names(names: Collection[Any], where: str) -> None:
+    """Refuse names that YAML has read as something else than text."""
+    for name in names:
+        if not isinstance(name, str):
+            kind = "a truth value" if isinstance(name, bool) else "a number"
+            kind = "nothing" if name is None else kind
+            raise ConfigError(
+                f"{where}: YAML reads the name {name} as {kind}; put it into quotes, '{name}'"
+            )
+
+
+def _refuse_infinite(value: Any, where: str) -> None:
+    """Refuse numbers that are none, which pass every comparison."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{where}: {value} is not allowed; expected a finite number")
+    pairs = enumerate(value, start=1) if isinstance(value, list) else ()
+    for key, item in value.items() if isinstance(value, Mapping) else pairs:
+        _refuse_infinite(item, f"{where}: {key}")
 
 
 def one_of(name: str, known: Collection[str], where: str, what: str = "method") -> None:
@@ -109,8 +142,37 @@ def _explained(error: Any) -> str:
     if error.validator == "required":
         missing = [key for key in error.validator_value if key not in error.instance]
         return f"{place}{', '.join(map(repr, missing))} missing"
-    expected = error.schema.get("description", error.message)
-    return f"{place}{error.instance!r} is not allowed; expected {expected}"
+    if "description" not in error.schema:
+        return f"{place}{error.message}{_misread(error)}"
+    expected = error.schema["description"]
+    return f"{place}{error.instance!r} is not allowed; expected {expected}{_misread(error)}"
+
+
+def _misread(error: Any) -> str:
+    """Say where YAML has read something else than was meant."""
+    value, kind = error.instance, error.schema.get("type")
+    if isinstance(value, bool) and kind != "boolean":
+        return "; YAML reads yes, no, on and off as truth values: put names into quotes"
+    if isinstance(value, str) and kind in ("number", "integer"):
+        try:
+            finite = math.isfinite(float(value))
+        except ValueError:
+            return ""
+        if not finite:
+            return ""
+        return f"; YAML reads {value} as text: write {_number(value, kind)}, without quotes"
+    return ""
+
+
+def _number(text: str, kind: str) -> str:
+    """A number as YAML 1.1 reads it: a mantissa with a point, an exponent with a sign."""
+    value = float(text)
+    if value == int(value) and (kind == "integer" or abs(value) < 1e15):
+        return str(int(value))
+    mantissa, _, exponent = f"{value!r}".partition("e")
+    return (
+        f"{mantissa if '.' in mantissa else mantissa + '.0'}e{exponent}" if exponent else mantissa
+    )
 
 
 def _typed(cell: str, column: Mapping[str, Any]) -> Any:
@@ -125,4 +187,4 @@ def _typed(cell: str, column: Mapping[str, Any]) -> Any:
 
 def refuse(where: str, error: FlashmmError) -> NoReturn:
     """Say an error of the package as one of the config."""
-    raise ConfigError(f"{where}: {error}") from None
+    raise ConfigError(f"{where}: {in_yaml(str(error))}") from None

@@ -8,7 +8,6 @@ import shutil
 import zipfile
 import zlib
 
-import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -222,38 +221,17 @@ def test_analysis_with_a_model_per_cell_type(workflow, counts):
     pd.testing.assert_frame_equal(sharded, tests, rtol=1e-6)
 
 
-def spoil_counts(adata: ad.AnnData) -> None:
-    adata.X[0, 0] = np.nan
-
-
-def spoil_subjects(adata: ad.AnnData) -> None:
-    adata.obs["subject"] = "one"
-
-
-def drop_condition(adata: ad.AnnData) -> None:
-    del adata.obs["condition"]
-
-
-@pytest.mark.parametrize(
-    ("spoil", "word", "left"),
-    [
-        (spoil_counts, "nan", False),
-        (drop_condition, "condition", False),
-        (spoil_subjects, "subject", True),
-    ],
-)
-def test_bad_counts(workflow, config, counts, spoil, word, left):
+def test_bad_counts(workflow, config, counts):
     del config["benchmark"]
     del config["methods"]["nested"]
-    spoil(counts)
+    counts.X[0, 0] = np.nan
     counts.write_h5ad(workflow.folder / "counts.h5ad")
     done = workflow.run(config | {"counts": "counts.h5ad"})
     assert done.returncode != 0
     said = [line for line in done.stdout.splitlines() if line.strip().startswith("flashmm: ")]
-    assert said and word in said[0], done.stdout
+    assert said and "nan" in said[0], done.stdout
     assert "Traceback" not in done.stdout
-    assert (workflow.folder / "results/groups/counts.h5ad").exists() == left
-    assert not list(workflow.folder.glob("results/fit/**/*.h5ad"))
+    assert not list(workflow.folder.glob("results/**/*.h5ad"))
 
 
 def test_truncated_file(workflow, config, counts):

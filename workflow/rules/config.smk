@@ -9,6 +9,8 @@ CHECKOUT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).pare
 if (CHECKOUT / "flashmm" / "__init__.py").is_file():
     sys.path.insert(0, str(CHECKOUT))
 
+from flashmm.workflow.cells_check import check_cells
+from flashmm.workflow.config_files import check_config_files
 from flashmm.workflow.plan import read_plan
 from flashmm.workflow.sheets import ConfigError, Schemas
 from flashmm.workflow.sources import Sources
@@ -22,6 +24,10 @@ def schema_file(name):
 
 
 try:
+    if workflow.is_main_process:
+        check_config_files(workflow.configfiles)
     PLAN = read_plan(config, Schemas(schema_file), Sources(BUCKET, lambda path: storage(path)))
+    if workflow.is_main_process:
+        check_cells(PLAN)
 except ConfigError as error:
     sys.exit(f"flashmm: {error}")
