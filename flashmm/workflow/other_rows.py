@@ -299,8 +299,10 @@ class OtherMethods:
             return
         parts = _numbered(shards["genes"])
         jobs = [f"{place}/fit/{run}/{part}.json" for part in parts]
-        yield "fit", [*(jobs if len(parts) > 1 else []), f"{place}/fit/{run}.json"]
-        yield "test", [f"{place}/test/{run}.json"]
+        several = len(parts) > 1
+        yield "fit", [*(jobs if several else []), f"{place}/fit/{run}.json"]
+        if several:  # else the job that fits tests too
+            yield "test", [f"{place}/test/{run}.json"]
         if method in data["compared"]:
             yield "reference", [f"{place}/reference/{run}.json"]
 

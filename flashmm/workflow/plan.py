@@ -136,43 +136,42 @@ class Plan:
         transform = data["methods"][method]["transform"]
         return "" if transform == data["transform"] else f".{transform}"
 
-    # Tables, each collected over its runs; those of `RECORDED` from JSON
+    # Tables, each collected over its data sets; those of `RECORDED` over runs, from JSON
 
-    def runs_with(self, table: str) -> list[Run]:
-        """The runs that have such a table: all, or those that MixedLM was fitted to."""
-        if table in EVALUATED + RECORDED:
-            return self.runs
-        return [run for run in self.runs if run[1] in self.datasets[run[0]]["compared"]]
+    def datasets_with(self, table: str) -> list[str]:
+        """The data sets that have such a table: all, or those that MixedLM was fitted to."""
+        if table in EVALUATED:
+            return [name for name, data in self.datasets.items() if data["methods"]]
+        return [name for name, data in self.datasets.items() if data["compared"]]
 
     def tables(self) -> dict[str, str]:
         """The tables of this config and their files."""
-        return {
-            table: f"results/evaluation/{table}.parquet"
-            for table in EVALUATED + COMPARED + RECORDED
-            if self.runs_with(table)
-        }
+        found = [table for table in EVALUATED + COMPARED if self.datasets_with(table)]
+        found += RECORDED if self.runs else ()
+        return {table: f"results/evaluation/{table}.parquet" for table in found}
 
     def tables_for_people(self) -> list[str]:
         """The files of the tables that are written as text too."""
         return [f"results/evaluation/{table}.tsv" for table in self.tables() if table in FOR_PEOPLE]
 
     def parts(self) -> dict[str, list[str]]:
-        """Table to its parts, one per run."""
+        """Table to its parts: one per data set, with all its methods; of `RECORDED` one per job."""
         made = {
             table: [
-                f"results/evaluation/{dataset}/{method}/{table}.parquet"
-                for dataset, method in self.runs_with(table)
+                f"results/evaluation/{dataset}/{table}.parquet"
+                for dataset in self.datasets_with(table)
             ]
-            for table in self.tables()
+            for table in EVALUATED + COMPARED
         }
-        return made | self._recorded("files")
+        return {table: files for table, files in made.items() if files} | self._recorded("files")
 
     def collected(self) -> dict[str, list[Record]]:
-        """Table to the names of its runs, in the order of its parts."""
+        """Table to the names of its data sets or jobs, in the order of its parts."""
         made = {
-            table: [self.names_of(*run) for run in self.runs_with(table)] for table in self.tables()
+            table: [self.names_of(dataset) for dataset in self.datasets_with(table)]
+            for table in EVALUATED + COMPARED
         }
-        return made | self._recorded("names")
+        return {table: names for table, names in made.items() if names} | self._recorded("names")
 
     def _recorded(self, what: str) -> dict[str, Any]:
         """Files of JSON, or the names of their runs, of how methods ended and what they took."""
@@ -183,7 +182,9 @@ class Plan:
         if what == "files":
             return {"status": status, "costs": [path for _, path in costs]}
         return {
-            "status": [self.names_of(*run) for run in self.runs],
+            "status": [
+                self.names_of(dataset) | {"method": method} for dataset, method in self.runs
+            ],
             "costs": [names for names, _ in costs],
         }
 
@@ -192,16 +193,15 @@ class Plan:
         for dataset, method in self.runs:
             for step, paths in self.others.steps(dataset, method, self._variant(dataset, method)):
                 for path in paths:
-                    yield {**self.names_of(dataset, method), "step": step}, path
+                    yield self.names_of(dataset) | {"method": method, "step": step}, path
 
-    def names_of(self, dataset: str, method: str) -> Record:
-        """The columns that tell runs apart in a collected table."""
+    def names_of(self, dataset: str) -> Record:
+        """The columns that tell data sets apart in a collected table; its methods follow them."""
         data = self.datasets[dataset]
         return {
             "dataset": dataset,
             "scenario": data["scenario"],
             "replicate": data.get("replicate", 1),
-            "method": method,
         }
 
     # Models between subjects
