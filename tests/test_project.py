@@ -35,6 +35,7 @@ ROOMS = (
     ("report",),
     ("compat",),
     ("workflow",),
+    ("cli",),
 )
 # Who may open, read, write or move files: rooms and single modules.
 OPENERS = {
@@ -43,6 +44,7 @@ OPENERS = {
     "io",
     "report",
     "workflow",
+    "cli",
     "simulate.counts",
     "simulate.writer",
     "plots.style",
