@@ -13,6 +13,7 @@ import yaml
 from source_code import cycle, file_access, imported_modules, imports
 
 import flashmm
+from flashmm.shown import attached
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "flashmm"
@@ -20,7 +21,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 # Who may import whom: a module imports from its own room and from those before it.
 ROOMS = (
-    ("options", "names", "kernels"),
+    ("options", "names", "shown", "kernels"),
     ("formulas", "storage"),
     ("cells",),
     ("design",),
@@ -32,6 +33,7 @@ ROOMS = (
     ("simulate",),
     ("benchmark", "subject_level", "de"),
     ("plots", "io"),
+    ("notebook",),
     ("report",),
     ("compat",),
     ("workflow",),
@@ -136,6 +138,16 @@ def floor(module: str) -> int:
 def test_imports_point_one_way(module):
     above = {name for name in GRAPH[module] if floor(name) > floor(module)}
     assert not above, f"{module} imports {above} from a room above its own"
+
+
+def test_later_rooms_are_attached_to_the_table_of_tests_only():
+    """By name, which the imports do not show: what is named is there, in the room for notebooks."""
+    users = {module for module, names in GRAPH.items() if "attached" in FILES[module].read_text()}
+    assert users == {"flashmm.shown", "flashmm.inference.table", "flashmm.notebook"}
+    descriptors = [v for v in vars(flashmm.TestTable).values() if isinstance(v, attached)]
+    assert len(descriptors) == 4 and {d.place.split(".")[1] for d in descriptors} == {"notebook"}
+    for descriptor in descriptors:
+        assert callable(descriptor.__get__(None))
 
 
 def test_no_import_closes_a_cycle():

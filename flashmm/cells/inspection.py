@@ -15,6 +15,7 @@ from flashmm.cells.counts import CellMatrix, open_counts
 from flashmm.cells.looks import Values
 from flashmm.names import did_you_mean, listed
 from flashmm.options import InputError
+from flashmm.shown import Shown
 from flashmm.storage.files import PathLike
 
 # Names that columns have in many files, the likeliest first, in lower case.
@@ -40,7 +41,7 @@ CAN, LARGE_ONLY, CANNOT = "yes", "large effects only", "no"
 
 
 @dataclass(frozen=True, eq=False)
-class DataCheck:
+class DataCheck(Shown):
     """What cells can be asked, before anything is computed.
 
     Attributes
@@ -122,6 +123,15 @@ class DataCheck:
         head = [f"# {' '.join(line.split())}" for line in (*self.findings, *self.problems)]
         head.append("# Run it with  make report CONFIG=<this file>; keys are in config/README.md.")
         return "\n".join([*head, *_yaml(self.config())]) + "\n"
+
+    def facts(self) -> dict[str, str]:
+        """What was found, and what stands in the way."""
+        found = {f"found {i}": text for i, text in enumerate(self.findings, start=1)}
+        return found | {f"problem {i}": text for i, text in enumerate(self.problems, start=1)}
+
+    def preview(self) -> pd.DataFrame:
+        """Who can be compared."""
+        return self.design
 
     def __repr__(self) -> str:
         asked = (self.design["can_be_asked"] != CANNOT).sum() if len(self.design) else 0
