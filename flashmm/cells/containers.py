@@ -21,6 +21,7 @@ import pandas as pd
 from flashmm.names import listed, text
 from flashmm.options import InputError
 from flashmm.storage.files import reading
+from flashmm.storage.hdf5 import hdf5_file, require_bounded
 
 # What `layer` calls the matrix of `.raw`, where no layer has this name.
 RAW = "raw"
@@ -138,9 +139,7 @@ class H5adFile(Container):
     def opened(cls, data: Any, layer: str | None) -> Iterator[Self]:
         """Open the file and read the names of the genes."""
         path = Path(data)
-        with reading(path):
-            file = h5py.File(path, "r")
-        with file:
+        with hdf5_file(path) as file:
             with reading(path):
                 found = cls._of(file, path, layer)
             yield found
@@ -162,6 +161,8 @@ class H5adFile(Container):
                 tables[1] = file["raw/var"]
         values = file.get("X") if layer is None else others[layer]
         cell_names, stored = map(_stored_names, tables)
+        for item in (values, cell_names, stored):
+            require_bounded(item, path)
         genes = pd.Index([text(gene) for gene in stored[:]])
         name = f"'{path}', {_place(layer)}"
         return cls(name, path, cell_names, genes, values, tables[0], others)
@@ -172,6 +173,8 @@ class H5adFile(Container):
 
     def columns(self, names: Sequence[str]) -> pd.DataFrame:
         """Read columns of obs."""
+        for name in names:
+            require_bounded(self.obs.get(name), self.path or self.name)
         return pd.DataFrame(_read_columns(self.obs, names), index=range(len(self.cell_names)))
 
 
