@@ -47,6 +47,7 @@ OPENERS = {
     "report",
     "workflow",
     "cli",
+    "notebook",
     "simulate.counts",
     "simulate.writer",
     "plots.style",

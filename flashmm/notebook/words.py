@@ -67,8 +67,8 @@ def _sentences(row: dict[Any, Any], table: TestTable) -> Iterator[str]:
     if np.isfinite(fold):
         direction = "higher" if fold > 0 else "lower"
         yield (
-            f"{direction}, {2.0**fold:.3g} times the reference (log2 fold change {fold:.3g}, {percent} "
-            f"interval {low:.3g} to {high:.3g})."
+            f"{direction}, {2.0**fold:.3g} times the reference (log2 fold change {fold:.3g}, "
+            f"{percent} interval {low:.3g} to {high:.3g})."
         )
     if np.isfinite(row["estimate"]):
         yield (
