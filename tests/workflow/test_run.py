@@ -15,7 +15,8 @@ import yaml
 
 from .conftest import ROOT, TEST_CONFIG
 
-AFTER_TESTS = {"fit": 4, "evaluate": 2, "collect": 1, "report": 1}
+# one job fits and tests: fits are compared with MixedLM again
+AFTER_TESTS = {"fit": 4, "compare": 2, "evaluate": 2, "collect": 1, "report": 1}
 
 
 # What a run leaves
