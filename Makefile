@@ -33,6 +33,14 @@ ifneq ($(words $(CURDIR)),1)
 $(error Snakemake cannot start a Python whose path holds a space; move the project from $(CURDIR))
 endif
 
+# Where the report of a config lies: one with a name has a folder of its own.
+define NAMED
+import sys, yaml
+name = ((yaml.safe_load(open(sys.argv[1])) or {}).get("report") or {}).get("name")
+print(f"results/reports/{name}/report.html" if name else "results/report.html")
+endef
+export NAMED
+
 # Handed to the recipes through the environment, so that a path may hold spaces and quotes.
 export COUNTS CONFIG
 # One BLAS thread per process: jobs and tests run side by side.
@@ -63,7 +71,7 @@ report: $(VENV)/.installed
 	  run --unlock; \
 	fi; \
 	run
-	@echo "Report: $(CURDIR)/$(REPORT)"
+	@echo "Report: $(CURDIR)/$(if $(filter file,$(origin REPORT)),$$($(BIN)/python -c "$$NAMED" "$$CONFIG"),$(REPORT))"
 
 plan: $(VENV)/.installed
 	@$(BIN)/python -m flashmm.workflow.check_config "$$CONFIG"
