@@ -88,7 +88,7 @@ else
 endif
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n $(CORES) --dist loadfile
+	$(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder
 
 test-slurm: $(VENV)/.installed-slurm
 	tests/slurm/run

@@ -122,18 +122,18 @@ class Plan:
 
     # Tables, each collected over its runs
 
-    def runs_with(self, table: str) -> list[Run]:
-        """The runs that have such a table: all, or those that MixedLM was fitted to."""
+    def datasets_with(self, table: str) -> list[str]:
+        """The data sets that have such a table: all, or those that MixedLM was fitted to."""
         if table in EVALUATED:
-            return self.runs
-        return [run for run in self.runs if run[1] in self.datasets[run[0]]["compared"]]
+            return [name for name, data in self.datasets.items() if data["methods"]]
+        return [name for name, data in self.datasets.items() if data["compared"]]
 
     def tables(self) -> dict[str, str]:
         """The tables of this config and their files."""
         return {
             table: f"results/evaluation/{table}.parquet"
             for table in EVALUATED + COMPARED
-            if self.runs_with(table)
+            if self.datasets_with(table)
         }
 
     def tables_for_people(self) -> list[str]:
@@ -141,29 +141,29 @@ class Plan:
         return [f"results/evaluation/{table}.tsv" for table in self.tables() if table in FOR_PEOPLE]
 
     def parts(self) -> dict[str, list[str]]:
-        """Table to its parts, one per run."""
+        """Table to its parts, one per data set, each with all its methods."""
         return {
             table: [
-                f"results/evaluation/{dataset}/{method}/{table}.parquet"
-                for dataset, method in self.runs_with(table)
+                f"results/evaluation/{dataset}/{table}.parquet"
+                for dataset in self.datasets_with(table)
             ]
             for table in self.tables()
         }
 
     def collected(self) -> dict[str, list[Record]]:
-        """Table to the names of its runs, in the order of its parts."""
+        """Table to the names of its data sets, in the order of its parts."""
         return {
-            table: [self.names_of(*run) for run in self.runs_with(table)] for table in self.tables()
+            table: [self.names_of(dataset) for dataset in self.datasets_with(table)]
+            for table in self.tables()
         }
 
-    def names_of(self, dataset: str, method: str) -> Record:
-        """The columns that tell runs apart in a collected table."""
+    def names_of(self, dataset: str) -> Record:
+        """The columns that tell data sets apart in a collected table; its methods follow them."""
         data = self.datasets[dataset]
         return {
             "dataset": dataset,
             "scenario": data["scenario"],
             "replicate": data.get("replicate", 1),
-            "method": method,
         }
 
     # Models between subjects
