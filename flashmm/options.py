@@ -27,6 +27,10 @@ class DesignError(FlashmmError, ValueError):
     """A design that cannot answer the question: constant subjects, no replicates, no columns."""
 
 
+class UnavailableError(FlashmmError):
+    """A program or package that is not here, and what to do."""
+
+
 class FlashmmWarning(UserWarning):
     """Something was decided for the user, such as a column dropped, and is said once."""
 
@@ -75,6 +79,7 @@ class Status(StrEnum):
     TOO_FEW_SUBJECTS = "too_few_subjects"
     TOO_FEW_PERMUTATIONS = "too_few_permutations"
     LOW_EXPRESSION = "low_expression"
+    NOT_REPORTED = "not_reported"
     # the name that it had before
     TOO_FEW_RELABELLINGS = "too_few_permutations"
 
@@ -109,6 +114,7 @@ _SENTENCES = {
     "so that no permutation p-value can reach 0.05.",
     Status.LOW_EXPRESSION: "The gene is expressed too little in these cells for a difference to be "
     "found: it has no p-value and does not count in the adjustment of the others.",
+    Status.NOT_REPORTED: "The method, which is not one of this package, gave no p-value.",
 }
 
 

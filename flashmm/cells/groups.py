@@ -203,6 +203,38 @@ class GroupStatistics:
         )
 
 
+def regrouped(groups: GroupStatistics, by: Sequence[str]) -> GroupStatistics:
+    """Add up groups that differ in other columns only.
+
+    Parameters
+    ----------
+    groups : GroupStatistics
+        Defined by these columns and perhaps others.
+    by : sequence of str
+        The columns that stay.
+
+    Returns
+    -------
+    GroupStatistics
+        The same cells in coarser groups.
+
+    Raises
+    ------
+    InputError
+        A column does not define the groups.
+    """
+    if set(by) == set(groups.by):
+        return groups
+    lacking = [column for column in by if column not in groups.by]
+    if lacking:
+        raise InputError(
+            f"Groups of {listed(by)} are needed; these are of {listed(groups.by)}. Summarise by "
+            "these columns."
+        )
+    others = [column for column in groups.by if column not in by]
+    return merge([replace(groups, by=tuple(by), obs=groups.obs.drop(columns=others))])
+
+
 def merge(parts: Iterable[GroupStatistics], genes: str = "same") -> GroupStatistics:
     """Add the statistics of several files, shards or sites.
 
