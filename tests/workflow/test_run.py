@@ -115,6 +115,7 @@ def test_same_tables_whatever_the_cores_and_the_other_scenarios(finished, workfl
 def test_snakemake_report(finished, name):
     done = finished.run(TEST_CONFIG, "--report", name)
     assert done.returncode == 0, done.stdout
+    assert "Warning" not in done.stdout
     if name.endswith("zip"):
         with zipfile.ZipFile(finished.folder / name) as archive:
             assert any(entry.endswith("report.html") for entry in archive.namelist())
