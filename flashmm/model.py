@@ -55,12 +55,21 @@ class Model:
             yield start, min(start + size, n_genes)
 
     def responses(self, stats: SummaryStatistics, start: int, stop: int) -> Any:
-        """The genes from `start` to `stop` in the engine's own form."""
-        return self.engine.responses(
+        """The genes from `start` to `stop` in the engine's own form.
+
+        Those whose products are not finite are zero here (`lmm` gives them a status).
+        """
+        products = (
             stats.YtX[start:stop][:, self.kept],
             stats.YtZ_block(start, stop),
             stats.yty[start:stop],
         )
+        finite = np.all([np.isfinite(a).reshape(len(a), -1).all(1) for a in products], axis=0)
+        if not finite.all():
+            products = tuple(
+                np.where(finite.reshape(-1, *[1] * (a.ndim - 1)), a, 0.0) for a in products
+            )
+        return self.engine.responses(*products)
 
 
 def prepare(stats: SummaryStatistics, options: FitOptions) -> Model:

@@ -75,6 +75,7 @@ class Status(StrEnum):
     TOO_FEW_SUBJECTS = "too_few_subjects"
     TOO_FEW_PERMUTATIONS = "too_few_permutations"
     LOW_EXPRESSION = "low_expression"
+    OUT_OF_RANGE = "out_of_range"
     # the name that it had before
     TOO_FEW_RELABELLINGS = "too_few_permutations"
 
@@ -89,7 +90,8 @@ _SENTENCES = {
     Status.BOUNDARY: "The fit converged with at least one variance component at zero.",
     Status.NOT_CONVERGED: "The iterations ended before the decrement fell below the tolerance.",
     Status.ALL_ZERO: "Every cell has the value zero, so there is nothing to fit.",
-    Status.PERFECT_FIT: "The fixed effects explain the gene exactly, so no variance is left.",
+    Status.PERFECT_FIT: "The fixed effects explain the gene exactly, to the digits that its sum of "
+    "squares has, so no variance is left.",
     Status.NO_WITHIN_VARIANCE: "Cells of a level do not differ, so no residual variance is left.",
     Status.NOT_POSITIVE_DEFINITE: "A negative component makes the covariance of the cells "
     "indefinite; estimates are kept, their standard errors are not defined.",
@@ -109,6 +111,8 @@ _SENTENCES = {
     "so that no permutation p-value can reach 0.05.",
     Status.LOW_EXPRESSION: "The gene is expressed too little in these cells for a difference to be "
     "found: it has no p-value and does not count in the adjustment of the others.",
+    Status.OUT_OF_RANGE: "The values are so large or so small that powers of their variance are no "
+    "numbers any more (standard deviations below 1e-50 or above 1e50); rescale them.",
 }
 
 
