@@ -553,6 +553,8 @@ def _note_aliased(fit: LMMFit) -> tuple[str, ...]:
 def _far_columns(fit: LMMFit) -> str:
     """Name dropped columns that vary little beside their mean, which rounding may have aliased."""
     stats = fit.stats
+    if stats.X_sum is None:
+        return ""
     mean = stats.X_sum / stats.n_cells
     spread = np.diag(stats.XtX) / stats.n_cells - mean**2
     far = ~fit.estimable & (spread > 1e-14 * mean**2) & (spread < mean**2 / FAR)

@@ -59,17 +59,13 @@ class Model:
 
         Those whose products are not finite are zero here (`lmm` gives them a status).
         """
-        products = (
-            stats.YtX[start:stop][:, self.kept],
-            stats.YtZ_block(start, stop),
-            stats.yty[start:stop],
-        )
-        finite = np.all([np.isfinite(a).reshape(len(a), -1).all(1) for a in products], axis=0)
+        YtX, YtZ = stats.YtX[start:stop][:, self.kept], stats.YtZ_block(start, stop)
+        yty = stats.yty[start:stop]
+        finite = np.isfinite(yty) & np.isfinite(YtX).all(1) & np.isfinite(YtZ).all(1)
         if not finite.all():
-            products = tuple(
-                np.where(finite.reshape(-1, *[1] * (a.ndim - 1)), a, 0.0) for a in products
-            )
-        return self.engine.responses(*products)
+            YtX, YtZ = (np.where(finite[:, None], products, 0.0) for products in (YtX, YtZ))
+            yty = np.where(finite, yty, 0.0)
+        return self.engine.responses(YtX, YtZ, yty)
 
 
 def prepare(stats: SummaryStatistics, options: FitOptions) -> Model:

@@ -6,7 +6,7 @@ import sys
 import warnings
 from dataclasses import dataclass
 from enum import StrEnum
-from numbers import Real
+from numbers import Integral, Real
 from types import FrameType
 from typing import TypeGuard
 
@@ -151,16 +151,21 @@ class FitOptions:
     def __post_init__(self) -> None:
         _one_of("method", self.method, ("REML", "ML"))
         _one_of("engine", self.engine, ("auto", "spectral", "eliminated", "nested", "dense"))
-        if self.max_iter < 1 or not self.tol > 0:
-            raise InputError(
-                f"max_iter must be at least 1 and tol positive; found max_iter={self.max_iter}, "
-                f"tol={self.tol}."
-            )
+        for name, value in (("max_iter", self.max_iter), ("block_size", self.block_size)):
+            if not (name == "block_size" and value is None) and not _is_count(value):
+                raise InputError(f"{name} is a whole number from 1 on; found {value!r}.")
+        if not is_number(self.tol) or not self.tol > 0:
+            raise InputError(f"tol is a positive number; found {self.tol!r}.")
 
 
 def is_number(value: object) -> TypeGuard[float]:
     """Whether an option is a real number; True and False are not."""
     return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _is_count(value: object) -> bool:
+    """Whether an option is a whole number from 1 on."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
 
 
 def _one_of(argument: str, value: str, allowed: tuple[str, ...]) -> None:

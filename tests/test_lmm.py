@@ -335,3 +335,13 @@ def test_masked_values_are_not_read_as_if_they_were_there(name):
     given[name] = np.ma.masked_array(given[name], mask)
     with pytest.raises(fm.InputError, match=f"{name} is a masked array with 1 masked values"):
         fm.summary_statistics_from_matrices(**given, component_sizes=given["Z"].shape[1])
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("block_size", -1), ("block_size", 0), ("block_size", 1.5), ("max_iter", "x"), ("tol", "x")],
+)
+def test_options_that_are_no_such_numbers(option, value):
+    Y, X, Z = oracle.problem(3, components=1)
+    with pytest.raises(fm.InputError, match=rf"^{option} is a .*number.*; found {value!r}"):
+        fm.fit_lmm(statistics(Y, X, Z), **{option: value})

@@ -8,7 +8,7 @@ rule simulate:
         "logs/simulate/{scenario}-{replicate}.log",
     conda:
         "../envs/flashmm.yaml"
-    threads: 1
+    threads: 2
     resources:
         mem_mb=memory(2000),
         runtime=minutes(60),
