@@ -30,8 +30,10 @@ if TYPE_CHECKING:
     from flashmm.inference.advice import advise
     from flashmm.inference.empirical_bayes import VarianceRatioPrior
     from flashmm.inference.explained import VarianceExplained, variance_explained
+    from flashmm.inference.gene_sets import gene_set_tests
     from flashmm.inference.influence import InfluenceTable, influence, jackknife
     from flashmm.inference.permutation import PermutationTable, permutation_tests
+    from flashmm.inference.posterior import posterior_of
     from flashmm.inference.power import PowerTable, power
     from flashmm.inference.table import TestTable
     from flashmm.inference.testing import contrast_tests
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
         join_fits,
         merge_files,
         read_fit,
+        read_gmt,
         read_groups,
         read_kinship_file,
         read_provenance,
@@ -118,6 +121,7 @@ __all__ = [
     "fit_mixedlm",
     "fit_multitrait_lmm",
     "fit_within",
+    "gene_set_tests",
     "influence",
     "jackknife",
     "join_fits",
@@ -129,10 +133,12 @@ __all__ = [
     "multitrait_by_gene",
     "permutation_tests",
     "pooled_tests",
+    "posterior_of",
     "power",
     "power_gains",
     "pseudobulk_tests",
     "read_fit",
+    "read_gmt",
     "read_groups",
     "read_kinship_file",
     "read_provenance",

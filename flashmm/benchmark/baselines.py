@@ -46,7 +46,8 @@ def pseudobulk_tests(
     Parameters
     ----------
     groups : GroupStatistics
-        Grouped by subject, cell type and factor; each subject has one level of the factor.
+        Grouped by subject, cell type and factor; each subject has one level of the factor, or all
+        of them have both.
     factor, subject, cell_type : str
         Columns of the groups.
     values : {"mean", "log2_cpm", "log2_cpm_tmm"}
@@ -70,25 +71,27 @@ def pseudobulk_tests(
     InputError
         A column is missing, the groups are finer, or there are no counts.
     DesignError
-        The factor has other than two levels, or a subject has both.
+        The factor has other than two levels, or some subjects have both and others one.
 
     Notes
     -----
     Student's t with the variance pooled over the two sides, every subject weighing the same
-    whatever its number of cells. Subjects without cells of a type are left out of its test.
+    whatever its number of cells; where subjects have both levels, that of their differences.
+    Subjects without cells of a type (on both sides, where they are compared with themselves) are
+    left out of its test.
     """
     obs = _checked_groups(groups, (subject, cell_type, factor))
-    _check_factor(obs, factor, subject)
+    test_of = _paired if _are_paired(obs, factor, subject) else _student
     bulk, low_high = _bulk(groups, values, cell_type), _levels(obs[factor])
     parts = []
     for name in _levels(obs[cell_type]):
         rows = (obs[cell_type] == name).to_numpy()
         rare = _rare(groups, rows, min_counts)
         low, high = (
-            np.where(rare, np.nan, bulk[rows & (obs[factor] == side).to_numpy()])
-            for side in low_high
+            pd.DataFrame(np.where(rare, np.nan, bulk[side]), index=obs[subject][side].astype(str))
+            for side in (rows & (obs[factor] == level).to_numpy() for level in low_high)
         )
-        test = _student(low, high, moderate)
+        test = test_of(low, high, moderate)
         contrast = f"{cell_type}[{name}]:{factor}[T.{low_high[1]}]"
         frame = _frame(contrast, groups.genes, level, test)
         frame.loc[rare, "status"] = str(Status.LOW_EXPRESSION)
@@ -148,17 +151,20 @@ def _checked_groups(groups: GroupStatistics, columns: tuple[str, ...]) -> pd.Dat
     return groups.obs
 
 
-def _check_factor(obs: pd.DataFrame, factor: str, subject: str) -> None:
+def _are_paired(obs: pd.DataFrame, factor: str, subject: str) -> bool:
+    """Whether all subjects have both levels of the factor; refused where only some have."""
     if obs[factor].nunique() != 2:
         raise DesignError(
             f"Pseudobulk compares two levels; {factor!r} has {obs[factor].nunique()}."
         )
     both = obs.groupby(subject, observed=True)[factor].nunique() > 1
-    if both.any():
+    if both.any() and not both.all():
         raise DesignError(
             f"{subject} {listed(both.index[both][:3])} has both levels of {factor!r}, so that its "
-            "two values are no replicates; a paired test is needed."
+            f"two values are no replicates, and {listed(both.index[~both][:3])} has one, so that "
+            "it has no difference."
         )
+    return bool(both.all())
 
 
 def _levels(values: pd.Series) -> list[Any]:
@@ -189,22 +195,35 @@ def _bulk(groups: GroupStatistics, values: str, cell_type: str) -> np.ndarray:
     return np.log2((groups.counts + OFFSET_COUNT) / (total + OFFSET_TOTAL) * 1e6)
 
 
-def _student(low: np.ndarray, high: np.ndarray, moderate: bool) -> dict[str, Any]:
+def _student(low: pd.DataFrame, high: pd.DataFrame, moderate: bool) -> dict[str, Any]:
     """Difference of the means of two sides (subjects, genes), its standard error and df."""
-    sizes = len(low), len(high)
-    df = sum(sizes) - 2
-    nothing = np.full(low.shape[1], np.nan)
+    return _t_test([low.to_numpy(), high.to_numpy()], moderate)
+
+
+def _paired(low: pd.DataFrame, high: pd.DataFrame, moderate: bool) -> dict[str, Any]:
+    """Mean of the differences of subjects that have both sides, its standard error and df."""
+    both = low.index.intersection(high.index)
+    return _t_test([high.loc[both].to_numpy() - low.loc[both].to_numpy()], moderate)
+
+
+def _t_test(sides: list[np.ndarray], moderate: bool) -> dict[str, Any]:
+    """The last mean less the one before it, if any; the variance is pooled over the sides."""
+    sizes = [len(side) for side in sides]
+    df = sum(sizes) - len(sizes)
+    nothing = np.full(sides[0].shape[1], np.nan)
     if min(sizes) == 0 or df < 1:
         return {"estimate": nothing, "std_error": nothing, "df": nothing}
-    squares = sum(((side - side.mean(0)) ** 2).sum(0) for side in (low, high))
-    scale = np.maximum((low**2).sum(0), (high**2).sum(0))
+    means = [side.mean(0) for side in sides]
+    squares = sum(((side - m) ** 2).sum(0) for side, m in zip(sides, means, strict=True))
+    scale = np.max([(side**2).sum(0) for side in sides], axis=0)
     variance = np.where(squares > NOTHING * scale, squares / df, np.nan)
     each = np.full(len(variance), float(df))
     prior = moderation.fit_prior(variance, each) if moderate else None
     if prior is not None:
         variance, each = moderation.posterior(variance, each, prior)
-    std_error = np.sqrt(variance * (1 / sizes[0] + 1 / sizes[1]))
-    return {"estimate": high.mean(0) - low.mean(0), "std_error": std_error, "df": each}
+    std_error = np.sqrt(variance * sum(1 / size for size in sizes))
+    estimate = means[-1] - means[0] if len(means) == 2 else means[0]
+    return {"estimate": estimate, "std_error": std_error, "df": each}
 
 
 def _frame(contrast: str, genes: pd.Index, level: float, test: Mapping[str, Any]) -> pd.DataFrame:

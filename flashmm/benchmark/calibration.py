@@ -21,6 +21,7 @@ from flashmm.benchmark.methods import Method
 from flashmm.benchmark.power import power_gains
 from flashmm.cells.groups import GroupStatistics
 from flashmm.inference.ddf import DEFAULT_DDF
+from flashmm.inference.testing import DEFAULT_WITHIN
 from flashmm.options import FlashmmWarning
 from flashmm.simulate import SimulationSpec
 
@@ -92,7 +93,11 @@ class CalibrationMethod:
     @property
     def approach(self) -> str:
         """What methods share that differ in their random terms only."""
-        what = (self.ddf or DEFAULT_DDF["REML"]) if self.test == "mixed" else self.test
+        what = self.test
+        if what == "mixed":
+            what = self.ddf or DEFAULT_DDF["REML"]
+        elif what == "within":
+            what = f"per type, {self.ddf or DEFAULT_WITHIN}"
         return f"{what}, moderated" if self.moderate else what
 
 
@@ -191,9 +196,12 @@ def scenario_table(scenarios: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        `scenario, distribution, subjects` (per condition), `types, balanced`, `ratio` (variance of
-        subjects over that of the mean of their cells, s₁·n̄/s₀; NaN for counts), `own_types`
-        (whether subjects differ by cell type) and `matching` (the random terms of the model).
+        `scenario, distribution, subjects` (per condition), `paired` (whether they have all
+        conditions), `types, balanced, markers` (whether types differ in mean and variance), `depth`
+        (library size of treated cells over that of others), `ratio` (variance that a contrast
+        within a type meets, of subjects or of subjects by condition, over that of the mean of their
+        cells, s₁·n̄/s₀; NaN for counts), `own_types` (whether subjects differ by cell type) and
+        `matching` (the random terms of the model).
     """
     columns = list(_described("", {}))
     return pd.DataFrame(
@@ -205,22 +213,32 @@ def _described(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     files = ("reference", "reference_cell_type", "metadata")
     spec = SimulationSpec(**{key: value for key, value in fields.items() if key not in files})
     own_types = spec.subject_cell_type_variance > 0 and spec.n_cell_types > 1
-    cells = (spec.n_cells or 0) / (spec.n_subjects * spec.n_cell_types)
+    paired = not spec.nested
+    subjects = spec.n_subjects if paired else spec.n_subjects // spec.n_conditions
+    cells = (spec.n_cells or 0) / (subjects * spec.n_conditions * spec.n_cell_types)
+    between = spec.subject_variance + spec.subject_cell_type_variance
+    met = spec.subject_condition_variance if paired else between
     gaussian = spec.distribution == "gaussian"
-    ratio = spec.subject_variance * cells / spec.residual_variance if gaussian else np.nan
     return {
         "scenario": name,
         "distribution": spec.distribution,
-        "subjects": spec.n_subjects // spec.n_conditions,
+        "subjects": subjects,
+        "paired": paired,
         "types": spec.n_cell_types,
         "balanced": spec.cells_cv == 0,
-        "ratio": ratio,
+        "markers": spec.marker_fraction > 0,
+        "depth": spec.libsize_ratio,
+        "ratio": met * cells / spec.residual_variance if gaussian else np.nan,
         "own_types": own_types,
-        "matching": _matching(own_types, spec.subject_condition_variance > 0),
+        "matching": _matching(own_types, spec),
     }
 
 
-def _matching(own_types: bool, own_conditions: bool) -> tuple[str, ...]:
-    """Random terms of the model that was simulated."""
+def _matching(own_types: bool, spec: SimulationSpec) -> tuple[str, ...]:
+    """Random terms of the model that was simulated, or of the nearest."""
+    own_conditions = spec.subject_condition_variance > 0
+    if spec.marker_fraction > 0 and not own_conditions:
+        # markers have other variances in their type
+        return ("subject", "0 + cell_type || subject")
     terms = {"subject": True, "subject:cell_type": own_types, "subject:condition": own_conditions}
     return tuple(term for term, there in terms.items() if there)

@@ -15,7 +15,7 @@ KEYS = ("metric", "level", "other")
 # Limits: standard errors of Monte Carlo, multiples of a level, and coverage.
 MOST_SE, MOST_AT_001, MOST_NB, LEAST_COVERAGE, MOST_COVERAGE = 3.0, 1.5, 1.25, 0.94, 0.96
 # Where: subjects in all, variance of subjects over that of the mean of their cells, tests.
-LEAST_SUBJECTS, LEAST_RATIO, LEAST_TESTS = 8, 10.0, 100_000
+LEAST_SUBJECTS, LEAST_RATIO, LEAST_TESTS = 6, 10.0, 100_000
 
 
 def average_replicates(metrics: pd.DataFrame) -> pd.DataFrame:
@@ -47,6 +47,8 @@ def matched_methods(
 ) -> pd.DataFrame:
     """Keep, in each scenario, the methods with the model that was simulated, and those without one.
 
+    A model of each type alone is that of the simulation whatever subjects do in other types.
+
     Parameters
     ----------
     metrics : DataFrame
@@ -68,9 +70,12 @@ def wider_methods(
 ) -> pd.DataFrame:
     """Keep, in each scenario, methods with another model than the simulated one.
 
-    Parameters and result are those of `matched_methods`.
+    Parameters and result are those of `matched_methods`; an approach says its model here.
     """
-    return _with_models(metrics, scenarios, methods, lambda model, matching: model != matching)
+    methods = list(methods)
+    models = {method.name: "; ".join(method.random) for method in methods}
+    found = _with_models(metrics, scenarios, methods, lambda model, matching: model != matching)
+    return found.assign(approach=found["method"].map(models) + ": " + found["approach"])
 
 
 def _with_models(
@@ -82,9 +87,10 @@ def _with_models(
     by_name = {method.name: method for method in methods}
     merged = metrics.merge(scenarios, on="scenario", validate="many_to_one")
     merged["approach"] = [by_name[name].approach for name in merged["method"]]
-    # methods without random terms belong to every model
+    # methods without random terms belong to every model, and so do those of one type
+    models = {m.name: () if m.test == "within" else m.random for m in by_name.values()}
     keep = [
-        wanted(by_name[name].random or matching, matching)
+        wanted(models[name] or matching, matching)
         for name, matching in zip(merged["method"], merged["matching"], strict=True)
     ]
     return merged[keep].reset_index(drop=True)
@@ -150,19 +156,19 @@ def _upper_limits(gaussian: pd.DataFrame, counts: pd.DataFrame) -> list[_Criteri
     counted = _of(counts, "fpr", 0.05, 0.01)
     return [
         _Criterion(
-            "Gaussian, 2 × 4 subjects or more: rejection at .05 and .01 ≤ nominal + 3 SE",
+            "Gaussian, 2 × 3 subjects or more: rejection at .05 and .01 ≤ nominal + 3 SE",
             "rejection at .05, .01 ≤",
             common,
             common["level"] + MOST_SE * common["std_error"],
         ),
         _Criterion(
-            "Gaussian, 2 × 4 or more: rejection at .001 ≤ 1.5 × nominal",
+            "Gaussian, 2 × 3 or more: rejection at .001 ≤ 1.5 × nominal",
             "rejection at .001 ≤",
             rare,
             MOST_AT_001 * rare["level"],
         ),
         _Criterion(
-            "Counts, 2 × 4 or more: rejection at .05 and .01 ≤ 1.25 × nominal",
+            "Counts, 2 × 3 or more: rejection at .05 and .01 ≤ 1.25 × nominal",
             "counts: rejection ≤",
             counted,
             MOST_NB * counted["level"],
@@ -213,7 +219,7 @@ def _discovery_limits(enough: pd.DataFrame, own: pd.DataFrame) -> list[_Criterio
     nominal, equal = (_of(over, f"{name}_gain", ALPHA) for name in ("power", "power_at_fpr"))
     return [
         _Criterion(
-            "2 × 4 or more: false discovery proportion at BH 5 % ≤ 5 % + 2 SE",
+            "2 × 3 or more: false discovery proportion at BH 5 % ≤ 5 % + 2 SE",
             "false discoveries ≤",
             fdp,
             FDR + 2 * fdp["std_error"].fillna(0),
@@ -307,7 +313,7 @@ def overview(matched: pd.DataFrame, approaches: Sequence[str]) -> pd.DataFrame:
     -------
     DataFrame
         One row per kind (`kind_of`) and approach: the mean rejection of true nulls at each level
-        over scenarios of 2 × 4 subjects or more, and the range of the first; the mean λ, false
+        over scenarios of 2 × 3 subjects or more, and the range of the first; the mean λ, false
         discovery proportion, true positive rate and coverage; the mean gain of power over
         pseudobulk at .05 and where 5 % of nulls are rejected.
     """

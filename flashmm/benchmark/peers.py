@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 
@@ -27,34 +25,44 @@ def peer(
     """Tests of another package, per cell type, through Rscript."""
     if find_program("Rscript") is None:
         raise InputError(f"{program} needs R, and there is no program Rscript.")
-    parts, notes = [], []
     levels = pd.Categorical(data.groups.obs[request.factor]).remove_unused_categories().categories
-    for name, rows in data.groups.obs.groupby(request.cell_type, observed=True).indices.items():
-        contrast = f"{request.cell_type}[{name}]:{request.factor}[T.{levels[-1]}]"
-        tables = _tables(data, request, np.asarray(rows), levels, min_counts)
-        if tables["design"]["condition"].value_counts().min() < 2:
-            notes.append(note(f"{name}: {program} needs two subjects of each side."))
-            continue
-        command = ["Rscript", "--vanilla", str(data.peers)]
-        found = run_on_tables(command, tables, [program], timeout=timeout)
-        parts.append(found.assign(contrast=contrast))
-    if not parts:
+    design, notes = _design(data.groups.obs, request, levels, program)
+    if design.empty:
         raise InputError(f"{program}: no cell type has two subjects of each side.")
-    return MethodResult(pd.concat(parts, ignore_index=True), notes=tuple(notes))
+    found = run_on_tables(
+        ["Rscript", "--vanilla", str(data.peers)],
+        {"counts": _counts(data, design), "design": design},
+        [program, str(min_counts)],
+        timeout=timeout,
+    )
+    kind = found["cell_type"].astype(str)
+    contrast = request.cell_type + "[" + kind + f"]:{request.factor}[T.{levels[-1]}]"
+    return MethodResult(found.assign(contrast=contrast), notes=notes)
 
 
-def _tables(
-    data: DataSet, request: Request, rows: np.ndarray, levels: Any, min_counts: float
-) -> dict[str, pd.DataFrame]:
-    """Counts (genes, samples) and design of one cell type, the samples sorted by side."""
-    obs, counts = data.groups.obs, data.groups.counts
+def _design(
+    obs: pd.DataFrame, request: Request, levels: pd.Index, program: str
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """`sample, cell_type, condition` of groups by their row, sorted by condition."""
+    design = pd.DataFrame(
+        {
+            "sample": [f"s{i}" for i in range(len(obs))],
+            "cell_type": obs[request.cell_type].astype(str).to_numpy(),
+            "condition": pd.Categorical(obs[request.factor], levels),
+        }
+    )
+    sizes = pd.crosstab(design["cell_type"], design["condition"], dropna=False)
+    few = sizes.index[sizes.min(axis=1) < 2]
+    notes = tuple(note(f"{name}: {program} needs two subjects of each side.") for name in few)
+    kept = design[~design["cell_type"].isin(few)].sort_values("condition", kind="stable")
+    return kept, notes
+
+
+def _counts(data: DataSet, design: pd.DataFrame) -> pd.DataFrame:
+    """`gene` and a column of counts per sample."""
+    counts = data.groups.counts
     assert counts is not None
-    side = pd.Categorical(obs[request.factor].iloc[rows], levels, ordered=True)
-    rows = rows[np.argsort(side.codes, kind="stable")]
-    bulk = counts[rows]
-    kept = bulk.sum(0) >= min_counts
-    names = [f"s{i}" for i in range(len(rows))]
-    table = pd.DataFrame(bulk[:, kept].T.astype(np.int64), columns=names)
-    table.insert(0, "gene", np.asarray(data.groups.genes[kept], dtype=object))
-    condition = pd.Categorical(obs[request.factor].iloc[rows].astype(str), levels.astype(str))
-    return {"counts": table, "design": pd.DataFrame({"sample": names, "condition": condition})}
+    bulk = counts[design.index.to_numpy()].T.astype(np.int64)
+    table = pd.DataFrame(bulk, columns=design["sample"].to_numpy())
+    table.insert(0, "gene", np.asarray(data.groups.genes, dtype=object))
+    return table

@@ -11,8 +11,10 @@ from flashmm.names import on_demand
 if TYPE_CHECKING:
     from flashmm.inference.advice import advise
     from flashmm.inference.explained import VarianceExplained, variance_explained
+    from flashmm.inference.gene_sets import gene_set_tests
     from flashmm.inference.influence import InfluenceTable, influence, jackknife
     from flashmm.inference.permutation import PermutationTable, permutation_tests
+    from flashmm.inference.posterior import posterior_of
     from flashmm.inference.power import PowerTable, power
     from flashmm.inference.table import TestTable
     from flashmm.inference.testing import contrast_tests
@@ -27,9 +29,11 @@ __all__ = [
     "VarianceTable",
     "advise",
     "contrast_tests",
+    "gene_set_tests",
     "influence",
     "jackknife",
     "permutation_tests",
+    "posterior_of",
     "power",
     "variance_explained",
     "variance_tests",

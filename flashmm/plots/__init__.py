@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         trait_correlation_plot,
     )
     from flashmm.plots.power import fdr_tpr_plot, roc_plot
+    from flashmm.plots.prior import posterior_plot, prior_plot
     from flashmm.plots.simulation import gene_moments, simulation_plot
     from flashmm.plots.study_size import study_size_plot
     from flashmm.plots.style import method_colours, save_figure
@@ -38,6 +39,8 @@ __all__ = [
     "heritability_strips",
     "method_colours",
     "p_histogram",
+    "posterior_plot",
+    "prior_plot",
     "qq_plot",
     "rejection_plot",
     "roc_plot",

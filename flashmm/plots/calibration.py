@@ -28,6 +28,8 @@ __all__ = ["coverage_plot", "gain_plot", "rejection_plot"]
 # Colour and mark of each approach; the control and FLASHMM's test are grey.
 LOOKS = {
     "pooled": ("#000000", "x"),
+    "per type, empirical-bayes": ("#C1272D", "*"),
+    "per type, kenward-roger-2": ("#F28E8C", "p"),
     "residual": (GREY, "P"),
     "satterthwaite": (PALETTE[5], MARKERS[4]),
     "kenward-roger": (PALETTE[0], MARKERS[0]),
@@ -40,10 +42,11 @@ LOOKS = {
     "pseudobulk": ("#7A3E9D", "h"),
     "pseudobulk, moderated": ("#B08BC7", "h"),
     "pseudobulk_cpm": ("#4D4D4D", "H"),
+    "pseudobulk_tmm, moderated": ("#5E3C99", "H"),
 }
 OTHER_LOOK = ("#4D4D4D", "8")
 LOWEST, HIGHEST = 0.1, 20.0  # of the ratio to the nominal level; beyond, marks sit on the edge
-POSITIONS = ("types", "own_types", "balanced", "subjects")
+POSITIONS = ("paired", "markers", "depth", "types", "own_types", "balanced", "subjects")
 
 
 @styled
@@ -164,9 +167,9 @@ def _places(rows: pd.DataFrame) -> pd.DataFrame:
     """A place on the x axis for each scenario, with gaps between blocks of designs."""
     places = rows[["scenario", *POSITIONS]].drop_duplicates()
     places = places.sort_values(
-        list(POSITIONS), ascending=[True, True, False, True], kind="stable"
+        list(POSITIONS), ascending=[True] * 5 + [False, True], kind="stable"
     ).reset_index(drop=True)
-    block = places.groupby(list(POSITIONS[:3]), sort=False).ngroup()
+    block = places.groupby(list(POSITIONS[:-1]), sort=False).ngroup()
     return places.assign(block=block, x=np.arange(len(places)) + 0.6 * block)
 
 
@@ -214,8 +217,9 @@ def _name_places(bottom: Axes, axes: Sequence[Axes], places: pd.DataFrame) -> No
     for _, block in places.groupby("block"):
         first = block.iloc[0]
         types = "one type" if first["types"] == 1 else f"{first['types']} types"
-        differ = "" if first["types"] == 1 else ", own" if first["own_types"] else ", alike"
+        differ = ", pairs" if first["paired"] else ", markers" if first["markers"] else ""
         cells = "equal cells" if first["balanced"] else "unequal cells"
+        cells += f"\ndepth × {first['depth']:g}" if first["depth"] != 1 else ""
         bottom.annotate(
             f"{types}{differ}\n{cells}",
             (block["x"].mean(), 0),

@@ -25,6 +25,11 @@ CAPTIONS: dict[str, str] = {
     "stopped early, far below it ours did.",
     "trait_correlation_plot": "Good: positive correlations between cell types of one lineage; at "
     "rank 1 those that go with GG′ are one or minus one by construction.",
+    "prior_plot": "Good: dots move little from one stratum to the next; nearly all weight at zero "
+    "says that subjects hardly differ, weight at the right edge that they differ far more than "
+    "their cells.",
+    "posterior_plot": "Good: a posterior that is narrower than the prior: the gene knows something "
+    "of its own variance; with few subjects it looks like the prior, and that is no fault.",
     "time_memory_plot": "Good: far to the left; both axes are logarithmic.",
     "volcano_plot": "Good: a broad base of grey genes around zero, with discoveries of both signs "
     "standing out above it; a lopsided cloud asks for a look at the covariates.",

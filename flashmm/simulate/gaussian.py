@@ -41,7 +41,7 @@ class GaussianSimulation:
         What each gene's variances are multiplied by; ones where `variance_spread` is zero.
     var : DataFrame
         By gene, as far as the spec asks for them: `marker_of` (a cell type, or missing),
-        `variance_factor`, `module`.
+        `variance_factor`, `ratio_factor`, `module`.
     treated : str
         The condition in which the effects act.
     spec : SimulationSpec
@@ -67,10 +67,11 @@ def simulate_gaussian_groups(spec: SimulationSpec, seed: Seed) -> GaussianSimula
 
         y = m_gt + a_sg + b_stg + c_scg + log_fc_gt · treated + e,
 
-    a ~ N(0, f_gt · subject_variance), b ~ N(0, f_gt · subject_cell_type_variance), c ~ N(0, f_gt ·
-    subject_condition_variance) per subject and condition, e ~ N(0, f_gt · residual_variance). A
-    marker has m_gt = marker_log_fc in its type, where f_gt is marker_variance_ratio times that of
-    the other types; in all else m_gt = 0, and f_g is 1 or log-normal with `variance_spread`.
+    a ~ N(0, r_g f_gt · subject_variance), b ~ N(0, r_g f_gt · subject_cell_type_variance),
+    c ~ N(0, r_g f_gt · subject_condition_variance) per subject and condition,
+    e ~ N(0, f_gt · residual_variance). A marker has m_gt = marker_log_fc in its type, where f_gt is
+    marker_variance_ratio times that of the other types; in all else m_gt = 0, and f_g is 1 or
+    log-normal with `variance_spread`, r_g with `ratio_spread`.
 
     With n cells in a group of mean μ, its sums are drawn by themselves: the mean of the cells is
     N(μ, σ²/n), the sum of squares about it is σ² χ²(n − 1), and the two are independent (Cochran
@@ -106,7 +107,8 @@ def simulate_gaussian_groups(spec: SimulationSpec, seed: Seed) -> GaussianSimula
     cell_type = pd.Categorical(obs["cell_type"], spec.cell_types).codes.astype(np.int64)
     factor = _variance_factors(spec, traits)
     mean = _random_effects(spec, streams, obs, traits)
-    _to_scale_of_types(mean, cell_type, np.sqrt(factor), marker_shift(spec, traits))
+    scale = np.sqrt(factor * traits.ratio_factor)
+    _to_scale_of_types(mean, cell_type, scale, marker_shift(spec, traits))
     _add_differences(mean, spec, obs, truth)
     residual = spec.residual_variance * factor
     total, squares = draw_group_sums(streams.counts, n_cells, mean, residual, cell_type)

@@ -22,6 +22,7 @@ class GeneStream(IntEnum):
     VARIANCES = 2
     MARKERS = 3
     MODULES = 4
+    RATIOS = 5
 
 
 class Streams(NamedTuple):

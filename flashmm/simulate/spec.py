@@ -29,7 +29,7 @@ from flashmm.simulate.values import (
 DIRECTIONS = ("both", "up", "down")
 DISTRIBUTIONS = ("nb", "gaussian")
 # Fields that belong to one distribution, and the value that leaves them out.
-GAUSSIAN_FIELDS = {"residual_variance": 1.0, "marker_variance_ratio": 1.0}
+GAUSSIAN_FIELDS = {"residual_variance": 1.0, "marker_variance_ratio": 1.0, "ratio_spread": 0.0}
 COUNT_FIELDS = {
     "reference": None,
     "reference_cell_type": None,
@@ -97,6 +97,10 @@ class SimulationSpec:
         Each gene has its variances (of the effects above, and the residual one of Gaussian values)
         multiplied by a log-normal number; this is the standard deviation of its natural logarithm.
         DE effects stay as they are.
+    ratio_spread : float
+        Gaussian: each gene has the variances of the effects, and not the residual one, multiplied
+        by another log-normal number with this standard deviation of its natural logarithm, so that
+        genes differ in the ratio of the two. (Of counts `variance_spread` does so.)
     gene_correlation : float
         Correlation, 0 to 1, of the effects above between genes of the same module. Genes of
         different modules are independent.
@@ -164,6 +168,7 @@ class SimulationSpec:
     marker_log_fc: float = 1.5
     exclusive_markers: float = 0.0
     marker_variance_ratio: float = 1.0
+    ratio_spread: float = 0.0
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -220,6 +225,7 @@ def _check_types(spec: SimulationSpec) -> None:
     for name in (
         *("min_log_fc", "max_log_fc", "subject_variance", "subject_cell_type_variance"),
         *("residual_variance", "variance_spread", "subject_condition_variance", "marker_log_fc"),
+        "ratio_spread",
     ):
         check_not_negative(name, getattr(spec, name))
     for name in ("marker_fraction", "exclusive_markers", "gene_correlation"):

@@ -30,6 +30,8 @@ class GeneTraits:
         Whether no other type expresses the marker.
     variance_factor : (genes,) array
         What the variances between subjects are multiplied by.
+    ratio_factor : (genes,) array
+        What those of Gaussian values are multiplied by besides, the residual variance not.
     module : (genes,) array of int64, or None
         Number of the module with which the gene goes; None without correlation.
     """
@@ -37,6 +39,7 @@ class GeneTraits:
     marker_of: Integers
     is_exclusive: NDArray[np.bool_]
     variance_factor: Floats
+    ratio_factor: Floats
     module: Integers | None
 
 
@@ -70,7 +73,9 @@ def draw_traits(
     module = None
     if spec.gene_correlation > 0:
         module = stream(seed, GeneStream.MODULES).integers(spec.gene_modules, size=n_genes)
-    return GeneTraits(marker_of, is_exclusive, np.exp(spec.variance_spread * spread), module)
+    factor = np.exp(spec.variance_spread * spread)
+    ratio = stream(seed, GeneStream.RATIOS).standard_normal(n_genes)
+    return GeneTraits(marker_of, is_exclusive, factor, np.exp(spec.ratio_spread * ratio), module)
 
 
 def _draw_markers(
@@ -105,6 +110,8 @@ def trait_columns(spec: SimulationSpec, traits: GeneTraits) -> dict[str, Any]:
         columns["exclusive"] = traits.is_exclusive
     if spec.variance_spread > 0:
         columns["variance_factor"] = traits.variance_factor
+    if spec.ratio_spread > 0:
+        columns["ratio_factor"] = traits.ratio_factor
     if traits.module is not None:
         columns["module"] = traits.module
     return columns

@@ -77,6 +77,30 @@ def test_moderated_variances(groups):
     np.testing.assert_allclose(moderated["df"][one], df)
 
 
+@pytest.mark.parametrize("moderate", [False, True])
+def test_pairs_are_tested_by_their_differences(moderate):
+    pairs = gaussian(nested=False, n_genes=30)
+    # a subject that has one side of a type is left out there
+    obs = pairs.obs
+    gone = (obs["subject"] == "S2") & (obs["cell_type"] == "type2") & (obs["condition"] == "B")
+    pairs = pairs.subset(~gone.to_numpy())
+    table = pseudobulk_tests(pairs, moderate=moderate)
+    means = pd.DataFrame(pairs.sum / pairs.obs["n_cells"].to_numpy()[:, None])
+    means.index = pd.MultiIndex.from_frame(pairs.obs[["cell_type", "condition", "subject"]])
+    means = means.sort_index()
+    for name, n in (("type1", 8), ("type2", 7)):
+        difference = (means.loc[name, "B"] - means.loc[name, "A"]).dropna().to_numpy()
+        own = table[table["contrast"] == f"cell_type[{name}]:condition[T.B]"]
+        np.testing.assert_allclose(own["estimate"], difference.mean(0), rtol=1e-9)
+        variance, df = difference.var(0, ddof=1), np.full(30, n - 1.0)
+        if moderate:
+            prior = moderation.fit_prior(variance, df)
+            variance, df = moderation.posterior(variance, df, prior)
+        np.testing.assert_allclose(own["std_error"] ** 2, variance / n, rtol=1e-9)
+        p = 2 * stats.t.sf(np.abs(difference.mean(0)) / np.sqrt(variance / n), df)
+        np.testing.assert_allclose(own["p_value"], p, rtol=1e-7)
+
+
 def test_a_constant_gene_and_a_type_without_replicates(groups):
     groups.sum[:, 0] = groups.obs["n_cells"]
     few = groups.subset(
@@ -121,8 +145,10 @@ def test_refusals(cells):
         pseudobulk_tests(gaussian(), values="median")
     with pytest.raises(DesignError, match="has 3"):
         pseudobulk_tests(gaussian(n_conditions=3))
-    with pytest.raises(DesignError, match="both levels"):
-        pseudobulk_tests(gaussian(nested=False))
+    pairs = gaussian(nested=False)
+    some = (pairs.obs["subject"] != "S1") | (pairs.obs["condition"] != "A")
+    with pytest.raises(DesignError, match=r"both levels .* and 'S1' has one"):
+        pseudobulk_tests(pairs.subset(some.to_numpy()))
     with pytest.raises(InputError, match="Groups of"):
         pseudobulk_tests(summarise(cells, ["subject", "condition"]))
     stats_ = summary_statistics(gaussian(), FORMULA, ["subject"])

@@ -159,13 +159,43 @@ def test_scenarios_are_described():
         "c": {"n_cells": 800, "n_subjects": 20, "n_cell_types": 4, "cells_cv": 1},
     }
     table = scenario_table(scenarios).set_index("scenario")
-    assert table.loc["a", "ratio"] == pytest.approx(0.2 * 25)
+    assert table.loc["a", "ratio"] == pytest.approx((0.2 + 0.1) * 25)
     assert table.loc["a", "matching"] == NESTED and table.loc["b", "matching"] == ("subject",)
     assert table["balanced"].tolist() == [False, True, False]
     assert table["subjects"].tolist() == [4, 4, 10]
     assert np.isnan(table.loc["c", "ratio"])
     with pytest.raises(InputError, match="residual_variance"):
         scenario_table({"bad": {"residual_variance": 2.0}})
+
+
+def test_pairs_markers_and_depth_are_described():
+    pairs = SPEC | {"nested": False, "subject_condition_variance": 0.3}
+    counts = {"n_cells": 800, "n_subjects": 8, "n_cell_types": 2, "libsize_ratio": 2}
+    table = scenario_table(
+        {
+            "pairs": pairs | {"subject_cell_type_variance": 0},
+            "markers": SPEC | {"marker_fraction": 0.2, "marker_variance_ratio": 4},
+            "depth": counts | {"marker_fraction": 0.2},
+        }
+    ).set_index("scenario")
+    assert table["paired"].tolist() == [True, False, False]
+    assert table["markers"].tolist() == [False, True, True]
+    assert table["depth"].tolist() == [1, 1, 2]
+    # 400 cells of 8 pairs in 2 types: 12.5 in a group
+    assert table.loc["pairs", ["subjects", "ratio"]].tolist() == [8, 0.3 * 12.5]
+    assert table.loc["pairs", "matching"] == ("subject", "subject:condition")
+    assert table.loc["markers", "matching"] == ("subject", "0 + cell_type || subject")
+
+
+def test_a_model_of_each_type_belongs_to_every_scenario():
+    metrics, table, _ = study()
+    methods = [*METHODS, CalibrationMethod("types", "within", ("subject", "subject:condition"))]
+    own = metrics[metrics["method"] == "subject_kr"].assign(method="types")
+    matched = matched_methods(pd.concat([metrics, own]), table, methods)
+    found = matched[matched["approach"] == "per type, empirical-bayes"]
+    assert set(found["scenario"]) == set(table["scenario"])
+    other = CalibrationMethod("types", "within", ddf="kenward-roger-2")
+    assert other.approach == "per type, kenward-roger-2"
 
 
 def test_replicates_are_averaged(metrics):
@@ -183,7 +213,7 @@ def study(**values):
     fields = SPEC | {"subject_variance": 1.0, "subject_cell_type_variance": 0}
     scenarios = {
         "strong": fields | {"cells_cv": 0},
-        "small": fields | {"n_subjects": 6},
+        "small": fields | {"n_subjects": 4},
         "weak": fields | {"subject_variance": 0.01},
         "counts": {"n_cells": 400, "n_subjects": 8, "n_cell_types": 2, "cells_cv": 1},
     }
@@ -220,7 +250,7 @@ def criteria_of(**values):
 def test_a_study_without_a_fault():
     found = criteria_of()
     assert found["met"].all() and not found["failed"].any()
-    # of four scenarios one is of counts, one of three against three subjects
+    # of four scenarios one is of counts, one of two against two subjects
     assert found["evaluated"].tolist() == [4, 2, 2, 2, 1, 1, 1, 3, 4, 4, 3]
 
 
@@ -248,7 +278,7 @@ def test_each_fault_is_found_once_and_named(place, scenario, key, number):
 
 
 def test_what_is_not_asked_is_not_a_fault():
-    # three against three subjects, and a cautious test where subjects differ little
+    # two against two subjects, and a cautious test where subjects differ little
     assert criteria_of(small={("fpr", 0.05): 0.08, ("fdp", 0.05): 0.2, "coverage": 0.9})[
         "met"
     ].all()
@@ -270,7 +300,9 @@ def test_approaches_side_by_side():
     found = comparison(matched, ["kenward-roger", "jackknife"])
     assert found["kenward-roger"].tolist() == ["1 of 4", *["met"] * 10]
     assert set(found["jackknife"]) == {"–"}
-    assert set(wider_methods(metrics, table, METHODS)["method"]) == {"nested_kr"}
+    wider = wider_methods(metrics, table, METHODS)
+    assert set(wider["method"]) == {"nested_kr"}
+    assert set(wider["approach"]) == {"subject; subject:cell_type: kenward-roger"}
     assert set(matched["method"]) == {"subject_kr", "few", "pseudobulk"}
 
 

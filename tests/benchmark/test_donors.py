@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+from pathlib import Path
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -9,8 +13,9 @@ import pytest
 from scipy import sparse
 
 from flashmm.benchmark import peers
+from flashmm.benchmark.data import DataSet, Request
 from flashmm.benchmark.donor_metrics import judge, judged_pairs, run_set
-from flashmm.benchmark.donors import DonorSpec, SetName, donor_set, permuted_set, thinned_set
+from flashmm.benchmark.donors import SIDES, DonorSpec, SetName, donor_set, permuted_set, thinned_set
 from flashmm.benchmark.methods import Method
 from flashmm.cells.summary import summarise
 from flashmm.options import DesignError, InputError
@@ -229,3 +234,55 @@ def test_without_r_other_packages_are_left_out(donors, monkeypatch):
     monkeypatch.setattr(peers, "find_program", lambda name: None)
     _, notes = run_set(permuted_set(donors, SPEC, 3), METHODS[2:], peers="peers.R")
     assert notes == ("edger is left out: edgeR-QL needs R, and there is no program Rscript.",)
+
+
+# ----------------------------------------------------------------------------------------------
+# The script that runs packages of R
+
+
+R_SCRIPT = Path(__file__).resolve().parents[2] / "workflow" / "scripts" / "peers.R"
+
+
+def r_has(package: str) -> bool:
+    """Whether R is there and has a package."""
+    if shutil.which("Rscript") is None:
+        return False
+    asked = f"quit(status = !requireNamespace('{package}', quietly = TRUE))"
+    return subprocess.run(["Rscript", "--vanilla", "-e", asked], check=False).returncode == 0
+
+
+def peer_of(data, **settings):
+    method = Method.of({"name": "m", "test": "peer", "program": "limma-voom", **settings})
+    return method.run(data, Request("~ 1"))
+
+
+@pytest.mark.skipif(not r_has("edgeR"), reason="R with edgeR is not installed")
+def test_each_cell_type_is_tested_alone_by_r(donors):
+    cells = thinned_set(donors, SPEC, 3).cells
+    by = ["subject", "cell_type", "condition"]
+    groups = summarise(cells, by, ["log(libsize)"], progress=False)
+    found = peer_of(DataSet(groups, peers=R_SCRIPT), min_counts=400).tests
+    for name in ("B", "T"):
+        own = groups.subset((groups.obs["cell_type"] == name).to_numpy())
+        part = found[found["contrast"] == f"cell_type[{name}]:condition[T.B]"]
+        # genes with fewer counts in the type are left out there, the others keep their order
+        assert part["gene"].tolist() == list(groups.genes[own.counts.sum(0) >= 400])
+        assert len(part) < len(groups.genes)
+        alone = peer_of(DataSet(own, peers=R_SCRIPT), min_counts=400).tests
+        np.testing.assert_allclose(part["p_value"], alone["p_value"], rtol=1e-9)
+        # estimates are log2 ratios of the second level over the first
+        side = [own.counts[(own.obs["condition"] == x).to_numpy()].sum(0) for x in SIDES]
+        ratio = pd.Series(np.log2(side[1] / side[0]), own.genes)[part["gene"]]
+        assert np.corrcoef(ratio, part["estimate"])[0, 1] > 0.99
+
+
+@pytest.mark.filterwarnings("ignore::flashmm.FlashmmWarning")
+@pytest.mark.skipif(not r_has("edgeR"), reason="R with edgeR is not installed")
+def test_types_without_replicates_are_left_out_by_r(donors):
+    cells = permuted_set(donors, SPEC, 3).cells
+    groups = summarise(cells, ["subject", "cell_type", "condition"], ["log(libsize)"])
+    obs = groups.obs
+    few = (obs["cell_type"] != "T") | ~obs["subject"].isin(sorted(set(obs["subject"]))[:5])
+    found = peer_of(DataSet(groups.subset(few.to_numpy()), peers=R_SCRIPT))
+    assert set(found.tests["contrast"]) == {"cell_type[B]:condition[T.B]"}
+    assert found.notes == ("T: limma-voom needs two subjects of each side.",)

@@ -6,6 +6,7 @@ import inspect
 import subprocess
 import sys
 
+import group_designs
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from scipy import sparse, stats
 
+import flashmm as fm
 from flashmm import plots
 from flashmm.benchmark import control_table, evaluate, pair_fits
 from flashmm.kinship.fit import fit_kinship_lmm
@@ -113,6 +115,15 @@ def heritabilities(n_traits=4) -> tuple[pd.DataFrame, pd.DataFrame]:
     return fit.profile_frame(), fit.to_frame()
 
 
+def empirical_bayes(paired=False):
+    """A fit with one random term or two, and its tests with a prior."""
+    obs = group_designs.crossed(6, paired=paired)
+    groups = group_designs.groups_of(obs, genes=220, sd=(0.3, 0.15), seed=3)
+    random = ("subject", "subject:condition") if paired else ("subject",)
+    fit = group_designs.fit_groups(groups, "~ condition", random)
+    return fit, fm.contrast_tests(fit, "condition", "empirical-bayes")
+
+
 def draw_all(evaluations) -> dict[str, Figure]:
     metrics = metrics_of(evaluations)
     return {
@@ -127,6 +138,8 @@ def draw_all(evaluations) -> dict[str, Figure]:
         "dense_agreement_plot": plots.dense_agreement_plot(both_optimisers()),
         "heritability_strips": plots.heritability_strips(strips(), "true_h2", "true_h2"),
         "trait_correlation_plot": plots.trait_correlation_plot(trait_pairs()),
+        "prior_plot": plots.prior_plot(empirical_bayes()[1]),
+        "posterior_plot": plots.posterior_plot(fm.posterior_of(*empirical_bayes(), "g1")),
         "volcano_plot": plots.volcano_plot(simulated_tests(1.0), CONTRASTS[0]),
         "simulation_plot": plots.simulation_plot(*cells()),
     }
@@ -530,3 +543,50 @@ def test_correlations_are_medians_in_both_triangles():
     np.testing.assert_allclose(without, [[0.9, 0.3, 0.1], [0.3, 0.9, 0.5], [0.1, 0.5, 0.9]])
     assert with_relatedness[0, 1] == with_relatedness[1, 0] == -1
     assert with_relatedness.mask[2].all() and with_relatedness.mask[0, 2]
+
+
+# --- priors of variance ratios ------------------------------------------------------------------
+
+
+def test_a_prior_has_a_dot_for_each_weight():
+    _, table = empirical_bayes()
+    figure = plots.prior_plot(table)
+    (ax,) = figure.axes
+    frame = table.prior.to_frame()
+    frame = frame[frame["weight"] > 1e-4]
+    (dots,) = (c for c in ax.collections if isinstance(c, PathCollection))
+    area = dots.get_sizes()
+    np.testing.assert_allclose(area / area.max(), frame["weight"] / frame["weight"].max())
+    x, stratum = dots.get_offsets().T
+    np.testing.assert_array_equal(stratum, frame["stratum"])
+    positive = (frame["ratio:subject"] > 0).to_numpy()
+    np.testing.assert_allclose(x[positive], frame["ratio:subject"][positive])
+    # zero has a place of its own
+    assert ax.get_xticklabels()[0].get_text() == "0"
+    assert (x[~positive] == ax.get_xticks()[0]).all() and (x[~positive] < x[positive].min()).all()
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    assert len(labels) == len(table.prior.weights) and labels[0].startswith("below ")
+
+
+def test_two_terms_have_a_panel_each_with_sums():
+    fit, table = empirical_bayes(paired=True)
+    titles = [ax.get_title("left") for ax in plots.prior_plot(table).axes]
+    assert titles == list(fit.components[:-1])
+    posterior = fm.posterior_of(fit, table, "g4")
+    figure = plots.posterior_plot(posterior)
+    assert len(figure.axes) == 2 and "g4" in texts_of(figure)
+    for ax in figure.axes:
+        for line in (line for line in ax.lines if line.get_marker() == "o"):
+            # what is not drawn is below 1e-4 a point
+            assert line.get_ydata().sum() == pytest.approx(1, abs=0.01)
+
+
+def test_what_has_no_prior_is_not_drawn():
+    fit, _ = empirical_bayes()
+    plain = fm.contrast_tests(fit, "condition", "kenward-roger")
+    with pytest.raises(InputError, match="have no prior"):
+        plots.prior_plot(plain)
+    with pytest.raises(InputError, match="columns 'posterior' are missing"):
+        plots.posterior_plot(pd.DataFrame({"gene": ["g"], "prior": [1.0]}))
+    with pytest.raises(InputError, match="no column begins with 'ratio:'"):
+        plots.posterior_plot(pd.DataFrame({"gene": ["g"], "prior": [1.0], "posterior": [1.0]}))

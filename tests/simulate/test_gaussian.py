@@ -74,6 +74,20 @@ def test_a_gene_has_its_variances_multiplied():
     np.testing.assert_allclose(ratio, np.broadcast_to(np.sqrt(sim.variance_factor), ratio.shape))
 
 
+def test_a_gene_has_its_ratio_of_variances():
+    sim = simulate(ratio_spread=0.6, subject_variance=0.3)
+    factor = sim.var["ratio_factor"].to_numpy()
+    assert np.log(factor).std() == pytest.approx(0.6, rel=0.05)
+    n = sim.groups.obs["n_cells"].to_numpy()[:, None]
+    # the effects grow with the factor, the cells about them do not
+    same = simulate(subject_variance=0.3).groups
+    within = [g.sumsq - g.sum**2 / n for g in (sim.groups, same)]
+    np.testing.assert_allclose(*within, rtol=1e-8)
+    quiet = simulate(subject_variance=0.0).groups.sum / n
+    effect, before = (g.sum / n - quiet for g in (sim.groups, same))
+    np.testing.assert_allclose(effect, before * np.sqrt(factor), atol=1e-9)
+
+
 def test_effects_are_in_the_treated_groups_of_the_type():
     de = simulate(n_de_genes=400, min_log_fc=0.5, max_log_fc=1.5)
     null = simulate(n_de_genes=0)

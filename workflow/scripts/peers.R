@@ -1,7 +1,8 @@
-# Rscript peers.R counts.tsv design.tsv method out.tsv
-# Pseudobulk tests of one cell type. counts: a row per gene (first column `gene`), a column per
-# subject; design: `sample, condition`, one row per column of the counts, levels in order of
-# appearance; method: edgeR-QL, limma-voom, voom-qw or DESeq2; out: gene, estimate (log2), p_value.
+# Rscript peers.R counts.tsv design.tsv method min_counts out.tsv
+# Pseudobulk tests, each cell type alone. counts: a row per gene (first column `gene`), a column per
+# sample; design: `sample, cell_type, condition`, one row per column of the counts, levels of the
+# condition in order of appearance; method: edgeR-QL, limma-voom, voom-qw or DESeq2; genes with
+# fewer counts in a type are left out there. out: gene, cell_type, estimate (log2), p_value.
 needs <- list("edgeR-QL" = "edgeR", "limma-voom" = c("edgeR", "limma"),
               "voom-qw" = c("edgeR", "limma"), "DESeq2" = "DESeq2")
 
@@ -39,17 +40,26 @@ tests <- list("edgeR-QL" = quasi_likelihood,
               "voom-qw" = voomed(function(y, X) limma::voomWithQualityWeights(y, X)),
               "DESeq2" = wald)
 
-main <- function(counts_file, design_file, method, out) {
+one_type <- function(counts, sheet, test, min_counts) {
+  counts <- counts[rowSums(counts) >= min_counts, , drop = FALSE]
+  X <- model.matrix(~factor(sheet$condition, unique(sheet$condition)))
+  found <- suppressMessages(suppressWarnings(test(counts, X)))
+  cbind(gene = rownames(counts), cell_type = sheet$cell_type[1], found)
+}
+
+main <- function(counts_file, design_file, method, min_counts, out) {
   stop_unless_installed(method)
   table <- read.delim(counts_file, check.names = FALSE, colClasses = c(gene = "character"))
   counts <- as.matrix(table[, -1, drop = FALSE])
+  rownames(counts) <- table$gene
   storage.mode(counts) <- "integer"
   sheet <- read.delim(design_file, colClasses = "character")
   stopifnot(identical(colnames(counts), sheet$sample))
-  X <- model.matrix(~factor(sheet$condition, unique(sheet$condition)))
-  found <- suppressMessages(suppressWarnings(tests[[method]](counts, X)))
-  write.table(cbind(gene = table$gene, found), out, sep = "\t", quote = FALSE, row.names = FALSE,
-              na = "")
+  found <- lapply(unique(sheet$cell_type), function(type) {
+    own <- sheet$cell_type == type
+    one_type(counts[, own], sheet[own, ], tests[[method]], as.numeric(min_counts))
+  })
+  write.table(do.call(rbind, found), out, sep = "\t", quote = FALSE, row.names = FALSE, na = "")
 }
 
 do.call(main, as.list(commandArgs(TRUE)))
