@@ -2,6 +2,9 @@
 # make report COUNTS=my.h5ad        the analysis of config/analysis.yaml on your own counts
 # make report CONFIG=my.yaml        any other configuration; config/heritability.yaml estimates
 #                                   known heritabilities
+# make plan                         the jobs that make report would run, and how long they took before;
+#                                   takes the same COUNTS and CONFIG
+# make scenarios CONFIG=my.yaml     the scenarios of a benchmark and its grid, as a sheet
 # make calibration                  how often tests are wrong: results/calibration/report.html, and
 #                                   docs/calibration.md written anew; half an hour
 # make calibration COUNTS=my.h5ad   how often tests are wrong on your own donors:
@@ -37,7 +40,7 @@ export OMP_NUM_THREADS = 1
 export OPENBLAS_NUM_THREADS = 1
 export MKL_NUM_THREADS = 1
 
-.PHONY: help report calibration test test-slurm lint bench million clean
+.PHONY: help report plan scenarios calibration test test-slurm lint bench million clean
 .DELETE_ON_ERROR:
 
 help:
@@ -62,6 +65,14 @@ report: $(VENV)/.installed
 	run
 	@echo "Report: $(CURDIR)/$(REPORT)"
 
+plan: $(VENV)/.installed
+	@$(BIN)/python -m flashmm.workflow.check_config "$$CONFIG"
+	@$(BIN)/python -m flashmm.workflow.forecast --cores $(CORES) --configfile "$$CONFIG" \
+	  $${COUNTS:+--config "counts=[\"$$COUNTS\"]"}
+
+scenarios: $(VENV)/.installed
+	@$(BIN)/python -m flashmm.workflow.scenarios "$$CONFIG"
+
 calibration: $(VENV)/.installed
 ifneq ($(COUNTS),)
 	@$(MAKE) --no-print-directory report \
@@ -74,7 +85,7 @@ else
 endif
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n $(CORES) --dist loadfile
+	$(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder
 
 test-slurm: $(VENV)/.installed-slurm
 	tests/slurm/run

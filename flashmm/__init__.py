@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from flashmm.inference.advice import advise
     from flashmm.inference.empirical_bayes import VarianceRatioPrior
     from flashmm.inference.explained import VarianceExplained, variance_explained
+    from flashmm.inference.gene_sets import gene_set_tests
     from flashmm.inference.influence import InfluenceTable, influence, jackknife
     from flashmm.inference.permutation import PermutationTable, permutation_tests
     from flashmm.inference.posterior import posterior_of
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
         join_fits,
         merge_files,
         read_fit,
+        read_gmt,
         read_groups,
         read_kinship_file,
         read_provenance,
@@ -117,6 +119,7 @@ __all__ = [
     "fit_mixedlm",
     "fit_multitrait_lmm",
     "fit_within",
+    "gene_set_tests",
     "influence",
     "jackknife",
     "join_fits",
@@ -133,6 +136,7 @@ __all__ = [
     "power_gains",
     "pseudobulk_tests",
     "read_fit",
+    "read_gmt",
     "read_groups",
     "read_kinship_file",
     "read_provenance",

@@ -2,6 +2,26 @@
 
 from __future__ import annotations
 
+import pytest
+from hypothesis import settings
 from skips import pytest_sessionfinish, pytest_terminal_summary
 
 __all__ = ["pytest_sessionfinish", "pytest_terminal_summary"]
+
+# Folders and files whose few tests take longest, longest first: a worker that took one of them last
+# would keep the others waiting.
+LONGEST = ("tests/workflow/test_run.py", "tests/workflow", "tests/benchmark", "tests/inference")
+
+# Of a property that says nothing else; most are compared with an exact oracle, gene by gene.
+settings.register_profile("suite", max_examples=25, deadline=None)
+settings.load_profile("suite")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first; the order within a file stays."""
+
+    def place(item: pytest.Item) -> int:
+        found = [i for i, start in enumerate(LONGEST) if item.nodeid.startswith(start)]
+        return min(found, default=len(LONGEST))
+
+    items.sort(key=place)

@@ -234,6 +234,7 @@ def test_no_path_of_a_machine_is_written_down():
 
 def test_templates_are_part_of_the_package():
     assert {path.name for path in (PACKAGE / "report" / "templates").iterdir()} == {
+        "charts.js.j2",
         "report.html.j2",
         "report.css.j2",
         "report.js.j2",

@@ -7,6 +7,7 @@ in `flashmm.benchmark.donor_metrics`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -173,6 +174,11 @@ def thinned_set(
 ) -> DonorSet:
     """Deal labels and thin counts of one side, as `donor_set`: some effects are true."""
     return donor_set(data, spec, SetName(per_side, "thinned", replicate))
+
+
+def seed_of(entropy: Sequence[int]) -> int:
+    """The seed of a `DonorSpec` that several numbers make, such as a scenario's and its name's."""
+    return int(np.random.SeedSequence(list(entropy)).generate_state(1, np.uint64)[0])
 
 
 def _generator(spec: DonorSpec, name: SetName, purpose: int) -> np.random.Generator:

@@ -21,6 +21,7 @@ import pandas as pd
 from flashmm.names import listed, text
 from flashmm.options import InputError
 from flashmm.storage.files import reading
+from flashmm.storage.hdf5 import hdf5_file, require_bounded
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,9 +128,7 @@ class H5adFile(Container):
     def opened(cls, data: Any, layer: str | None) -> Iterator[Self]:
         """Open the file and read the names of the genes."""
         path = Path(data)
-        with reading(path):
-            file = h5py.File(path, "r")
-        with file:
+        with hdf5_file(path) as file:
             with reading(path):
                 found = cls._of(file, path, layer)
             yield found
@@ -146,6 +145,8 @@ class H5adFile(Container):
             _check_layer(layer, file.get("layers", ()), f"'{path}'")
         values = file.get("X") if layer is None else file["layers"][layer]
         cell_names, stored = map(_stored_names, tables)
+        for item in (values, cell_names, stored):
+            require_bounded(item, path)
         genes = pd.Index([text(gene) for gene in stored[:]])
         return cls(f"'{path}', {_place(layer)}", path, cell_names, genes, values, tables[0])
 
@@ -155,6 +156,8 @@ class H5adFile(Container):
 
     def columns(self, names: Sequence[str]) -> pd.DataFrame:
         """Read columns of obs."""
+        for name in names:
+            require_bounded(self.obs.get(name), self.path or self.name)
         return pd.DataFrame(_read_columns(self.obs, names), index=range(len(self.cell_names)))
 
 

@@ -11,6 +11,7 @@ from flashmm.names import on_demand
 if TYPE_CHECKING:
     from flashmm.inference.advice import advise
     from flashmm.inference.explained import VarianceExplained, variance_explained
+    from flashmm.inference.gene_sets import gene_set_tests
     from flashmm.inference.influence import InfluenceTable, influence, jackknife
     from flashmm.inference.permutation import PermutationTable, permutation_tests
     from flashmm.inference.posterior import posterior_of
@@ -28,6 +29,7 @@ __all__ = [
     "VarianceTable",
     "advise",
     "contrast_tests",
+    "gene_set_tests",
     "influence",
     "jackknife",
     "permutation_tests",

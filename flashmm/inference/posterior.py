@@ -78,7 +78,7 @@ def posterior_of(
     names = prior.genes.astype(str)
     if str(gene) not in names:
         raise InputError(f"gene: there is none named {gene!r}{did_you_mean(str(gene), names)}")
-    place = int(names.get_loc(str(gene)))
+    place = list(names).index(str(gene))
     stratum = int(prior.stratum[place])
     loglik = _log_likelihood(one, prior.points, place)
     if stratum < 0 or loglik is None or not np.isfinite(loglik).all():

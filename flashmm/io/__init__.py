@@ -10,6 +10,7 @@ from flashmm.names import on_demand
 
 if TYPE_CHECKING:
     from flashmm.io.fits import join_fits, read_fit, write_fit
+    from flashmm.io.gene_sets import read_gmt
     from flashmm.io.groups import merge_files, read_groups, read_size_factors, write_groups
     from flashmm.io.kinship import read_kinship_file
     from flashmm.io.tables import read_provenance, read_table, write_table
@@ -18,6 +19,7 @@ __all__ = [
     "join_fits",
     "merge_files",
     "read_fit",
+    "read_gmt",
     "read_groups",
     "read_kinship_file",
     "read_provenance",

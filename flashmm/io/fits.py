@@ -24,6 +24,7 @@ from flashmm.names import listed
 from flashmm.options import FitOptions, InputError
 from flashmm.storage.digests import ContentDigest
 from flashmm.storage.files import PathLike, atomic_path, package_version, reading, unchanged
+from flashmm.storage.hdf5 import hdf5_file, require_bounded
 from flashmm.within import FitsWithin, parts_within
 
 # What fits that are joined have in common, and how a message calls it.
@@ -241,6 +242,8 @@ def _rebuilt(
 
 
 def _stored_fit(path: PathLike) -> tuple[ad.AnnData, dict[str, Any]]:
+    with hdf5_file(path) as file:
+        require_bounded(file, path)
     with reading(path):
         adata = ad.read_h5ad(path)
     recipe = adata.uns.get("flashmm", {})

@@ -20,6 +20,7 @@ from flashmm.options import InputError
 from flashmm.storage.chunks import write_gzip
 from flashmm.storage.digests import ContentDigest, column_checksums
 from flashmm.storage.files import PathLike, atomic_path, reading, unchanged
+from flashmm.storage.hdf5 import hdf5_file, require_bounded
 from flashmm.storage.workspace import zeros
 
 # What uns["flashmm"] holds beside the recipe.
@@ -95,7 +96,7 @@ def read_groups(path: PathLike, genes: tuple[int, int] | None = None) -> GroupSt
         Where there is no such file, it does not hold statistics of groups, its content is not what
         was written (its digest differs or is missing), or there are no such genes.
     """
-    with reading(path), h5py.File(path, "r") as file:
+    with hdf5_file(path) as file, reading(path):
         header, checksums = _verified(file, path)
         chosen, sums = _sums_of(file, path, header, genes)
         _verify_sums(sums, checksums, chosen, path)
@@ -133,7 +134,7 @@ def read_size_factors(
     InputError
         As `read_groups` and `flashmm.size_factors`.
     """
-    with reading(path), h5py.File(path, "r") as file:
+    with hdf5_file(path) as file, reading(path):
         header, checksums = _verified(file, path)
         if header.counts is not None:
             counts = zeros(header.counts.shape, f"counts of '{path}'")
@@ -174,7 +175,7 @@ def merge_files(paths: Iterable[PathLike], genes: str = "same") -> GroupStatisti
 
 
 def _read_header(path: PathLike) -> GroupStatistics:
-    with reading(path), h5py.File(path, "r") as file:
+    with hdf5_file(path) as file, reading(path):
         return _verified(file, path)[0]
 
 
@@ -183,7 +184,7 @@ def groups_identity(path: PathLike) -> str:
 
     Files of other groups have other digests, and whoever reads sums compares them with it.
     """
-    with reading(path), h5py.File(path, "r") as file:
+    with hdf5_file(path) as file, reading(path):
         _verified(file, path)
         return str(ad.io.read_elem(file[f"uns/flashmm/{_DIGEST}"]))
 
@@ -216,6 +217,7 @@ def _stored_names(by: Sequence[str], covariates: Sequence[str]) -> dict[str, str
 
 def _verified(file: h5py.File, path: PathLike) -> tuple[GroupStatistics, dict[str, np.ndarray]]:
     """Read all but the gene sums, and the checksums of these by name, if it is what was written."""
+    require_bounded(file, path)
     header, recipe = _header_of(file, path)
     if not {_DIGEST, _CHECKSUMS} <= set(recipe):
         raise InputError(

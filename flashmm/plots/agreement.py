@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -14,8 +16,9 @@ from flashmm.plots.style import (
     GREY,
     MARKERS,
     PALETTE,
+    Look,
     dots,
-    method_colours,
+    looks_of,
     plain_log_ticks,
     require_columns,
     styled,
@@ -108,7 +111,7 @@ def _short_number(value: float) -> str:
 
 
 @styled
-def time_memory_plot(records: pd.DataFrame) -> Figure:
+def time_memory_plot(records: pd.DataFrame, *, methods: Sequence[str] | None = None) -> Figure:
     """Fitting time per gene and peak memory, by method.
 
     Parameters
@@ -117,26 +120,37 @@ def time_memory_plot(records: pd.DataFrame) -> Figure:
         `method, seconds, genes` (how many genes the seconds were spent on), `peak_memory_mib`; one
         row per run, or per gene with ``genes = 1``.
 
+    methods : sequence of str, optional
+        All methods of a page, so that each has one colour in every figure.
+
     Returns
     -------
     Figure
     """
     require_columns(records, ["method", "seconds", "genes", "peak_memory_mib"], "records")
-    methods = list(dict.fromkeys(records["method"]))
-    fig = Figure(figsize=(7.6, 1.3 + 0.42 * len(methods)))
+    looks = looks_of(list(records["method"]), methods)
+    fig = Figure(figsize=(7.6, 1.3 + 0.42 * len(looks)))
     left, right = fig.subplots(1, 2, sharey=True)
     per_gene = 1e3 * records["seconds"] / records["genes"]
-    _strip(left, records["method"], per_gene, "Time per gene (ms)")
-    _strip(right, records["method"], records["peak_memory_mib"], "Peak memory of the process (MiB)")
-    left.set_yticks(range(len(methods)), methods)
-    left.set_ylim(len(methods) - 0.4, -0.6)
+    _strip(left, records["method"], per_gene, "Time per gene (ms)", looks)
+    _strip(
+        right,
+        records["method"],
+        records["peak_memory_mib"],
+        "Peak memory of the process (MiB)",
+        looks,
+    )
+    left.set_yticks(range(len(looks)), list(looks))
+    left.set_ylim(len(looks) - 0.4, -0.6)
     return fig
 
 
-def _strip(ax: Axes, methods: pd.Series, values: pd.Series, label: str) -> None:
+def _strip(
+    ax: Axes, methods: pd.Series, values: pd.Series, label: str, looks: Mapping[str, Look]
+) -> None:
     """Runs as dots on a logarithmic axis, the median as a bar with its value."""
-    colours = method_colours(list(methods))
-    for i, (method, colour) in enumerate(colours.items()):
+    for i, (method, look) in enumerate(looks.items()):
+        colour = look.colour
         x = values[methods == method].dropna().to_numpy(dtype=float)
         if not len(x):
             continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,6 @@ from flashmm.plots.style import (
     Look,
     legend_below,
     looks_of,
-    method_colours,
     of_contrast,
     require_columns,
     styled,
@@ -31,7 +30,12 @@ from flashmm.plots.style import (
 
 
 @styled
-def qq_plot(curves: Mapping[str, pd.DataFrame], *, contrast: str = "all") -> Figure:
+def qq_plot(
+    curves: Mapping[str, pd.DataFrame],
+    *,
+    contrast: str = "all",
+    methods: Sequence[str] | None = None,
+) -> Figure:
     """Quantiles of null p-values against uniform ones, by method.
 
     Parameters
@@ -41,12 +45,15 @@ def qq_plot(curves: Mapping[str, pd.DataFrame], *, contrast: str = "all") -> Fig
     contrast : str
         The contrast to draw.
 
+    methods : sequence of str, optional
+        All methods of a page, so that each has one colour in every figure.
+
     Returns
     -------
     Figure
     """
     chosen, fig = of_contrast(curves, contrast), Figure(figsize=(5.2, 4.9))
-    ax, looks = fig.subplots(), looks_of(list(chosen))
+    ax, looks = fig.subplots(), looks_of(list(chosen), methods)
     widest = max(chosen.values(), key=lambda c: c["upper"].max() if len(c) else 0.0)
     top = max(1.15 * float(widest["upper"].max()), 1.0) if len(widest) else 1.0
     ceiling = max(top, 2.2 * float(widest["expected"].max())) if len(widest) else 1.0
@@ -75,7 +82,12 @@ def _qq_points(ax: Axes, name: str, curve: pd.DataFrame, ceiling: float, look: L
 
 
 @styled
-def p_histogram(curves: Mapping[str, pd.DataFrame], *, contrast: str = "all") -> Figure:
+def p_histogram(
+    curves: Mapping[str, pd.DataFrame],
+    *,
+    contrast: str = "all",
+    methods: Sequence[str] | None = None,
+) -> Figure:
     """Histograms of null p-values, one panel per method.
 
     Parameters
@@ -85,11 +97,15 @@ def p_histogram(curves: Mapping[str, pd.DataFrame], *, contrast: str = "all") ->
     contrast : str
         The contrast to draw.
 
+    methods : sequence of str, optional
+        All methods of a page, so that each has one colour in every figure.
+
     Returns
     -------
     Figure
     """
     chosen = of_contrast(curves, contrast)
+    looks = looks_of(list(chosen), methods)
     columns = 2 if len(chosen) == 4 else min(len(chosen), 3)
     rows = -(-len(chosen) // columns)
     fig = Figure(figsize=(2.7 * columns + 0.6, 2.3 * rows + 0.4))
@@ -97,7 +113,7 @@ def p_histogram(curves: Mapping[str, pd.DataFrame], *, contrast: str = "all") ->
     for ax in axes.flat[len(chosen) :]:
         ax.remove()
     for ax, (name, curve) in zip(axes.flat, chosen.items(), strict=False):
-        _p_bars(ax, curve, method_colours(list(chosen))[name])
+        _p_bars(ax, curve, looks[name].colour)
         ax.set(title=name, xlim=(0, 1))
         ax.tick_params(labelbottom=True)
     fig.supxlabel("Null p-value", fontsize=9.5)
@@ -118,7 +134,9 @@ def _p_bars(ax: Axes, curve: pd.DataFrame, colour: str) -> None:
 
 
 @styled
-def fpr_plot(metrics: pd.DataFrame, *, contrast: str = "all") -> Figure:
+def fpr_plot(
+    metrics: pd.DataFrame, *, contrast: str = "all", methods: Sequence[str] | None = None
+) -> Figure:
     """False positive rates with 95 % Monte Carlo intervals, against their nominal levels.
 
     Parameters
@@ -128,6 +146,9 @@ def fpr_plot(metrics: pd.DataFrame, *, contrast: str = "all") -> Figure:
     contrast : str
         The contrast to draw.
 
+    methods : sequence of str, optional
+        All methods of a page, so that each has one colour in every figure.
+
     Returns
     -------
     Figure
@@ -136,14 +157,14 @@ def fpr_plot(metrics: pd.DataFrame, *, contrast: str = "all") -> Figure:
         metrics, ["method", "metric", "level", "value", "std_error", "contrast"], "metrics"
     )
     rows = metrics[(metrics["metric"] == "fpr") & (metrics["contrast"] == contrast)]
-    methods, levels = list(dict.fromkeys(rows["method"])), sorted(rows["level"].unique())[::-1]
-    fig = Figure(figsize=(max(5.2, 1.5 + len(levels) * (0.5 + 0.2 * len(methods))), 4.9))
+    names, levels = list(dict.fromkeys(rows["method"])), sorted(rows["level"].unique())[::-1]
+    fig = Figure(figsize=(max(5.2, 1.5 + len(levels) * (0.5 + 0.2 * len(names))), 4.9))
     ax, floor = fig.subplots(), _fpr_floor(rows)
     for place, level in enumerate(levels):
         ax.plot([place - 0.45, place + 0.45], [level, level], color=INK, ls=(0, (4, 2)), lw=1)
-    for i, (method, look) in enumerate(looks_of(methods).items()):
+    for i, (method, look) in enumerate(looks_of(names, methods).items()):
         part = rows[rows["method"] == method].set_index("level").reindex(levels)
-        offset = (i - (len(methods) - 1) / 2) * min(0.8 / max(len(methods), 1), 0.22)
+        offset = (i - (len(names) - 1) / 2) * min(0.8 / max(len(names), 1), 0.22)
         _fpr_marks(ax, method, part, np.arange(len(levels)) + offset, floor, look)
     ax.set_yscale("log")
     ax.set(xlim=(-0.5, len(levels) - 0.5), ylim=(floor / 1.3, None))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -32,6 +32,7 @@ def roc_plot(
     contrast: str = "all",
     auc: Mapping[str, float] | None = None,
     zoom: float = 0.1,
+    methods: Sequence[str] | None = None,
 ) -> Figure:
     """ROC curves, whole and for few false positives.
 
@@ -46,13 +47,16 @@ def roc_plot(
     zoom : float
         Largest false positive rate of the right panel.
 
+    methods : sequence of str, optional
+        All methods of a page, so that each has one colour in every figure.
+
     Returns
     -------
     Figure
     """
     chosen, fig = of_contrast(curves, contrast), Figure(figsize=(7.6, 4.1))
     whole, part = fig.subplots(1, 2)
-    looks = looks_of(list(chosen))
+    looks = looks_of(list(chosen), methods)
     for name, curve in chosen.items():
         label = name if auc is None else f"{name} (AUC {auc[name]:.3f})"
         style = {"color": looks[name].colour, "ls": looks[name].line, "drawstyle": "steps-post"}
@@ -78,6 +82,7 @@ def fdr_tpr_plot(
     *,
     contrast: str = "all",
     adjustment: str = "local",
+    methods: Sequence[str] | None = None,
 ) -> Figure:
     """True positive rate against the realised false discovery proportion.
 
@@ -92,6 +97,9 @@ def fdr_tpr_plot(
     adjustment : {"local", "global"}
         P-values adjusted per contrast or over all contrasts.
 
+    methods : sequence of str, optional
+        All methods of a page, so that each has one colour in every figure.
+
     Returns
     -------
     Figure
@@ -100,14 +108,14 @@ def fdr_tpr_plot(
         metrics, ["method", "metric", "level", "value", "std_error", "contrast"], "metrics"
     )
     points = _fdp_points(metrics[metrics["contrast"] == contrast], adjustment)
-    methods = list(dict.fromkeys(points["method"]))
+    names = list(dict.fromkeys(points["method"]))
     fig = Figure(figsize=(5.6, 4.7))
     ax = fig.subplots()
     for level in sorted(points["level"].unique()):
         ax.axvline(level, color=INK, ls=(0, (4, 2)), lw=1, zorder=1)
         ax.annotate(f"{level:.0%}", (level, 1), (2, 2), ("data", "axes fraction"), "offset points")
     lines = of_contrast(curves, contrast) if curves else {}
-    for method, look in looks_of(methods).items():
+    for method, look in looks_of(names, methods).items():
         if method in lines:
             line = lines[method]
             ax.plot(line["fdp"], line["tpr"], color=look.colour, lw=0.9, alpha=0.5, zorder=2)

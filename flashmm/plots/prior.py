@@ -89,7 +89,7 @@ def posterior_plot(posterior: pd.DataFrame) -> Figure:
         Columns are missing.
     """
     require_columns(posterior, ["gene", "prior", "posterior"], "posterior")
-    terms = [name for name in posterior if str(name).startswith(RATIO)]
+    terms = [str(name) for name in posterior if str(name).startswith(RATIO)]
     if not terms:
         raise InputError(f"posterior: no column begins with {RATIO!r}; give that of posterior_of.")
     fig = Figure(figsize=(4.2 * len(terms) + 0.8, 3.4))
@@ -99,7 +99,7 @@ def posterior_plot(posterior: pd.DataFrame) -> Figure:
         x = ratio_axis(ax, sums.index.to_numpy(dtype=float))
         _stems(ax, x / 1.04, sums["prior"].to_numpy(), GREY, "prior of the stratum")
         _stems(ax, x * 1.04, sums["posterior"].to_numpy(), DOWN, "posterior of the gene")
-        ax.set_title(str(term).removeprefix(RATIO))
+        ax.set_title(term.removeprefix(RATIO))
         ax.set_xlabel("Variance over the residual variance")
     panels[0].set_ylabel("Probability")
     panels[0].set_ylim(bottom=0)

@@ -7,9 +7,10 @@ any common colour vision; marks differ in shape as well.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import wraps
+from functools import cache, wraps
 from pathlib import Path
 from typing import Any, ParamSpec
 
@@ -20,6 +21,7 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import (
     FuncFormatter,
@@ -33,10 +35,27 @@ from flashmm.storage.files import atomic_path
 
 # Okabe & Ito 2008, in the order in which methods take them
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#B8A800")
+# for more methods than that
+MORE_COLOURS = (
+    "#882255", "#6A51A3", "#8C564B", "#3B6E8F", "#117733", "#A50F15", "#E7969C", "#7F7F7F",
+)  # fmt: skip
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", (0, (5, 1.5)), (0, (4, 1.2, 1, 1.2)), (0, (1, 1)), (0, (8, 1.5, 1, 1.5, 1, 1.5)))
 INK, GREY, PALE, BAND = "#222222", "#8A8A8A", "#C9C9C9", "#E3E3E3"
 UP, DOWN = PALETTE[1], PALETTE[0]
+MOST_LARGER = 4  # steps by which a mark is larger than the last one's
+# Scripts of names of genes and cell types that DejaVu Sans has no letters for.
+OTHER_FONTS = (
+    "Noto Sans CJK JP",
+    "Noto Sans CJK SC",
+    "WenQuanYi Zen Hei",
+    "Droid Sans Fallback",
+    "Noto Sans",
+    "Noto Sans Devanagari",
+    "Noto Sans Thai",
+    "Noto Emoji",
+    "Unifont",
+)
 MAX_VECTOR_POINTS = 800  # more points than this are drawn as pixels inside the SVG
 STYLE: Any = {
     "axes.axisbelow": True,
@@ -54,7 +73,6 @@ STYLE: Any = {
     "figure.constrained_layout.use": True,
     "figure.dpi": 100,
     "figure.facecolor": "white",
-    "font.family": "DejaVu Sans",
     "font.size": 9,
     "grid.color": "#EDEDED",
     "grid.linewidth": 0.7,
@@ -67,6 +85,8 @@ STYLE: Any = {
     "svg.fonttype": "path",
     "svg.hashsalt": "flashmm",
     "text.color": INK,
+    # names of others are no formulas: a dollar sign is a dollar sign
+    "text.parse_math": False,
     "xtick.color": "#555555",
     "xtick.labelcolor": INK,
     "xtick.labelsize": 8.5,
@@ -84,7 +104,7 @@ def styled(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
     def styled(*args: _P.args, **kwargs: _P.kwargs) -> Figure:
         with mpl.rc_context():
             mpl.rcdefaults()
-            mpl.rcParams.update(STYLE)
+            mpl.rcParams.update(STYLE | {"font.family": font_families()})
             return draw(*args, **kwargs)
 
     return styled
@@ -112,16 +132,26 @@ def save_figure(fig: Figure, stem: str | Path) -> tuple[Path, Path]:
     for path, metadata in zip(
         paths, ({"Date": None, "Creator": None}, {"Software": None}), strict=True
     ):
-        with mpl.rc_context(), atomic_path(path) as temporary:
+        with mpl.rc_context(), atomic_path(path) as temporary, warnings.catch_warnings():
+            # letters that no font of this machine has are boxes; the charts of pages have them
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")
             mpl.rcdefaults()
-            mpl.rcParams.update(STYLE)
+            mpl.rcParams.update(STYLE | {"font.family": font_families()})
             fig.savefig(temporary, format=path.suffix[1:], metadata=metadata)
     return paths
 
 
+@cache
+def font_families() -> list[str]:
+    """DejaVu Sans, and fonts of this machine for letters that it lacks."""
+    installed = {font.name for font in fontManager.ttflist}
+    return ["DejaVu Sans", *(name for name in OTHER_FONTS if name in installed)]
+
+
 def method_colours(methods: Sequence[str]) -> dict[str, str]:
     """Give each method its colour, in the order of the methods, the same in every figure."""
-    return {method: PALETTE[i % len(PALETTE)] for i, method in enumerate(dict.fromkeys(methods))}
+    colours = (*PALETTE, *MORE_COLOURS)
+    return {method: colours[i % len(colours)] for i, method in enumerate(dict.fromkeys(methods))}
 
 
 @dataclass(frozen=True)
@@ -134,15 +164,22 @@ class Look:
     scale: float
 
 
-def looks_of(methods: Sequence[str]) -> dict[str, Look]:
-    """Colour, mark and line of each method, in the order of the methods."""
+def looks_of(methods: Sequence[str], every: Sequence[str] | None = None) -> dict[str, Look]:
+    """Colour, mark and line of each method, in the order of the methods.
+
+    Where a page shows more methods than a figure, `every` has all of them, and a method looks the
+    same in each figure.
+    """
+    if every is not None:
+        looks = looks_of([*every, *methods])
+        return {name: looks[name] for name in dict.fromkeys(methods)}
     colours = method_colours(methods)
     return {
         name: Look(
             colour,
             MARKERS[i % len(MARKERS)],
             LINES[i % len(LINES)],
-            1 + 0.3 * (len(colours) - 1 - i),
+            1 + 0.3 * min(len(colours) - 1 - i, MOST_LARGER),
         )
         for i, (name, colour) in enumerate(colours.items())
     }

@@ -11,6 +11,7 @@ import pandas as pd
 
 from flashmm import plots
 from flashmm.benchmark.metrics import average_metrics
+from flashmm.report import curves
 from flashmm.report import page as blocks
 from flashmm.report.inputs import Inputs, open_stored
 
@@ -74,9 +75,9 @@ def _field(value: Any) -> str:
 
 def accuracy(inputs: Inputs) -> Iterator[dict[str, Any]]:
     """Rates of errors and power, in numbers and figures."""
-    if not inputs.simulations:
-        return
     metrics = inputs.table("metrics")
+    if metrics.empty or not inputs.scenarios:
+        return
     metrics = metrics[metrics["scenario"].isin(list(inputs.scenarios))]
     averaged = average_metrics(metrics, ["scenario", "method"])
     for scenario in inputs.scenarios:
@@ -95,13 +96,15 @@ def _accuracy_figures(
     inputs: Inputs, scenario: str, metrics: pd.DataFrame
 ) -> Iterator[dict[str, Any]]:
     yield blocks.row(_qq_figure(inputs, scenario), _fpr_figure(inputs, scenario, metrics))
+    histograms = _curves(inputs, "p_histogram", scenario)
     yield blocks.figure(
         inputs.figures,
-        plots.p_histogram(_curves(inputs, "p_histogram", scenario)),
+        plots.p_histogram(histograms, methods=inputs.methods),
         f"p_histogram-{blocks.slug(scenario)}",
         f"Histogram of null p-values, {scenario}, first replicate",
         "Density of the p-values of the tests without a true effect.",
         plots.CAPTIONS["p_histogram"],
+        curves.histogram_chart(histograms, inputs.methods),
     )
     roc = _curves(inputs, "roc", scenario)
     if roc:
@@ -110,25 +113,28 @@ def _accuracy_figures(
 
 
 def _qq_figure(inputs: Inputs, scenario: str) -> dict[str, Any]:
+    found = _curves(inputs, "qq", scenario)
     return blocks.figure(
         inputs.figures,
-        plots.qq_plot(_curves(inputs, "qq", scenario)),
+        plots.qq_plot(found, methods=inputs.methods),
         f"qq-{blocks.slug(scenario)}",
         f"Null p-values, {scenario}, first replicate",
         "Observed against expected −log₁₀ p of the tests without a true effect.",
         plots.CAPTIONS["qq_plot"],
+        curves.qq_chart(found, inputs.methods),
     )
 
 
 def _fpr_figure(inputs: Inputs, scenario: str, metrics: pd.DataFrame) -> dict[str, Any]:
     return blocks.figure(
         inputs.figures,
-        plots.fpr_plot(metrics),
+        plots.fpr_plot(metrics, methods=inputs.methods),
         f"fpr-{blocks.slug(scenario)}",
         f"False positive rate, {scenario}",
         "Share of the tests without a true effect whose p-value is below the level, with 95 % "
         "intervals.",
         plots.CAPTIONS["fpr_plot"],
+        curves.fpr_chart(metrics, inputs.methods),
     )
 
 
@@ -138,23 +144,28 @@ def _roc_figure(
     auc = metrics[(metrics["metric"] == "auc") & (metrics["contrast"] == "all")]
     return blocks.figure(
         inputs.figures,
-        plots.roc_plot(roc, auc=dict(zip(auc["method"], auc["value"], strict=True))),
+        plots.roc_plot(
+            roc, auc=dict(zip(auc["method"], auc["value"], strict=True)), methods=inputs.methods
+        ),
         f"roc-{blocks.slug(scenario)}",
         f"ROC curves, {scenario}, first replicate",
         "True against false positive rate as the p-value threshold grows; mean area in the legend.",
         plots.CAPTIONS["roc_plot"],
+        curves.roc_chart(roc, inputs.methods),
     )
 
 
 def _fdr_figure(inputs: Inputs, scenario: str, metrics: pd.DataFrame) -> dict[str, Any]:
+    found = _curves(inputs, "fdp_tpr", scenario)
     return blocks.figure(
         inputs.figures,
-        plots.fdr_tpr_plot(metrics, _curves(inputs, "fdp_tpr", scenario)),
+        plots.fdr_tpr_plot(metrics, found, methods=inputs.methods),
         f"fdr_tpr-{blocks.slug(scenario)}",
         f"Power and false discoveries, {scenario}",
         "True positive rate against the realised false discovery proportion at the nominal levels; "
         "thin lines are the first replicate.",
         plots.CAPTIONS["fdr_tpr_plot"],
+        curves.fdp_chart(metrics, found, inputs.methods),
     )
 
 

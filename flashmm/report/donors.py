@@ -9,13 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from flashmm.benchmark.ranking import MOST_FDP, MOST_RATIO
 from flashmm.plots.donors import donor_plot
 from flashmm.report import page as blocks
 from flashmm.report.provenance import provenance, provenance_blocks, write_provenance
-
-# A method's level is called kept up to these multiples of it, and its FDP up to this.
-MOST_RATIO = {0.05: 1.2, 0.01: 1.35, 0.001: 1.6}
-MOST_FDP = 0.07
 
 
 def write_donor_report(

@@ -12,6 +12,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
+from flashmm.benchmark.truth import adjust_per_contrast, keys_of_tests
 from flashmm.inference.ddf import DEFAULT_DDF
 from flashmm.inference.testing import DEFAULT_WITHIN
 from flashmm.io.tables import read_table
@@ -151,6 +152,13 @@ class Inputs:
         """Runs on real counts."""
         return tuple(run for run in self.runs if not run.simulated)
 
+    @property
+    def methods(self) -> list[str]:
+        """Names of all methods, those that left nothing but a failure included, in their order."""
+        named = [self.table("status"), self.table("metrics")]
+        others = [name for table in named if len(table) for name in table["method"]]
+        return list(dict.fromkeys([*(run.method for run in self.runs), *map(str, others)]))
+
     def first_of(self, scenario: str) -> Run:
         """Return the first run of a scenario."""
         return next(run for run in self.runs if run.scenario == scenario)
@@ -159,6 +167,23 @@ class Inputs:
     def groups(self) -> dict[str, ad.AnnData]:
         """Groups by path, opened without their values."""
         return {path: open_stored(path) for path in dict.fromkeys(run.groups for run in self.runs)}
+
+    def tests(self, run: Run) -> pd.DataFrame:
+        """Read the tests of a run, with columns that other programs leave out."""
+        tests = read_table(run.tests)
+        with np.errstate(divide="ignore"):
+            made = {
+                "log10_p": np.log10(tests["p_value"].to_numpy(dtype=float)),
+                "estimate": np.nan,
+                "df": np.nan,
+                "status": "ok",
+            }
+        tests = tests.assign(**{name: v for name, v in made.items() if name not in tests})
+        if "adj_p_value" not in tests:
+            families = tests.groupby(keys_of_tests(tests, run.within or "cell_type"), sort=False)
+            adjusted = adjust_per_contrast(tests["p_value"].to_numpy(), families.ngroup())
+            tests["adj_p_value"] = adjusted
+        return tests
 
     def table(self, name: str) -> pd.DataFrame:
         """Read a collected table; an empty frame where the run has none."""

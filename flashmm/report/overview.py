@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from flashmm import plots
 from flashmm.names import first_of
 from flashmm.options import Status
 from flashmm.report import page as blocks
+from flashmm.report.genes import found_cards
 from flashmm.report.inputs import Inputs, Run, open_stored, said_by
 from flashmm.report.subjects import (
     recovery_cards,
@@ -24,14 +23,14 @@ from flashmm.storage.files import reading
 
 def lead(inputs: Inputs) -> str:
     """Words under the title of the page."""
-    if not inputs.runs:
+    if not inputs.runs and inputs.related:
         return "Kinship mixed models of simulated traits whose heritability is known."
     parts = []
-    if inputs.simulations:
+    if inputs.scenarios:
         parts.append("simulations with a known truth")
     if inputs.analyses:
         parts.append(" and ".join(dict.fromkeys(run.dataset for run in inputs.analyses)))
-    methods = ", ".join(dict.fromkeys(run.method for run in inputs.runs))
+    methods = ", ".join(inputs.methods)
     return (
         f"Linear mixed models, fitted from summary statistics, on {' and on '.join(parts)}. "
         f"Methods: {methods}."
@@ -40,7 +39,8 @@ def lead(inputs: Inputs) -> str:
 
 def cards(inputs: Inputs) -> list[dict[str, str]]:
     """The numbers at the head of the page."""
-    values = _run_cards(inputs) if inputs.runs else {}
+    values = found_cards(inputs)
+    values |= _run_cards(inputs) if inputs.simulations else {}
     values |= recovery_cards(inputs.related.get("heritability", {}))
     return [{"label": label, "value": blocks.cell(value)} for label, value in values.items()]
 
@@ -124,6 +124,8 @@ def fits(inputs: Inputs) -> Iterator[dict[str, Any]]:
     """How the fits ended, and what the statuses mean."""
     counts = {(run.dataset, run.method): statuses_of(run).value_counts() for run in inputs.runs}
     counts |= dict(statuses(inputs.related))
+    if not counts:
+        return
     table = pd.DataFrame(counts).T.fillna(0).astype(int)
     order = [str(status) for status in Status if str(status) in table]
     table = table[order].rename_axis(["Data set", "Method"]).reset_index()
@@ -133,50 +135,6 @@ def fits(inputs: Inputs) -> Iterator[dict[str, Any]]:
     yield blocks.table(table, "Genes by status", f"{words}.")
     meanings = {"Status": order, "Meaning": [Status(name).sentence for name in order]}
     yield blocks.table(pd.DataFrame(meanings), "Statuses", "What the words say.")
-
-
-# ----------------------------------------------------------------------------------------------
-# Time and memory
-
-
-def performance(inputs: Inputs) -> Iterator[dict[str, Any]]:
-    """Time and memory of the fits."""
-    if not inputs.runs:
-        return
-    records = pd.DataFrame(list(_measured(inputs)))
-    yield blocks.figure(
-        inputs.figures,
-        plots.time_memory_plot(records),
-        "time_memory",
-        "Time and memory",
-        "Fitting time per gene, and the peak memory of the process that fitted (interpreter and "
-        "libraries included); one point per data set.",
-        plots.CAPTIONS["time_memory_plot"],
-    )
-    records["per_gene"] = 1e3 * records["seconds"] / records["genes"]
-    names = {
-        "dataset": "Data set",
-        "method": "Method",
-        "genes": "Genes",
-        "seconds": "Seconds",
-        "per_gene": "Milliseconds per gene",
-        "peak_memory_mib": "Peak memory (MiB)",
-    }
-    yield blocks.table(
-        records[list(names)].rename(columns=names),
-        "Time and memory",
-        "Measured inside the process, around the fits alone; one thread.",
-    )
-
-
-def _measured(inputs: Inputs) -> Iterator[dict[str, Any]]:
-    for run in inputs.runs:
-        files = {run.method: run.measured, f"MixedLM ({run.method})": run.reference}
-        for method, path in files.items():
-            if path is not None:
-                with reading(path):
-                    found = json.loads(Path(path).read_text("utf-8"))
-                yield {"dataset": run.dataset, "method": method, **found}
 
 
 # ----------------------------------------------------------------------------------------------

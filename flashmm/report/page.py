@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,34 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from flashmm import plots
+from flashmm.plots.charts import Chart, as_json, draw_chart
 from flashmm.storage.files import atomic_path, package_version
 from flashmm.storage.provenance import source_digest
 
 # Larger drawings are shown as PNG, so that the page stays light; the SVG is kept as a file.
 MAX_INLINE_SVG = 400_000
+# The same of drawings that are the base of a chart.
+MAX_BASE_SVG = 120_000
+# Verdicts on a number: colours of the cells of a table, and the signs that say the same in print.
+TONES = {"good": "✓", "unsure": "?", "bad": "✗", "low": "↓", "": ""} | {"up": "↑", "down": "↓"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table: its text, a tone of `TONES`, what sorting goes by, what hovering says."""
+
+    text: str
+    tone: str = ""
+    value: float | str | None = None
+    title: str = ""
+
+    @property
+    def sign(self) -> str:
+        """The sign of the tone."""
+        return TONES[self.tone]
+
+
+NOTHING = Cell("–")
 
 
 def render_page(path: str | Path, page: Mapping[str, Any]) -> None:
@@ -54,25 +78,77 @@ def heading(words: str) -> dict[str, Any]:
     return {"kind": "heading", "text": words}
 
 
-def table(frame: pd.DataFrame, title: str, caption: str) -> dict[str, Any]:
-    """A table; columns of numbers are set flush right."""
-    numeric = [i for i, name in enumerate(frame) if pd.api.types.is_numeric_dtype(frame[name])]
+def table(
+    frame: pd.DataFrame,
+    title: str,
+    caption: str,
+    *,
+    methods: Sequence[str] | None = None,
+    sortable: bool = False,
+) -> dict[str, Any]:
+    """A table; columns of numbers are set flush right.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Values, or `Cell`s.
+    title, caption : str
+        What stands above it.
+    methods : sequence of str, optional
+        The method of each row, which is hidden with the method.
+    sortable : bool
+        Whether a click on a heading sorts it.
+
+    Returns
+    -------
+    dict
+        The block.
+    """
+    numeric = [i for i, name in enumerate(frame) if _is_numeric(frame[name])]
     return {
         "kind": "table",
         "title": title,
         "caption": caption,
         "columns": list(frame.columns),
         "numeric": numeric,
-        "rows": [[cell(value) for value in line] for line in frame.astype(object).to_numpy()],
+        "sortable": sortable,
+        "methods": None if methods is None else list(methods),
+        "rows": [[_as_cell(value) for value in line] for line in frame.astype(object).to_numpy()],
     }
 
 
+def filled(frame: pd.DataFrame) -> pd.DataFrame:
+    """Cells and names of a table, with a dash where there is nothing."""
+    return frame.astype(object).map(lambda value: NOTHING if pd.isna(value) else value)
+
+
+def _is_numeric(column: pd.Series) -> bool:
+    cells = [value for value in column if isinstance(value, Cell)]
+    if cells:
+        return any(isinstance(value.value, int | float) for value in cells)
+    return pd.api.types.is_numeric_dtype(column)
+
+
+def _as_cell(value: Any) -> Cell:
+    if isinstance(value, Cell):
+        return value
+    numbers = isinstance(value, int | float | np.integer | np.floating) and value == value
+    return Cell(cell(value), value=float(value) if numbers else None)
+
+
 def figure(
-    folder: Path, fig: Figure, name: str, title: str, caption: str, good: str | None = None
+    folder: Path,
+    fig: Figure,
+    name: str,
+    title: str,
+    caption: str,
+    good: str | None = None,
+    chart: Chart | None = None,
 ) -> dict[str, Any]:
-    """A figure, kept as SVG and PNG in a folder."""
+    """A figure, kept as SVG and PNG in a folder, and the chart that a browser shows instead."""
     svg, png = plots.save_figure(fig, folder / name)
-    shown, kind = (svg, "svg+xml") if svg.stat().st_size <= MAX_INLINE_SVG else (png, "png")
+    most = MAX_INLINE_SVG if chart is None else MAX_BASE_SVG
+    shown, kind = (svg, "svg+xml") if svg.stat().st_size <= most else (png, "png")
     data = base64.b64encode(shown.read_bytes()).decode()
     return {
         "kind": "figure",
@@ -80,7 +156,25 @@ def figure(
         "title": title,
         "caption": caption,
         "good": good,
+        "chart": None if chart is None else as_json(chart),
     }
+
+
+def chart(
+    folder: Path, drawn: Chart, name: str, title: str, caption: str, good: str | None = None
+) -> dict[str, Any]:
+    """A chart, and the figure of the same numbers that stands in for it."""
+    return figure(folder, draw_chart(drawn), name, title, caption, good, drawn)
+
+
+def chips(methods: Mapping[str, str]) -> dict[str, Any]:
+    """Buttons that show and hide methods on the whole page; method to colour."""
+    return {"kind": "chips", "methods": dict(methods)}
+
+
+def expression(name: str, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Means of groups that tables of genes show on a click; `name` is what they ask for."""
+    return {"kind": "expression", "id": name, "data": dict(data)}
 
 
 def row(*figures: dict[str, Any], good: str | None = None) -> dict[str, Any]:

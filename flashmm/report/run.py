@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from flashmm.report import accuracy, agreement, genes, overview
+from flashmm.report import accuracy, agreement, comparison, costs, genes, overview
 from flashmm.report import page as blocks
 from flashmm.report.inputs import Inputs, open_stored, said_by
 from flashmm.report.provenance import provenance, provenance_blocks, write_provenance
@@ -75,16 +75,20 @@ def _sections(inputs: Inputs, said: Mapping[str, Any]) -> Iterator[dict[str, Any
         for name, make in SUBJECT_SECTIONS.items()
     }
     parts = (
-        ("run", "What was run", overview.what_was_run(inputs)),
+        ("ranking", "Methods, ranked", comparison.ranked(inputs)),
         ("results", "Genes found", genes.results(inputs)),
+        ("scenarios", "Scenarios side by side", comparison.scenarios(inputs)),
         ("kinship", "Heritability and tests with a kinship", related["kinship"]),
         ("multitrait", "Cell types together", related["multitrait"]),
         ("heritability", "Known heritabilities, estimated", related["heritability"]),
-        ("simulation", "Simulation", accuracy.simulation(inputs)),
         ("accuracy", "Accuracy against the truth", accuracy.accuracy(inputs)),
+        ("effects", "Effect sizes", comparison.effects(inputs)),
+        ("differences", "Paired differences", comparison.differences(inputs)),
         ("agreement", "Agreement with MixedLM", agreement.agreement(inputs)),
+        ("performance", "Run time and memory", costs.performance(inputs)),
+        ("run", "What was run", overview.what_was_run(inputs)),
+        ("simulation", "Simulation", accuracy.simulation(inputs)),
         ("fits", "How the fits ended", overview.fits(inputs)),
-        ("performance", "Run time and memory", overview.performance(inputs)),
         ("notes", "Notes of the run", overview.notes(inputs)),
         ("provenance", "Provenance", provenance_blocks(said)),
     )

@@ -127,7 +127,7 @@ class GzipReader:
         size = self.step * self.dtype.itemsize
         skipped, packed = self.dataset.id.read_direct_chunk((begin,))
         try:
-            plain = b"" if skipped else isal_zlib.decompress(packed, 15, size)
+            plain = b"" if skipped else _inflate(packed, size)
         except IsalError:  # type: ignore[misc]  # declared as a value
             skipped = True
         if skipped:  # stored without the filter; or damaged, of which h5py says more
@@ -137,6 +137,15 @@ class GzipReader:
         if self.shuffled:  # all first bytes, all second bytes ...
             plain = np.frombuffer(plain, np.uint8).reshape(self.dtype.itemsize, -1).T.tobytes()
         return np.frombuffer(plain, self.dtype)
+
+
+def _inflate(packed: bytes, size: int) -> bytes:
+    """Inflate a chunk; of one that holds more than it should, no more than that is made."""
+    stream = isal_zlib.decompressobj(15)
+    plain = stream.decompress(packed, size)
+    if not stream.eof and stream.decompress(stream.unconsumed_tail, 1):
+        raise OSError(f"a chunk of {size} bytes holds more")
+    return bytes(plain)
 
 
 def write_gzip(group: h5py.Group, name: str, values: np.ndarray) -> None:

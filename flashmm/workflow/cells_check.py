@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import anndata as ad
@@ -52,6 +53,30 @@ def check_cells(plan: Plan) -> None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the rules say the notes
                 _check_dataset(plan, name, data)
+    for name in plan.of_donors:
+        spec = plan.scenarios[name]
+        if Path(spec["counts"]).is_file():
+            _check_donors(spec, f"benchmark: {name}")
+
+
+def _check_donors(spec: Record, where: str) -> None:
+    """Refuse a file without the columns, or without as many donors as a scenario deals with."""
+    try:
+        donors = _donors(spec["counts"], spec.get("layer"), spec["subject"], spec["cell_type"])
+    except FlashmmError as error:
+        refuse(where, error)
+    if donors < 2 * spec["per_side"]:
+        raise ConfigError(
+            f"{where}: {spec['counts']} has {donors} donors, and {spec['per_side']} per side need "
+            f"{2 * spec['per_side']}"
+        )
+
+
+@cache
+def _donors(path: str, layer: str | None, subject: str, cell_type: str) -> int:
+    """The number of donors in a file that has both columns."""
+    with open_counts(path, layer) as cells:
+        return int(cells.columns([subject, cell_type])[subject].nunique())
 
 
 def _check_dataset(plan: Plan, name: str, data: Record) -> None:

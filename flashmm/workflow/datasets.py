@@ -119,8 +119,3 @@ def named_datasets(config: Record) -> list[tuple[str, Record]]:
     first = config["counts"] if isinstance(config["counts"], str) else config["counts"][0]
     name = re.sub(r"[^A-Za-z0-9_-]+", "_", Path(first).stem).lstrip("_-") or "counts"
     return [(name, {"counts": config["counts"]})]
-
-
-def scenario_files(spec: Record) -> dict[str, str]:
-    """The files that a scenario is drawn from, by what they are."""
-    return {key: spec[key] for key in ("reference", "metadata") if key in spec}

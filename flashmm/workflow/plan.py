@@ -6,8 +6,9 @@ import zlib
 from dataclasses import dataclass
 from typing import Any
 
-from flashmm.workflow.datasets import DatasetReader, scenario_files
+from flashmm.workflow.datasets import DatasetReader
 from flashmm.workflow.donor_study import DonorStudy, read_donor_study
+from flashmm.workflow.scenarios import donor_spec, is_of_donors, read_scenarios, scenario_files
 from flashmm.workflow.sheets import ConfigError, Record, Schemas, one_of
 from flashmm.workflow.sources import Sources
 from flashmm.workflow.study import Study, read_study
@@ -36,7 +37,7 @@ class Plan:
     config : dict
         The validated config.
     scenarios : dict
-        Name of a simulation to its fields.
+        Name of a scenario of the benchmark to its fields.
     datasets : dict
         Name to data set: counts, settings, methods, truth, scenario.
     subject_models : dict
@@ -88,12 +89,27 @@ class Plan:
             + ["results/donors/report.html"] * donors
         )
 
+    @property
+    def simulated(self) -> list[str]:
+        """Scenarios of the benchmark that are simulated."""
+        return [name for name, spec in self.scenarios.items() if not is_of_donors(spec)]
+
+    @property
+    def of_donors(self) -> list[str]:
+        """Scenarios of the benchmark that are made from real donors."""
+        return [name for name in self.scenarios if name not in self.simulated]
+
+    def donor_set(self, scenario: str) -> Record:
+        """What a set of real donors is: its kind, subjects per side, and fields of `DonorSpec`."""
+        spec = self.scenarios[scenario]
+        return {"kind": spec["kind"], "per_side": spec["per_side"], "spec": donor_spec(spec)}
+
     def seed(self, scenario: str, replicate: int) -> list[int]:
         """Seeds depend neither on which other scenarios there are, nor on their order."""
         return [self.config["seed"], zlib.crc32(scenario.encode()), replicate]
 
     def scenario_inputs(self, scenario: str) -> dict[str, Any]:
-        """The files that a simulation is drawn from, by what they are."""
+        """The files that a scenario is drawn from, by what they are."""
         files = scenario_files(self.scenarios[scenario])
         return {key: self.sources.input(path) for key, path in files.items()}
 
@@ -106,18 +122,18 @@ class Plan:
 
     # Tables, each collected over its runs
 
-    def runs_with(self, table: str) -> list[Run]:
-        """The runs that have such a table: all, or those that MixedLM was fitted to."""
+    def datasets_with(self, table: str) -> list[str]:
+        """The data sets that have such a table: all, or those that MixedLM was fitted to."""
         if table in EVALUATED:
-            return self.runs
-        return [run for run in self.runs if run[1] in self.datasets[run[0]]["compared"]]
+            return [name for name, data in self.datasets.items() if data["methods"]]
+        return [name for name, data in self.datasets.items() if data["compared"]]
 
     def tables(self) -> dict[str, str]:
         """The tables of this config and their files."""
         return {
             table: f"results/evaluation/{table}.parquet"
             for table in EVALUATED + COMPARED
-            if self.runs_with(table)
+            if self.datasets_with(table)
         }
 
     def tables_for_people(self) -> list[str]:
@@ -125,29 +141,29 @@ class Plan:
         return [f"results/evaluation/{table}.tsv" for table in self.tables() if table in FOR_PEOPLE]
 
     def parts(self) -> dict[str, list[str]]:
-        """Table to its parts, one per run."""
+        """Table to its parts, one per data set, each with all its methods."""
         return {
             table: [
-                f"results/evaluation/{dataset}/{method}/{table}.parquet"
-                for dataset, method in self.runs_with(table)
+                f"results/evaluation/{dataset}/{table}.parquet"
+                for dataset in self.datasets_with(table)
             ]
             for table in self.tables()
         }
 
     def collected(self) -> dict[str, list[Record]]:
-        """Table to the names of its runs, in the order of its parts."""
+        """Table to the names of its data sets, in the order of its parts."""
         return {
-            table: [self.names_of(*run) for run in self.runs_with(table)] for table in self.tables()
+            table: [self.names_of(dataset) for dataset in self.datasets_with(table)]
+            for table in self.tables()
         }
 
-    def names_of(self, dataset: str, method: str) -> Record:
-        """The columns that tell runs apart in a collected table."""
+    def names_of(self, dataset: str) -> Record:
+        """The columns that tell data sets apart in a collected table; its methods follow them."""
         data = self.datasets[dataset]
         return {
             "dataset": dataset,
             "scenario": data["scenario"],
             "replicate": data.get("replicate", 1),
-            "method": method,
         }
 
     # Models between subjects
@@ -271,16 +287,10 @@ def read_plan(config: Record, schemas: Schemas, sources: Sources | None = None) 
 def _scenarios(
     config: Record, schemas: Schemas, sources: Sources, methods: dict[str, Record]
 ) -> dict[str, Record]:
-    """Name -> fields of the simulation; the files that they name must be there."""
+    """Name -> fields of the scenario; the methods that MixedLM is compared with are known."""
     if "benchmark" not in config:
         return {}
-    where = "benchmark: scenarios"
-    scenarios = schemas.records(config["benchmark"]["scenarios"], "scenarios", where)
-    for name, spec in scenarios.items():
-        if spec.get("distribution") == "gaussian":
-            raise ConfigError(f"{where}: {name}: 'gaussian' has no cells; put it into calibration")
-        for path in scenario_files(spec).values():
-            sources.require(path, f"{where}: {name}")
+    scenarios = read_scenarios(config["benchmark"], schemas, sources)
     for name in config["benchmark"]["reference"]["methods"]:
         where = "benchmark: reference: methods"
         one_of(name, methods, where)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -47,10 +47,7 @@ class Schemas:
 
     def records(self, source: str | Mapping[str, Any], schema: str, what: str) -> dict[str, Record]:
         """Name -> validated record, from the path of a sheet or from a mapping in the config."""
-        if isinstance(source, str):
-            rows, where = self.sheet(source, schema), source
-        else:
-            rows, where = _named_rows(source, f"config: {what}"), f"config: {what}"
+        rows, where = self.rows(source, (schema,), what)
         checked: dict[str, Record] = {}
         for row in rows:
             name = row.get("name") or "a row without a name"
@@ -60,9 +57,17 @@ class Schemas:
             checked[name].pop("name")
         return checked
 
-    def sheet(self, path: str, schema: str) -> list[Record]:
+    def rows(
+        self, source: str | Mapping[str, Any], schemas: Sequence[str], what: str
+    ) -> tuple[list[Record], str]:
+        """Rows with a name, and where they stand for messages; each is of one of the schemas."""
+        if isinstance(source, str):
+            return self._sheet(source, schemas), source
+        return _named_rows(source, f"config: {what}"), f"config: {what}"
+
+    def _sheet(self, path: str, schemas: Sequence[str]) -> list[Record]:
         """The rows of a tab-separated sheet; an empty cell is left to its default."""
-        known = self.columns(schema)
+        known = {key: kind for schema in schemas for key, kind in self.columns(schema).items()}
         rows = read_sheet(path)
         if "name" not in rows[0]:
             raise ConfigError(

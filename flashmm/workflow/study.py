@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from flashmm.benchmark.calibration import CalibrationMethod, scenario_table
 from flashmm.options import FlashmmError
-from flashmm.workflow.datasets import scenario_files
 from flashmm.workflow.models import terms_of
+from flashmm.workflow.scenarios import scenario_files
 from flashmm.workflow.sheets import ConfigError, Record, Schemas, refuse
 
 

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import sparse
+from pages import HOSTILE, counts, typed_inputs
 
-from flashmm.benchmark import evaluate
 from flashmm.cells.summary import summarise
 from flashmm.design.from_groups import summary_statistics
 from flashmm.inference.testing import DEFAULT_WITHIN, contrast_tests
@@ -23,34 +20,15 @@ from flashmm.io.fits import write_fit
 from flashmm.io.groups import write_groups
 from flashmm.io.tables import write_table
 from flashmm.lmm import fit_lmm
-from flashmm.options import FlashmmWarning, InputError
+from flashmm.options import InputError
 from flashmm.report import Inputs, Run, write_report
 from flashmm.report import page as blocks
 from flashmm.storage.provenance import source_digest
 from flashmm.subject_level.heritability import recover_heritability
 from flashmm.subject_level.means import subject_means
 from flashmm.subject_level.models import indicators, kinship_by_trait, multitrait_by_gene
-from flashmm.within import fit_within
 
-HOSTILE = "</script><img src=x onerror=alert(1)>"
 FIXED = "~ 0 + cell_type + cell_type:condition"
-
-
-def counts(n: int = 240) -> ad.AnnData:
-    """Six subjects, two types, two conditions; one gene with a hostile name, one without counts."""
-    rng = np.random.default_rng(5)
-    obs = pd.DataFrame(
-        {
-            "subject": [f"S{i % 6}" for i in range(n)],
-            "condition": ["ctrl" if i % 6 < 3 else "treated" for i in range(n)],
-            "cell_type": ["a" if (i // 6) % 2 else "b <c>, d+" for i in range(n)],
-        },
-        index=[f"cell{i}" for i in range(n)],
-    )
-    values = rng.poisson(2, size=(n, 40)).astype(np.float32)
-    values[:, 1] = 0
-    genes = pd.DataFrame(index=[HOSTILE, "zero", *(f"gene{i}" for i in range(2, 40))])
-    return ad.AnnData(sparse.csr_matrix(values), obs=obs, var=genes)
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +68,7 @@ def page(tmp_path_factory) -> Path:
         "measured": str(folder / "measured.json"),
     }
     config = {"seed": 1, "report": {"title": "A <title>", "top_genes": 30, "fdr": 0.05}}
+    config["test"] = "condition"
     inputs = Inputs.of(
         folder / "figures",
         runs=[run],
@@ -101,11 +80,20 @@ def page(tmp_path_factory) -> Path:
     return folder / "report.html"
 
 
+CHART = r'<div class="interactive"><script type="application/json">(.*?)</script>'
+
+
+def table_of_genes(text: str) -> dict:
+    """What the script of the page reads for the first table of genes."""
+    payload = re.search(r'<script type="application/json">(\{"columns".*?)</script>', text)
+    return json.loads(payload[1])
+
+
 def test_page_loads_nothing(page):
     text = page.read_text()
     assert "default-src 'none'" in text
     assert not re.search(r'\b(?:src|href)="(?!data:|#)', text)
-    assert "@import" not in text and "url(" not in text
+    assert "@import" not in text and not re.search(r"url\((?!#)", text)
 
 
 def test_names_of_others_are_text_only(page):
@@ -116,12 +104,12 @@ def test_names_of_others_are_text_only(page):
 
 
 def test_table_of_genes_holds_the_top_of_each_contrast(page):
-    payload = re.search(r'<script type="application/json">(.*?)</script>', page.read_text())
-    data = json.loads(payload[1])
+    data = table_of_genes(page.read_text())
     assert [len(contrast["rows"]) for contrast in data["contrasts"]] == [30, 30]
     first = data["contrasts"][0]
     assert first["total"] == 39
-    p = [row[5] for row in first["rows"]]
+    column = [column["key"] for column in data["columns"]].index("p_value")
+    p = [row[column] for row in first["rows"]]
     assert p == sorted(p)
     assert len(first["rows"][0]) == len(data["columns"]) + 1
     assert any(row[0] == HOSTILE for contrast in data["contrasts"] for row in contrast["rows"])
@@ -130,10 +118,10 @@ def test_table_of_genes_holds_the_top_of_each_contrast(page):
 def test_sections_of_an_analysis(page):
     text = page.read_text()
     assert re.findall(r'<section id="(\w+)"', text) == [
-        "run",
         "results",
-        "fits",
         "performance",
+        "run",
+        "fits",
         "notes",
         "provenance",
     ]
@@ -145,8 +133,9 @@ def test_sections_of_an_analysis(page):
 def test_figures_are_kept_as_svg_and_png(page):
     svg = {path.stem for path in (page.parent / "figures").glob("*.svg")}
     png = {path.stem for path in (page.parent / "figures").glob("*.png")}
-    assert svg == png and len(svg) == 3
-    assert page.read_text().count("<figure>") == 3
+    # volcano plots of both contrasts are files only; the page has them in one chart
+    assert svg == png and len(svg) == 7
+    assert page.read_text().count("<figure>") == 5
 
 
 def test_provenance_is_kept_beside_the_page(page):
@@ -233,65 +222,63 @@ def test_numbers_with_errors(value, error, text):
 def typed(tmp_path_factory) -> str:
     """A report of models per cell type, made from files."""
     folder = tmp_path_factory.mktemp("typed")
-    groups = summarise(counts(), ["subject", "cell_type", "condition"])
-    write_groups(groups, folder / "groups.h5ad")
-    with warnings.catch_warnings():
-        # what is noted of six subjects is not the question here
-        warnings.simplefilter("ignore", FlashmmWarning)
-        fits = fit_within(groups, "cell_type", "~ condition", ["subject"], size_factors="total")
-        tests = contrast_tests(fits, "condition", "kenward-roger").to_frame()
-    write_fit(fits, folder / "fit.h5ad", folder / "groups.h5ad")
-    write_table(tests, folder / "tests.parquet")
-    metrics = evaluate(tests).metrics.assign(dataset="mine", method="within")
-    write_table(metrics, folder / "metrics.parquet")
-    (folder / "notes.txt").write_text("")
-    measured = {"seconds": 0.5, "genes": 40, "peak_memory_mib": 100.0}
-    (folder / "measured.json").write_text(json.dumps(measured))
-    model = {
-        "transform": "log2p1",
-        "formulas": {"fixed": "~ condition", "random": ["subject"]},
-        "within": "cell_type",
-        "size_factors": {"method": "total", "within": "cell_type"},
-        "options": {"method": "REML", "nonnegative": True},
-        "ddf": None,
-    }
-    files = {"groups": "groups.h5ad", "fit": "fit.h5ad", "tests": "tests.parquet"}
-    files |= {"notes": "notes.txt", "measured": "measured.json"}
-    run = {"dataset": "mine", "scenario": "mine", "replicate": None, "counts": ["mine.h5ad"]}
-    run |= {"method": "within", "model": model}
-    inputs = Inputs.of(
-        folder / "figures",
-        runs=[run | {name: str(folder / file) for name, file in files.items()}],
-        tables={"metrics": str(folder / "metrics.parquet")},
-        scenarios={},
-        config={"seed": 1, "report": {"title": "Typed", "top_genes": 30, "fdr": 0.05}},
-    )
-    write_report(folder / "report.html", inputs)
+    write_report(folder / "report.html", typed_inputs(folder))
     return (folder / "report.html").read_text()
 
 
 def test_models_per_cell_type_have_rows_and_figures_of_their_own(typed):
     assert "one per cell_type" in typed and DEFAULT_WITHIN in typed
-    assert "Volcano plot of a: condition[T.treated]" in typed
-    assert "b &lt;c&gt;, d+: condition[T.treated]" in typed
+    charts = [json.loads(text) for text in re.findall(CHART, typed)]
+    volcano = next(chart for chart in charts if chart["choose"])
+    assert [panel["title"] for panel in volcano["panels"]] == [
+        "a: treated vs ctrl",
+        "b <c>, d+: treated vs ctrl",
+    ]
+    assert "b &lt;c&gt;, d+: treated vs ctrl" in typed
     assert "Benjamini-Hochberg, per cell type" in typed
-    assert typed.count("<figure>") == 3
+
+
+def test_the_comparison_is_said_in_words_and_numbers(typed):
+    assert "Compared: treated vs ctrl (3 subjects ctrl, 3 subjects treated)." in typed
+    cards = re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", typed)
+    assert cards[:3] == [
+        ("subjects ctrl", "3"),
+        ("subjects treated", "3"),
+        ("cell types tested", "2"),
+    ]
+    found = int(dict(cards)["genes found at FDR 5%"])
+    assert 5 <= found < 40 and f"{found} genes found, in " in typed
+
+
+def test_expression_by_subject_is_that_of_the_groups(typed):
+    text = re.search(r'<script type="application/json" id="expression[^>]*>(.*?)</script>', typed)
+    data = json.loads(text[1])
+    group = data["subject"].index("S1")
+    cells = counts()
+    chosen = (cells.obs["subject"] == "S1") & (cells.obs["cell_type"] == data["type"][group])
+    values = cells.X.toarray()[chosen.to_numpy(), cells.var_names.get_loc("gene9")]
+    mean = data["means"][data["genes"].index("gene9")][group]
+    assert mean == pytest.approx(np.log2(1 + values).mean(), rel=1e-3)
+    assert data["cells"][group] == chosen.sum()
+
+
+def test_what_boundary_means_is_said(typed):
+    assert "Status “boundary” is fine" in typed
 
 
 def test_status_is_counted_in_every_cell_type(typed):
     table = typed.split('aria-label="Genes by status"')[-1].split("</table>")[0]
-    numbers = [int(n) for n in re.findall(r'class="n">(\d+)<', table)]
+    numbers = [int(n) for n in re.findall(r'class="n"[^>]*>(\d+)<', table)]
     assert sum(numbers) == 2 * 40
 
 
 def test_genes_of_all_cell_types_are_listed_together(typed):
-    payload = re.search(r'<script type="application/json">(.*?)</script>', typed)
-    data = json.loads(payload[1])
+    data = table_of_genes(typed)
     assert [column["key"] for column in data["columns"]][:2] == ["gene", "cell_type"]
     assert [contrast["name"] for contrast in data["contrasts"]] == [
-        "every cell type: condition[T.treated]",
-        "a: condition[T.treated]",
-        "b <c>, d+: condition[T.treated]",
+        "every cell type: treated vs ctrl",
+        "a: treated vs ctrl",
+        "b <c>, d+: treated vs ctrl",
     ]
     together = data["contrasts"][0]
     assert {row[1] for row in together["rows"]} == {"a", "b <c>, d+"}
@@ -318,7 +305,7 @@ def related(tmp_path_factory) -> str:
     means = subject_means(summarise(counts(), ["subject", "cell_type", "condition"]))
     family = pd.Series(list("aabbcc"), index=means.subjects, name="family")
     kinship = kinship_by_trait(means, indicators(family), "~ condition")
-    genes = ["gene5", "zero", HOSTILE]
+    genes = ["gene15", "zero", HOSTILE]
     joint = multitrait_by_gene(means, indicators(family), genes, "~ condition")
     recovered = recover_heritability(60, 3, (0.0, 1.0), n_markers=80, n_dense=1)
     # a study so small has notes of its own by chance only

@@ -20,6 +20,17 @@ FILES = {
 }
 
 
+def forget() -> None:
+    """Be as a process that has just begun."""
+    for function in (
+        provenance._imported,
+        provenance._module,
+        provenance._source,
+        provenance._kept,
+    ):
+        function.cache_clear()
+
+
 @pytest.fixture
 def changed(tmp_path, monkeypatch):
     """Names of the scripts whose digest differs after a file is given other content."""
@@ -30,8 +41,7 @@ def changed(tmp_path, monkeypatch):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(content)
         monkeypatch.setattr(provenance, "PACKAGE", tmp_path / "pack")
-        provenance._imported.cache_clear()
-        provenance._content.cache_clear()
+        forget()
         names = ("fit", "report")
         return {name: source_digest(tmp_path / "scripts" / f"{name}.py") for name in names}
 
@@ -41,8 +51,7 @@ def changed(tmp_path, monkeypatch):
         for script, digest in digests(FILES | {name: content}).items()
         if digest != before[script]
     }
-    provenance._imported.cache_clear()
-    provenance._content.cache_clear()
+    forget()
 
 
 @pytest.mark.parametrize(
@@ -63,3 +72,25 @@ def test_a_result_depends_on_what_its_script_imports(changed, name, content, scr
 
 def test_the_whole_package_has_a_digest():
     assert len(source_digest()) == 12
+
+
+def test_what_is_found_of_a_source_is_kept(changed, tmp_path, monkeypatch):
+    kept = list((tmp_path / "pack/__pycache__").iterdir())
+    assert len(kept) == 1 and kept[0].suffix == ".json"
+    before = source_digest(tmp_path / "scripts/fit.py")
+    parsed = []
+    found = provenance._found
+    monkeypatch.setattr(provenance, "_found", lambda content: parsed.append(1) or found(content))
+    forget()
+    assert source_digest(tmp_path / "scripts/fit.py") == before and not parsed
+    for spoilt in ("", "[1]", '{"a": 1}', '{"a": ["b"]}'):
+        kept[0].write_text(spoilt)
+        forget()
+        assert source_digest(tmp_path / "scripts/fit.py") == before and parsed
+
+
+def test_a_package_that_cannot_be_written_to_has_a_digest(changed, tmp_path, monkeypatch):
+    before = source_digest(tmp_path / "scripts/fit.py")
+    monkeypatch.setattr(provenance, "_place", lambda: tmp_path / "no/folder/here.json")
+    forget()
+    assert source_digest(tmp_path / "scripts/fit.py") == before

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import os
 import re
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ import pandas as pd
 import pytest
 import yaml
 from scipy import sparse
+from snakemake_runs import run_snakemake
 
 ROOT = Path(__file__).resolve().parents[2]
 TEST_CONFIG = yaml.safe_load((ROOT / "config" / "test.yaml").read_text())
@@ -32,17 +31,11 @@ class Workflow:
     def run(self, config: Mapping[str, Any], *options: str) -> subprocess.CompletedProcess:
         """Run Snakemake with a config; the answer holds everything that was printed in `stdout`."""
         (self.folder / "config.yaml").write_text(yaml.safe_dump(dict(config)))
-        command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        return subprocess.run(
-            [*command, "--configfile", "config.yaml", "--cores", "2", *options],
-            cwd=self.folder,
-            env=environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
+        output = self.folder / "printed.txt"
+        arguments = ["--snakefile", str(ROOT / "Snakefile"), "--configfile", "config.yaml"]
+        arguments += ["--cores", "2", *options]
+        code = run_snakemake(self.folder, arguments, output)
+        return subprocess.CompletedProcess(arguments, code, output.read_text())
 
     def planned(self, config: Mapping[str, Any]) -> dict[str, int]:
         """Rule to number of jobs that a dry run plans."""

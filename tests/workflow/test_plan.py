@@ -30,10 +30,11 @@ def test_runs_tables_and_targets():
         ("flat-1", "nested"),
     ]
     assert found.targets() == ["results/report.html"]
-    assert found.runs_with("agreement") == [("small-1", "subject"), ("flat-1", "subject")]
-    assert set(found.parts()["qq"]) == {
-        f"results/evaluation/{dataset}/{method}/qq.parquet" for dataset, method in found.runs
-    }
+    assert found.datasets_with("agreement") == ["small-1", "flat-1"]
+    assert found.parts()["qq"] == [
+        "results/evaluation/small-1/qq.parquet",
+        "results/evaluation/flat-1/qq.parquet",
+    ]
     assert found.collected()["pairs"][0]["scenario"] == "small"
 
 

@@ -15,7 +15,7 @@ import yaml
 
 from .conftest import ROOT, TEST_CONFIG
 
-AFTER_TESTS = {"test": 4, "evaluate": 4, "collect": 1, "report": 1}
+AFTER_TESTS = {"fit": 4, "evaluate": 2, "collect": 1, "report": 1}
 
 
 # What a run leaves
@@ -133,7 +133,6 @@ def test_another_formula_refits_from_the_groups(finished, config):
     config["methods"]["nested"]["fixed"] = "~ 0 + cell_type + cell_type:condition"
     assert finished.planned(config) == {
         "fit": 2,
-        "test": 2,
         "evaluate": 2,
         "collect": 1,
         "report": 1,
@@ -142,7 +141,7 @@ def test_another_formula_refits_from_the_groups(finished, config):
 
 def test_another_ddf_tests_again(finished, config):
     config["methods"]["nested"]["ddf"] = "satterthwaite"
-    assert finished.planned(config) == {"test": 2, "evaluate": 2, "collect": 1, "report": 1}
+    assert finished.planned(config) == {"fit": 2, "evaluate": 2, "collect": 1, "report": 1}
 
 
 def test_another_scenario_is_simulated_again_alone(finished, config):
@@ -151,10 +150,9 @@ def test_another_scenario_is_simulated_again_alone(finished, config):
         "simulate": 1,
         "summarise": 1,
         "fit": 2,
-        "test": 2,
         "reference": 1,
         "compare": 1,
-        "evaluate": 2,
+        "evaluate": 1,
         "collect": 1,
         "report": 1,
     }

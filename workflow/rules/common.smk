@@ -76,6 +76,19 @@ def of_method(key):
     return lookup(dpath=f"{{dataset}}/methods/{{method}}/{key}", within=PLAN.datasets)
 
 
+def compared(wildcards):
+    """The methods of a data set that MixedLM is compared with, in their order."""
+    data = PLAN.datasets[wildcards.dataset]
+    return [method for method in data["methods"] if method in data["compared"]]
+
+
+def of_compared(pattern):
+    """A file of each of these methods."""
+    return lambda wildcards: [
+        pattern.format(dataset=wildcards.dataset, method=method) for method in compared(wildcards)
+    ]
+
+
 def scenario_seed(wildcards):
     return PLAN.seed(wildcards.scenario, int(wildcards.replicate))
 

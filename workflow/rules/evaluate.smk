@@ -1,15 +1,23 @@
+# All methods of a data set in one job: a table takes less time than the start of a job.
+
+
 rule evaluate:
     input:
-        table="results/tests/{dataset}/{method}.parquet",
+        tables=lambda wildcards: [
+            f"results/tests/{wildcards.dataset}/{method}.parquet"
+            for method in PLAN.methods_of(wildcards.dataset)
+        ],
         truth=lambda wildcards: PLAN.datasets[wildcards.dataset]["truth"] or [],
     output:
-        metrics="results/evaluation/{dataset}/{method}/metrics.parquet",
-        qq="results/evaluation/{dataset}/{method}/qq.parquet",
-        p_histogram="results/evaluation/{dataset}/{method}/p_histogram.parquet",
-        roc="results/evaluation/{dataset}/{method}/roc.parquet",
-        fdp_tpr="results/evaluation/{dataset}/{method}/fdp_tpr.parquet",
+        metrics="results/evaluation/{dataset}/metrics.parquet",
+        qq="results/evaluation/{dataset}/qq.parquet",
+        p_histogram="results/evaluation/{dataset}/p_histogram.parquet",
+        roc="results/evaluation/{dataset}/roc.parquet",
+        fdp_tpr="results/evaluation/{dataset}/fdp_tpr.parquet",
     log:
-        "logs/evaluate/{dataset}/{method}.log",
+        "logs/evaluate/{dataset}.log",
+    group:
+        "evaluations"
     conda:
         "../envs/flashmm.yaml"
     threads: 1
@@ -17,7 +25,10 @@ rule evaluate:
         mem_mb=memory(1000),
         runtime=minutes(10),
     params:
-        within=of_method("within"),
+        within=lambda wildcards: {
+            method: model.get("within")
+            for method, model in PLAN.methods_of(wildcards.dataset).items()
+        },
         levels=lookup(dpath="benchmark/levels", within=config, default=[0.05, 0.01, 0.001]),
         fdr=lookup(dpath="benchmark/fdr", within=config, default=[0.05, 0.1]),
         version=code("evaluate"),
@@ -27,17 +38,21 @@ rule evaluate:
 
 rule compare:
     input:
-        fit="results/fit/{dataset}/{method}.h5ad",
-        groups=groups_file,
-        reference_tests="results/reference/{dataset}/{method}.tests.parquet",
-        reference_fits="results/reference/{dataset}/{method}.fits.parquet",
-        attempts="results/reference/{dataset}/{method}.attempts.parquet",
+        groups=lambda wildcards: [
+            PLAN.groups_of(wildcards.dataset, method) for method in compared(wildcards)
+        ],
+        fits=of_compared("results/fit/{dataset}/{method}.h5ad"),
+        reference_tests=of_compared("results/reference/{dataset}/{method}.tests.parquet"),
+        reference_fits=of_compared("results/reference/{dataset}/{method}.fits.parquet"),
+        attempts=of_compared("results/reference/{dataset}/{method}.attempts.parquet"),
     output:
-        agreement="results/evaluation/{dataset}/{method}/agreement.parquet",
-        pairs="results/evaluation/{dataset}/{method}/pairs.parquet",
-        attempts="results/evaluation/{dataset}/{method}/attempts.parquet",
+        agreement="results/evaluation/{dataset}/agreement.parquet",
+        pairs="results/evaluation/{dataset}/pairs.parquet",
+        attempts="results/evaluation/{dataset}/attempts.parquet",
     log:
-        "logs/compare/{dataset}/{method}.log",
+        "logs/compare/{dataset}.log",
+    group:
+        "evaluations"
     conda:
         "../envs/flashmm.yaml"
     threads: 1
@@ -45,6 +60,7 @@ rule compare:
         mem_mb=memory(2000),
         runtime=minutes(10),
     params:
+        methods=lambda wildcards: compared(wildcards),
         version=code("compare"),
     script:
         "../scripts/compare.py"

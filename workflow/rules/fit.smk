@@ -1,15 +1,18 @@
-rule fit:
+# A job per shard of the genes; each reads its range of the groups only.
+rule fit_shard:
     input:
         groups=groups_file,
     output:
-        fit="results/fit/{dataset}/{method}.h5ad",
-        measured="results/benchmarks/fit/{dataset}/{method}.json",
+        fit="results/shards/fit/{dataset}/{method}/{scatteritem}.h5ad",
+        measured="results/benchmarks/fit/{dataset}/{method}/{scatteritem}.json",
     log:
-        "logs/fit/{dataset}/{method}.log",
+        "logs/fit/{dataset}/{method}/{scatteritem}.log",
     benchmark:
-        "results/benchmarks/fit/{dataset}/{method}.jsonl"
+        "results/benchmarks/fit/{dataset}/{method}/{scatteritem}.jsonl"
     wildcard_constraints:
-        dataset=only(PLAN.datasets if config["shards"]["genes"] == 1 else []),
+        dataset=only(PLAN.datasets if config["shards"]["genes"] > 1 else []),
+    group:
+        "fits"
     conda:
         "../envs/flashmm.yaml"
     threads: 1
@@ -28,19 +31,6 @@ rule fit:
         version=code("fit"),
     script:
         "../scripts/fit.py"
-
-
-# A job per shard of the genes; each reads its range of the groups only.
-use rule fit as fit_shard with:
-    output:
-        fit="results/shards/fit/{dataset}/{method}/{scatteritem}.h5ad",
-        measured="results/benchmarks/fit/{dataset}/{method}/{scatteritem}.json",
-    log:
-        "logs/fit/{dataset}/{method}/{scatteritem}.log",
-    benchmark:
-        "results/benchmarks/fit/{dataset}/{method}/{scatteritem}.jsonl"
-    wildcard_constraints:
-        dataset=only(PLAN.datasets if config["shards"]["genes"] > 1 else []),
 
 
 rule join:

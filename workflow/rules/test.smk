@@ -1,3 +1,4 @@
+# The tests of a fit that shards of genes were joined into.
 rule test:
     input:
         fit="results/fit/{dataset}/{method}.h5ad",
@@ -13,6 +14,8 @@ rule test:
         notes="results/tests/{dataset}/{method}.notes.txt",
     log:
         "logs/test/{dataset}/{method}.log",
+    wildcard_constraints:
+        dataset=only(PLAN.datasets if config["shards"]["genes"] > 1 else []),
     conda:
         "../envs/flashmm.yaml"
     threads: 1
@@ -26,3 +29,28 @@ rule test:
         version=code("test"),
     script:
         "../scripts/test.py"
+
+
+# Without shards one job fits and tests: it starts once, and reads the groups once.
+use rule fit_shard as fit with:
+    output:
+        fit="results/fit/{dataset}/{method}.h5ad",
+        measured="results/benchmarks/fit/{dataset}/{method}.json",
+        table="results/tests/{dataset}/{method}.parquet",
+        tsv=report(
+            "results/tests/{dataset}/{method}.tsv",
+            caption="../report/tests.rst",
+            category="Tests",
+            labels={"data set": "{dataset}", "method": "{method}", "format": "tsv"},
+        ),
+        notes="results/tests/{dataset}/{method}.notes.txt",
+    log:
+        "logs/fit/{dataset}/{method}.log",
+    benchmark:
+        "results/benchmarks/fit/{dataset}/{method}.jsonl"
+    wildcard_constraints:
+        dataset=only(PLAN.datasets if config["shards"]["genes"] == 1 else []),
+    params:
+        contrasts=setting("test"),
+        ddf=of_method("ddf"),
+        alternative=setting("alternative"),

@@ -7,7 +7,7 @@ from flashmm.io.tables import read_table, write_table
 
 
 def named(run, frame):
-    """The part of one run, led by the columns that name the run."""
+    """The part of one data set, led by the columns that name it."""
     return pd.concat([pd.DataFrame([run] * len(frame), index=frame.index), frame], axis=1)
 
 

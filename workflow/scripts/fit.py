@@ -1,5 +1,6 @@
 import anndata as ad
 from job import job, measured
+from tests_of_fit import write_tests
 
 from flashmm.design.from_groups import summary_statistics
 from flashmm.io.fits import write_fit
@@ -57,4 +58,7 @@ with job(snakemake), unchanged(snakemake.input.groups):
     groups = read_groups(source, range_of(params.shard, source))
     record = measured(snakemake.output.measured, genes=groups.n_genes, cells=groups.n_cells)
     make = joint_fit if params.within is None else fits_of_levels
-    write_fit(make(groups, factors, params, record), snakemake.output.fit, source)
+    fit = make(groups, factors, params, record)
+    write_fit(fit, snakemake.output.fit, source)
+    if snakemake.output.get("table"):  # a shard of the genes is tested after it is joined
+        write_tests(snakemake, fit)
