@@ -1,8 +1,10 @@
 """flashmm: mixed models for multi-subject single-cell data, fitted from summary statistics."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flashmm.names import on_demand
+from flashmm.storage.compiled import cache_compiled_code
 
 if TYPE_CHECKING:
     from flashmm.benchmark import (
@@ -162,4 +164,5 @@ __all__ = [
     "write_table",
 ]
 
+cache_compiled_code(Path(__file__).parent)
 on_demand(__name__)

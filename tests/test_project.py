@@ -81,7 +81,12 @@ def test_environment_of_the_rules_has_the_dependencies_of_the_package():
 
 def test_dependencies_are_those_that_the_package_imports():
     names = {"cycler": "matplotlib"}  # cycler comes with matplotlib
-    extras = {"snakemake", "jsonschema", "yaml"}  # of the workflow; snakemake needs the others
+    extras = {
+        "snakemake",
+        "jsonschema",
+        "packaging",
+        "yaml",
+    }  # of the workflow; snakemake needs the others
     found = set()
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

@@ -19,6 +19,8 @@ ASYMMETRY = 1e-8
 EIGEN_ROUNDING, EIGEN_REFUSED = 1e-12, 1e-6
 # Distance of the mean diagonal of K from one at which it is worth saying.
 DIAGONAL_TOLERANCE = 0.1
+# Squares of larger values, summed, may be no numbers.
+LARGEST_VALUE = 1e100
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -355,6 +357,12 @@ def _check_finite(table: Table) -> None:
         raise InputError(
             f"{table.name} has {bad.sum()} values that are missing or infinite, the first of "
             f"{who}; leave those individuals out."
+        )
+    largest = np.abs(table.values).max(initial=0.0)
+    if largest > LARGEST_VALUE:
+        raise InputError(
+            f"{table.name} has values up to {largest:.3g}, whose squares are no numbers any more; "
+            f"{LARGEST_VALUE:.0e} is the most: rescale them."
         )
 
 

@@ -174,10 +174,25 @@ def notes(inputs: Inputs) -> Iterator[dict[str, Any]]:
                 lines = Path(files["notes"]).read_text("utf-8").splitlines()
             for line in lines:
                 where.setdefault(line, []).append(f"{dataset}/{section}")
+    for text in left_over(inputs):
+        where[text] = ["results"]
     if where:
         yield blocks.text("What was decided on the way, and what to keep in mind.")
         entries = [{"where": first_of(runs, 3) + ":", "text": text} for text, runs in where.items()]
         yield {"kind": "notes", "entries": entries}
+
+
+def left_over(inputs: Inputs) -> Iterator[str]:
+    """Say which tests beside those of this run earlier ones have left."""
+    shown = {Path(run.tests) for run in inputs.runs}
+    folders = {path.parents[1] for path in shown if path.parents[1].name == "tests"}
+    others = {path for folder in folders for path in folder.glob("*/*.parquet")} - shown
+    names = sorted(f"{path.parent.name}/{path.stem}" for path in others)
+    if names:
+        yield (
+            f"The folder also holds tests of earlier runs, which this page does not show: "
+            f"{first_of(names, 6)}."
+        )
 
 
 def _simulation_notes(run: Run) -> list[str]:

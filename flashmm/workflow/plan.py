@@ -97,7 +97,7 @@ class Plan:
         study = bool(self.study.scenarios)
         donors = bool(self.donors.counts)
         return (
-            ["results/report.html"] * main
+            [f"{self.report_folder}/report.html"] * main
             + ["results/calibration/report.html"] * study
             + ["results/donors/report.html"] * donors
         )
@@ -228,6 +228,12 @@ class Plan:
         return f"results/tests/{dataset}/{method}.parquet" if method else []
 
     # The report
+
+    @property
+    def report_folder(self) -> str:
+        """Where the report lies: a named one has a folder of its own, so that none is replaced."""
+        name = self.config["report"]["name"]
+        return f"results/reports/{name}" if name else "results"
 
     def report_runs(self) -> list[Record]:
         """What the report shows of each run: its names, its model and its files."""

@@ -10,7 +10,7 @@ rule summarise:
         dataset=only(PLAN.whole),
     conda:
         "../envs/flashmm.yaml"
-    threads: 1
+    threads: 2
     resources:
         mem_mb=memory(2000, 0.1),
         runtime=minutes(10, 0.01),
