@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ from flashmm import cells as of_cells
 from flashmm import inference, io, plots
 from flashmm.cli import flags
 from flashmm.cli.output import in_flags, reported, say, show_json, show_table, step
+from flashmm.cli.page import peak_memory_mib, write_recipe
 from flashmm.options import InputError
 from flashmm.storage.files import atomic_path
 
@@ -44,8 +46,8 @@ def de(
 ) -> None:
     """From cells to tables of differentially expressed genes.
 
-    Leaves groups.h5ad, tests.parquet, tests.tsv and notes.txt in the folder. Columns that are not
-    named are found by their usual names, which is said.
+    Leaves groups.h5ad, fit.h5ad, tests.parquet, tests.tsv and notes.txt in the folder; `report`
+    makes a page of it. Columns that are not named are found by their usual names, which is said.
 
     For example:
 
@@ -65,6 +67,7 @@ def de(
     )
     io.write_groups(groups, out / "groups.h5ad")
     step(f"Fitting {groups.n_genes} genes ...")
+    start = time.perf_counter()
     terms = ["log(libsize)", roles["condition"], *(covariate or [])]
     table = tests_of(
         groups,
@@ -74,7 +77,41 @@ def de(
         ddf,
         _reference(roles["condition"], reference),
     )
+    seconds = time.perf_counter() - start
+    tested: Any = table.tested
+    io.write_fit(tested, out / "fit.h5ad", out / "groups.h5ad")
+    write_recipe(
+        out,
+        cells=[str(path) for path in cells],
+        fit="fit.h5ad",
+        model=_model_of(table, transform),
+        measured={
+            "seconds": seconds,
+            "peak_memory_mib": peak_memory_mib(),
+            "genes": groups.n_genes,
+            "cells": groups.n_cells,
+        },
+    )
     _finish(table, out, fdr, as_json)
+
+
+def _model_of(table: TestTable, transform: str) -> dict[str, Any]:
+    """What was fitted and tested, in the words of the workflow's methods."""
+    from flashmm.within import SIZE_FACTORS
+
+    tested: Any = table.tested
+    fit = tested if table.within is None else next(iter(tested.fits.values()))
+    asked = fit.stats.require_model()
+    return {
+        "kind": "model",
+        "transform": transform,
+        "formulas": {"fixed": asked.fixed, "random": asked.random},
+        "within": table.within,
+        "size_factors": None if table.within is None else {"method": SIZE_FACTORS},
+        "options": asdict(fit.options),
+        "ddf": table.ddf,
+        "alternative": table.alternative,
+    }
 
 
 @reported

@@ -21,7 +21,7 @@ from flashmm.workflow.sheets import Schemas
 
 SCHEMAS = Schemas.in_folder(Path(__file__).resolve().parents[2] / "workflow" / "schemas")
 
-COMMANDS = ("check", "summarise", "merge", "de", "test", "power", "simulate", "evaluate")
+COMMANDS = ("check", "summarise", "merge", "de", "report", "test", "power", "simulate", "evaluate")
 
 
 def run(*arguments, code=0):
@@ -97,6 +97,18 @@ def test_de_ends_in_the_tables_of_the_function(folder):
         *("--truth", folder / "cells.truth.tsv"),
     )
     assert {row["metric"] for row in json.loads(evaluated.stdout)["metrics"]} >= {"tpr", "fpr"}
+
+
+@pytest.mark.slow  # the figures of a page
+def test_report_of_the_folder_of_de_is_a_page(folder):
+    run("de", folder / "cells.h5ad", "-o", folder / "paged")
+    run("report", folder / "paged", "--title", "Genes <b> of a study")
+    page = (folder / "paged" / "report.html").read_text()
+    assert "Genes &lt;b&gt; of a study" in page and "gene60" in page
+
+
+def test_report_of_another_folder_is_refused(folder):
+    assert "wrote" in run("report", folder, code=1).stderr
 
 
 def test_groups_of_shards_are_merged_and_tested(folder):
