@@ -1,8 +1,10 @@
 """flashmm: mixed models for multi-subject single-cell data, fitted from summary statistics."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flashmm.names import on_demand
+from flashmm.storage.compiled import cache_compiled_code
 
 if TYPE_CHECKING:
     from flashmm.benchmark import (
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     )
     from flashmm.cells.effective_libsize import with_size_factors
     from flashmm.cells.groups import GroupStatistics, merge
+    from flashmm.cells.inspection import DataCheck, check
     from flashmm.cells.size_factors import size_factors
     from flashmm.cells.summary import summarise
     from flashmm.de import de
@@ -80,6 +83,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CalibrationMethod",
     "Contrast",
+    "DataCheck",
     "DesignError",
     "Evaluation",
     "FitsWithin",
@@ -110,6 +114,7 @@ __all__ = [
     "VarianceTable",
     "advise",
     "calibrate",
+    "check",
     "compare_fits",
     "contrast_tests",
     "de",
@@ -159,4 +164,5 @@ __all__ = [
     "write_table",
 ]
 
+cache_compiled_code(Path(__file__).parent)
 on_demand(__name__)

@@ -20,16 +20,22 @@ from flashmm.model import MAX_DENSE_COLUMNS as MAX_DENSE_COLUMNS
 from flashmm.model import Model as Model
 from flashmm.model import factor as factor
 from flashmm.model import prepare as prepare
+from flashmm.names import listed
 from flashmm.options import FitOptions, InputError, Status, note
+from flashmm.shown import Shown
 
 # Sums of squares relative to the whole below which nothing but rounding is left.
 NOTHING_LEFT = 1e-12
+# Variance above which its third power, or that of its inverse, may be no number.
+LARGEST_VARIANCE = 1e100
+# Square of the ratio of a mean to a spread above which sums of squares lose half of their digits.
+FAR = 1e8
 
 FITTED = (Status.OK, Status.BOUNDARY)
 
 
 @dataclass(frozen=True, eq=False)
-class LMMFit:
+class LMMFit(Shown):
     """Linear mixed models of all genes, y = Xβ + Σ Z_k b_k + ε, fitted by (restricted) likelihood.
 
     Attributes
@@ -203,6 +209,36 @@ class LMMFit:
                 if len(index):
                     yield index, self.theta[index, :-1] / self.theta[index, -1:], (start, stop)
 
+    def to_frame(self) -> pd.DataFrame:
+        """One row per gene.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns gene, status, loglik, n_iter, ``coef[name]`` and ``std_error[name]`` of each
+            coefficient, ``variance[name]`` of each component.
+        """
+        std_error = self.std_error
+        columns: dict[str, Any] = {"gene": np.asarray(self.genes, dtype=object)}
+        columns |= {name: getattr(self, name) for name in ("status", "loglik", "n_iter")}
+        for j, name in enumerate(self.coefficients):
+            columns[f"coef[{name}]"] = self.coef[:, j]
+            columns[f"std_error[{name}]"] = std_error[:, j]
+        columns |= {f"variance[{c}]": self.theta[:, k] for k, c in enumerate(self.components)}
+        return pd.DataFrame(columns)
+
+    def preview(self) -> None:
+        """Nothing: a table needs the covariances of all genes."""
+
+    def facts(self) -> dict[str, str]:
+        """How the fits ended, coefficients and components."""
+        counts = pd.Series(self.status).value_counts().items()
+        return {
+            "genes": ", ".join(f"{n} {status}" for status, n in counts),
+            "coefficients": ", ".join(self.coefficients[:12]),
+            "components": ", ".join(map(str, self.components)),
+        }
+
     def __repr__(self) -> str:
         counts = pd.Series(self.status).value_counts().to_dict()
         said = ", ".join(f"{n} {status}" for status, n in counts.items())
@@ -332,7 +368,7 @@ def fit_lmm(
     options = FitOptions(method, nonnegative, engine, values, max_iter, tol, block_size)
     _check_start(options, len(stats.component_sizes))
     fit = refit(stats, options)
-    return replace(fit, notes=_note_aliased(fit))
+    return replace(fit, notes=_note_aliased(fit) + _note_offsets(fit))
 
 
 def refit(stats: SummaryStatistics, options: FitOptions) -> LMMFit:
@@ -440,7 +476,7 @@ def _fit_block(
     """Sort out degenerate genes, optimise, and evaluate what follows from the optimum."""
     engine, K = model.engine, len(stats.component_sizes)
     genes = model.responses(stats, start, stop)
-    status = _degenerate(stats.yty[start:stop], genes.rss, genes.e)
+    status = _degenerate(stats, slice(start, stop), genes)
     G, p = genes.xy.shape
     coef, theta = np.full((G, p), np.nan), np.full((G, K + 1), np.nan)
     information = np.full((G, K + 1, K + 1), np.nan)
@@ -466,12 +502,18 @@ def _fit_block(
     return _Block(coef, theta, information, loglik, status, n_iter, decrement)
 
 
-def _degenerate(yty: np.ndarray, rss: np.ndarray, e: np.ndarray) -> np.ndarray:
+def _degenerate(stats: SummaryStatistics, block: slice, genes: Any) -> np.ndarray:
     """Status of genes with nothing to fit; `ok` for the others."""
+    yty, rss = stats.yty[block], genes.rss
     status = np.full(len(yty), Status.OK, dtype=object)
-    status[e <= NOTHING_LEFT * rss] = Status.NO_WITHIN_VARIANCE
+    status[genes.e <= NOTHING_LEFT * rss] = Status.NO_WITHIN_VARIANCE
     status[rss <= NOTHING_LEFT * yty] = Status.PERFECT_FIT
     status[yty == 0] = Status.ALL_ZERO
+    # θ³ is needed, and its inverse; squares of values below 1e-162 are zero, values are not
+    left = status == Status.OK
+    mean_square = np.where(left, rss, yty) / stats.n_cells
+    extreme = (left & (mean_square < 1 / LARGEST_VARIANCE)) | ~(mean_square < LARGEST_VARIANCE)
+    status[extreme | ((yty == 0) & (stats.YtX[block] != 0).any(1))] = Status.OUT_OF_RANGE
     return status
 
 
@@ -534,6 +576,35 @@ def _note_aliased(fit: LMMFit) -> tuple[str, ...]:
         note(
             f"{len(fit.aliased)} of {len(fit.coefficients)} fixed coefficients are linear "
             "combinations of others in these cells and were dropped: "
-            f"{', '.join(fit.aliased)}. Contrasts that need them are NaN."
+            f"{', '.join(fit.aliased)}. Contrasts that need them are NaN.{_far_columns(fit)}"
+        ),
+    )
+
+
+def _far_columns(fit: LMMFit) -> str:
+    """Name dropped columns that vary little beside their mean, which rounding may have aliased."""
+    stats = fit.stats
+    if stats.X_sum is None:
+        return ""
+    mean = stats.X_sum / stats.n_cells
+    spread = np.diag(stats.XtX) / stats.n_cells - mean**2
+    far = ~fit.estimable & (spread > 1e-14 * mean**2) & (spread < mean**2 / FAR)
+    if not far.any():
+        return ""
+    named = listed(np.array(fit.coefficients, dtype=object)[far])
+    return f" {named}: the mean is more than 10000 times the spread, centre the column."
+
+
+def _note_offsets(fit: LMMFit) -> tuple[str, ...]:
+    """Say of how many genes hardly anything is left beside the fixed effects."""
+    left = fit.theta[:, -1] * fit.df_residual
+    n_far = int(np.count_nonzero(fit.fitted & (fit.stats.yty > FAR * left)))
+    if not n_far:
+        return ()
+    return (
+        note(
+            f"Of {n_far} genes less than {1 / FAR:.0e} of the sum of squares varies beside the "
+            "fixed effects, so that their variances have lost half of their digits or more. "
+            "Subtract a constant near their mean from the values before they are summed."
         ),
     )

@@ -55,12 +55,17 @@ class Model:
             yield start, min(start + size, n_genes)
 
     def responses(self, stats: SummaryStatistics, start: int, stop: int) -> Any:
-        """The genes from `start` to `stop` in the engine's own form."""
-        return self.engine.responses(
-            stats.YtX[start:stop][:, self.kept],
-            stats.YtZ_block(start, stop),
-            stats.yty[start:stop],
-        )
+        """The genes from `start` to `stop` in the engine's own form.
+
+        Those whose products are not finite are zero here (`lmm` gives them a status).
+        """
+        YtX, YtZ = stats.YtX[start:stop][:, self.kept], stats.YtZ_block(start, stop)
+        yty = stats.yty[start:stop]
+        finite = np.isfinite(yty) & np.isfinite(YtX).all(1) & np.isfinite(YtZ).all(1)
+        if not finite.all():
+            YtX, YtZ = (np.where(finite[:, None], products, 0.0) for products in (YtX, YtZ))
+            yty = np.where(finite, yty, 0.0)
+        return self.engine.responses(YtX, YtZ, yty)
 
 
 def prepare(stats: SummaryStatistics, options: FitOptions) -> Model:

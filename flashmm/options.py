@@ -6,7 +6,7 @@ import sys
 import warnings
 from dataclasses import dataclass
 from enum import StrEnum
-from numbers import Real
+from numbers import Integral, Real
 from types import FrameType
 from typing import TypeGuard
 
@@ -25,6 +25,10 @@ class FormulaError(FlashmmError, ValueError):
 
 class DesignError(FlashmmError, ValueError):
     """A design that cannot answer the question: constant subjects, no replicates, no columns."""
+
+
+class UnavailableError(FlashmmError):
+    """A program or package that is not here, and what to do."""
 
 
 class FlashmmWarning(UserWarning):
@@ -75,6 +79,8 @@ class Status(StrEnum):
     TOO_FEW_SUBJECTS = "too_few_subjects"
     TOO_FEW_PERMUTATIONS = "too_few_permutations"
     LOW_EXPRESSION = "low_expression"
+    NOT_REPORTED = "not_reported"
+    OUT_OF_RANGE = "out_of_range"
     # the name that it had before
     TOO_FEW_RELABELLINGS = "too_few_permutations"
 
@@ -89,7 +95,8 @@ _SENTENCES = {
     Status.BOUNDARY: "The fit converged with at least one variance component at zero.",
     Status.NOT_CONVERGED: "The iterations ended before the decrement fell below the tolerance.",
     Status.ALL_ZERO: "Every cell has the value zero, so there is nothing to fit.",
-    Status.PERFECT_FIT: "The fixed effects explain the gene exactly, so no variance is left.",
+    Status.PERFECT_FIT: "The fixed effects explain the gene exactly, to the digits that its sum of "
+    "squares has, so no variance is left.",
     Status.NO_WITHIN_VARIANCE: "Cells of a level do not differ, so no residual variance is left.",
     Status.NOT_POSITIVE_DEFINITE: "A negative component makes the covariance of the cells "
     "indefinite; estimates are kept, their standard errors are not defined.",
@@ -109,6 +116,9 @@ _SENTENCES = {
     "so that no permutation p-value can reach 0.05.",
     Status.LOW_EXPRESSION: "The gene is expressed too little in these cells for a difference to be "
     "found: it has no p-value and does not count in the adjustment of the others.",
+    Status.NOT_REPORTED: "The method, which is not one of this package, gave no p-value.",
+    Status.OUT_OF_RANGE: "The values are so large or so small that powers of their variance are no "
+    "numbers any more (standard deviations below 1e-50 or above 1e50); rescale them.",
 }
 
 
@@ -147,16 +157,21 @@ class FitOptions:
     def __post_init__(self) -> None:
         _one_of("method", self.method, ("REML", "ML"))
         _one_of("engine", self.engine, ("auto", "spectral", "eliminated", "nested", "dense"))
-        if self.max_iter < 1 or not self.tol > 0:
-            raise InputError(
-                f"max_iter must be at least 1 and tol positive; found max_iter={self.max_iter}, "
-                f"tol={self.tol}."
-            )
+        for name, value in (("max_iter", self.max_iter), ("block_size", self.block_size)):
+            if not (name == "block_size" and value is None) and not _is_count(value):
+                raise InputError(f"{name} is a whole number from 1 on; found {value!r}.")
+        if not is_number(self.tol) or not self.tol > 0:
+            raise InputError(f"tol is a positive number; found {self.tol!r}.")
 
 
 def is_number(value: object) -> TypeGuard[float]:
     """Whether an option is a real number; True and False are not."""
     return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _is_count(value: object) -> bool:
+    """Whether an option is a whole number from 1 on."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
 
 
 def _one_of(argument: str, value: str, allowed: tuple[str, ...]) -> None:

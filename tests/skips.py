@@ -14,6 +14,14 @@ from browser import NO_BROWSER
 # names of tests that a platform cannot run, and the reason that they give
 ALLOWED = {
     "test_memory_does_not_grow_with_the_values": "ru_maxrss in KiB",
+    "test_the_method_in_r": "has no Rscript",
+    "test_shipped_scripts_of_r_run_or_say_what_is_missing": "has no Rscript",
+    "test_a_program_that_hangs_is_killed_with_its_children": "has no /proc",
+    "test_children_that_are_left_behind_are_killed": "has no /proc",
+    "test_a_program_that_takes_too_much_memory": "has no /proc",
+    "test_peak_is_that_of_the_program_not_of_this_process": "has no /proc",
+    "test_a_run_that_is_ended_takes_its_program_with_it": "has no /proc",
+    "test_each_step_of_a_process_has_its_own_peak": "has no /proc",
     "test_a_full_disk_is_said_and_leaves_nothing": "has no limits of resources",
 }
 # files whose tests need a program that a machine may lack, and the reason that they give

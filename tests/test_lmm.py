@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import flashmm as fm
+from flashmm.kernels.engine import take
 
 
 def statistics(Y, X, Z, **names):
@@ -256,3 +257,91 @@ def test_records_are_frozen(problem):
     with pytest.raises(dataclasses.FrozenInstanceError):
         fit.coef = None
     assert "genes" in repr(fit)
+
+
+def test_an_optimum_with_definite_covariance_comes_before_those_outside() -> None:
+    """Unequal subjects: REML may be higher where V is indefinite, beside a valid optimum."""
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(6):
+        subject = np.repeat(np.arange(10), rng.integers(2, 40, 10))
+        X = np.column_stack([np.ones(len(subject)), subject % 2])
+        Z = np.eye(10)[subject]
+        Y = rng.normal(size=(len(subject), 60))
+        stats = statistics(Y, X, [Z])
+        bounded, free = fm.fit_lmm(stats), fm.fit_lmm(stats, nonnegative=False)
+        inside = bounded.status == "ok"
+        assert set(free.status[inside]) == {"ok"}
+        np.testing.assert_allclose(free.theta[inside], bounded.theta[inside], rtol=1e-6)
+        outside = np.flatnonzero(free.status == "not_positive_definite")
+        found.append(len(outside))
+        if len(outside):  # a fine search finds no optimum where V is definite
+            engine = free.model.engine
+            genes = take(free.model.responses(stats, 0, 60), outside)
+            end = -1 / np.bincount(subject).max()
+            points = np.concatenate([end * np.linspace(1 - 1e-9, 0, 800), np.logspace(-6, 4, 400)])
+            f = np.array([engine.objective(np.full((len(outside), 1), g), genes) for g in points])
+            assert not ((f[1:-1] < f[:-2] - 1e-9) & (f[1:-1] < f[2:] - 1e-9)).any()
+    assert sum(found) > 5
+
+
+@pytest.mark.parametrize("power", [-160, -100, -60, 60, 100, 150])
+def test_values_whose_variances_are_no_numbers_have_a_status(power):
+    Y, X, Z = oracle.problem(3, components=1)
+    with np.errstate(all="raise"):
+        scaled = Y * np.where(np.arange(Y.shape[1]) == 1, 10.0**power, 1.0)
+    fit, plain = fm.fit_lmm(statistics(scaled, X, Z)), fm.fit_lmm(statistics(Y, X, Z))
+    others = np.arange(Y.shape[1]) != 1
+    assert fit.status[1] == "out_of_range"
+    assert np.isnan(fit.theta[1]).all()
+    np.testing.assert_array_equal(fit.theta[others], plain.theta[others])
+    table = fm.contrast_tests(fit).to_frame()
+    assert table.loc[table["p_value"].isna(), "status"].isin(["out_of_range"]).all()
+
+
+def test_a_gene_whose_squares_overflow_does_not_stop_the_others():
+    Y, X, Z = oracle.problem(3, components=1)
+    stats = statistics(Y, X, Z)
+    yty, YtX = stats.yty.copy(), stats.YtX.copy()
+    yty[0], YtX[0] = np.inf, np.nan
+    fit = fm.fit_lmm(dataclasses.replace(stats, yty=yty, YtX=YtX))
+    assert fit.status[0] == "out_of_range"
+    np.testing.assert_array_equal(fit.theta[1:], fm.fit_lmm(stats).theta[1:])
+
+
+def test_offsets_that_cost_digits_are_said():
+    Y, X, Z = oracle.problem(3, components=1)
+    X = np.column_stack([np.ones(len(Y)), X[:, -1]])
+    plain = fm.fit_lmm(statistics(Y, X, Z))
+    assert plain.notes == ()
+    with pytest.warns(
+        fm.FlashmmWarning, match=rf"Of {Y.shape[1]} genes less than 1e-08 .* Subtract"
+    ):
+        fm.fit_lmm(statistics(Y + 3e4 * Y.std(), X, Z))
+    far = np.column_stack([X[:, 0], 1e7 + np.arange(len(Y)) % 7])
+    with pytest.warns(
+        fm.FlashmmWarning, match=r"were dropped: x2.*'x2': the mean .* centre the col"
+    ):
+        fm.fit_lmm(statistics(Y, far, Z))
+
+
+@pytest.mark.parametrize("name", ["Y", "X", "Z"])
+def test_masked_values_are_not_read_as_if_they_were_there(name):
+    given = dict(zip("YXZ", oracle.problem(3, components=1), strict=True))
+    given["Z"] = np.hstack(given["Z"])
+    mask = np.zeros(given[name].shape, dtype=bool)
+    fm.summary_statistics_from_matrices(**given, component_sizes=given["Z"].shape[1])
+    mask[2, 0] = True
+    given[name] = np.ma.masked_array(given[name], mask)
+    with pytest.raises(fm.InputError, match=f"{name} is a masked array with 1 masked values"):
+        fm.summary_statistics_from_matrices(**given, component_sizes=given["Z"].shape[1])
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("block_size", -1), ("block_size", 0), ("block_size", 1.5), ("max_iter", "x"), ("tol", "x")],
+)
+def test_options_that_are_no_such_numbers(option, value):
+    Y, X, Z = oracle.problem(3, components=1)
+    with pytest.raises(fm.InputError, match=rf"^{option} is a .*number.*; found {value!r}"):
+        fm.fit_lmm(statistics(Y, X, Z), **{option: value})

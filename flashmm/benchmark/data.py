@@ -56,7 +56,7 @@ class DataSet:
     truth : DataFrame or None
         `gene, cell_type, log_fc` of the true effects; for the positive control alone.
     peers : path or None
-        The script of R that runs other packages.
+        The folder of the scripts of R that run other packages.
     """
 
     groups: GroupStatistics

@@ -51,7 +51,7 @@ def run_set(
     min_counts : float
         Pairs of gene and cell type with fewer counts in the set are not judged.
     peers : path, optional
-        The script that runs packages of R.
+        The folder of the scripts that run packages of R.
     seed : int
         Of methods that draw numbers.
 

@@ -63,9 +63,11 @@ PROCEDURES: Mapping[str, Procedure] = {
     "pseudobulk_cpm": Procedure(procedures.pseudobulk_cpm, requires=("counts",)),
     "pseudobulk_tmm": Procedure(procedures.pseudobulk_tmm, requires=("counts",)),
     "peer": Procedure(
-        peer, ("program",), requires=("counts", "peers"), words={"program": PROGRAMS}
+        peer, ("program",), requires=("counts", "peers"), words={"program": tuple(PROGRAMS)}
     ),
     "pooled": Procedure(procedures.pooled),
+    "wilcoxon": Procedure(procedures.wilcoxon, requires=("cells",)),
+    "pydeseq2": Procedure(procedures.pydeseq2, requires=("counts",)),
     "mixedlm": Procedure(procedures.mixedlm, _MODEL, requires=("cells",)),
     "truth": Procedure(procedures.positive_control, requires=("truth",)),
     "random": Procedure(procedures.negative_control),

@@ -12,9 +12,14 @@ from typing import Any
 import pandas as pd
 
 from flashmm.benchmark.baselines import pooled_tests, pseudobulk_tests
+from flashmm.benchmark.cell_level import wilcoxon_tests
+from flashmm.benchmark.comparison import Comparison, comparison_of
 from flashmm.benchmark.controls import control_table, permute_labels
 from flashmm.benchmark.data import NONE, DataSet, MethodResult, Request, size_factors_of
 from flashmm.benchmark.mixedlm import TRIED, choose_genes, fit_mixedlm
+from flashmm.benchmark.pydeseq2 import pydeseq2_tests
+from flashmm.cells.groups import regrouped
+from flashmm.cells.sparse_counts import read_sparse
 from flashmm.design.contrasts import resolve_contrasts
 from flashmm.inference.permutation import permutation_tests
 from flashmm.inference.testing import contrast_tests
@@ -138,7 +143,7 @@ def _pseudobulk(
     data: DataSet, request: Request, values: str, moderate: bool, min_counts: float = 0
 ) -> pd.DataFrame:
     return pseudobulk_tests(
-        data.groups,
+        regrouped(data.groups, (request.subject, request.cell_type, request.factor)),
         request.factor,
         subject=request.subject,
         cell_type=request.cell_type,
@@ -211,6 +216,9 @@ def permuted_labels(
     *,
     fixed: str | None = None,
     random: Sequence[str] = (),
+    within: str | None = None,
+    size_factors: str | None = None,
+    min_counts: float = MIN_TOTAL,
     ddf: str | None = None,
     moderate: bool = False,
     genes: int | None = None,
@@ -223,8 +231,31 @@ def permuted_labels(
         request,
         fixed=fixed,
         random=random,
+        within=within,
+        size_factors=size_factors,
+        min_counts=min_counts,
         ddf=ddf,
         moderate=moderate,
         genes=genes,
         options=options,
+    )
+
+
+def wilcoxon(data: DataSet, request: Request) -> pd.DataFrame:
+    """Rank-sum tests of cells as if there were no subjects."""
+    asked = comparison(data, request)
+    parts = data.cells if isinstance(data.cells, list) else [data.cells]
+    cells = read_sparse(parts, list(asked.columns), layer=data.layer)
+    return wilcoxon_tests(cells, asked)
+
+
+def pydeseq2(data: DataSet, request: Request) -> pd.DataFrame:
+    """Wald tests of PyDESeq2 on pseudobulk."""
+    return pydeseq2_tests(data.groups, comparison(data, request))
+
+
+def comparison(data: DataSet, request: Request) -> Comparison:
+    """What a request asks of methods from elsewhere."""
+    return comparison_of(
+        data.groups, request.factor, subject=request.subject, cell_type=request.cell_type or None
     )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import combinations_with_replacement
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
@@ -34,6 +35,7 @@ from flashmm.cells.matrices import Block, CompressedMatrix
 from flashmm.cells.running_sums import RunningSums
 from flashmm.cells.transforms import TRANSFORMS, Transform, check_libsize, find_transform
 from flashmm.kernels.group_sums import MOST_CELLS, by_kind
+from flashmm.kernels.threads import thread_count
 from flashmm.names import listed
 from flashmm.options import InputError, note
 from flashmm.storage.files import (
@@ -398,7 +400,7 @@ def _stream(
                 total += float(block.values.sum())
         if identity is not None:
             with reading(_label(cells.data)):
-                found = identity.result()
+                found = identity()
             require_state(cells.data, cells.state)
             return _record(cells, found, request)
     content = f"{len(cells.kept)} {len(genes)} {n_nonzero} {total!r}"
@@ -407,16 +409,18 @@ def _stream(
 
 
 @contextmanager
-def _hashing(cells: _Input) -> Iterator[Future[dict[str, Any]] | None]:
+def _hashing(cells: _Input) -> Iterator[Callable[[], dict[str, Any]] | None]:
     """Hash a file in a thread of its own while it is read; nothing of an AnnData in memory.
 
-    Leaving early closes the file, which ends the thread.
+    Where there is one thread to work in, it is hashed when it is asked for. Leaving early closes
+    the file, which ends the thread.
     """
     if isinstance(cells.data, ad.AnnData):
         yield None
         return
     with ThreadPoolExecutor(1) as pool, open(cells.data, "rb") as file:
-        yield pool.submit(_identity, file, Path(cells.data), cells)
+        hashed = partial(_identity, file, Path(cells.data), cells)
+        yield hashed if thread_count() == 1 else pool.submit(hashed).result
 
 
 def _identity(file: BinaryIO, path: Path, cells: _Input) -> dict[str, Any]:

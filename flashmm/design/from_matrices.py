@@ -153,6 +153,11 @@ class _Values:
 
 def _float64(part: Any, name: str) -> Matrix:
     """Return a block as float64, CSR or CSC where it is sparse."""
+    if np.ma.is_masked(part):
+        raise InputError(
+            f"{name} is a masked array with {np.ma.count_masked(part)} masked values or more; "
+            "give complete values: leave cells or genes with missing ones out, or fill them in."
+        )
     part = part if is_sparse(part) else np.asarray(part)
     if part.dtype.kind not in "biuf":
         raise InputError(f"{name} holds values of type {part.dtype}; real numbers are needed.")

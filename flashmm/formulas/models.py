@@ -93,7 +93,11 @@ def _terms(words: Words) -> list[Term]:
     tree, source = read_tree(words)
     factors: dict[str, Factor] = {}
     aliases: dict[str, str] = {}
-    for leaf in reversed(_leaves(tree)):
+    try:
+        leaves = _leaves(tree)
+    except RecursionError as error:
+        raise refused(words.text, "more terms than can be read") from error
+    for leaf in reversed(leaves):
         factor = factor_of(leaf)
         alias = aliases.setdefault(factor.name, f"v{len(aliases)}")
         factors[alias] = factor

@@ -145,6 +145,10 @@ def _check_call(node: ast.Call, text: str) -> None:
     if node.func.id in _BASES:
         _check_basis(node, text)
     coding = node.func.id == "C"
+    for given in [*node.args[1:2], *(k.value for k in node.keywords if k.arg == "contrasts")]:
+        if coding and isinstance(given, ast.Constant) and given.value is not None:
+            hint = "C takes a coding second, such as contr.sum."
+            raise refused(text, f"`{ast.unparse(node)}`", hint)
     for argument in node.args[coding:]:
         _check_argument(argument, text, coding)
     for option in _keywords(node, text):
@@ -158,6 +162,9 @@ def _is_text(node: ast.expr) -> bool:
 
 def _check_basis(node: ast.Call, text: str) -> None:
     """Bound the size of a basis: knots are listed, degree and df are small whole numbers."""
+    if called(node.args[0]) & set(_BASES):
+        hint = "A basis is made of a column of numbers, not of another basis."
+        raise refused(text, f"`{ast.unparse(node)[:80]}`", hint)
     sizes = [*node.args[1:], *(k.value for k in node.keywords if k.arg in ("df", "degree"))]
     for size in sizes:
         constant = size.value if isinstance(size, ast.Constant) else None

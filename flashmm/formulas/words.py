@@ -8,6 +8,7 @@ import operator
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,9 @@ class Words:
         words = tuple((str(m.lastgroup), m.group()) for m in _WORDS.finditer(flat))
         for kind, word in words:
             _check_word(flat, kind, word)
+        for (kind, word), (_, after) in pairwise(words):
+            if kind == "number" and re.match(r"[xXbBoO_]", after):  # 0x1, 1_0: numbers of Python
+                raise refused(flat, f"the number `{word}{after}`", "Numbers are decimal.")
         return cls(flat, words)
 
 

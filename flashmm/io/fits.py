@@ -247,7 +247,7 @@ def _stored_fit(path: PathLike) -> tuple[ad.AnnData, dict[str, Any]]:
     with reading(path):
         adata = ad.read_h5ad(path)
     recipe = adata.uns.get("flashmm", {})
-    if "groups_id" not in recipe:
+    if not isinstance(recipe, Mapping) or "groups_id" not in recipe:
         raise InputError(
             f"'{path}' does not hold a fit. Make such a file with fit_lmm and write_fit."
         )

@@ -101,10 +101,20 @@ class SpectralEngine:
         low = -np.log10(lam.max()) - DECADES_BELOW
         high = -np.log10(lam.min()) + DECADES_ABOVE
         points = np.logspace(low, high, int((high - low) * POINTS_PER_DECADE) + 1)
-        negative = np.array([]) if self.nonnegative else self._lower_bound() * NEGATIVE_FRACTIONS
-        grid = np.concatenate([negative, [0.0], points])
+        grid = np.concatenate([self._negative_points(), [0.0], points])
         log_det = np.log1p(np.outer(grid, self.log_det_values)).sum(1)
         return grid, 1.0 / (1.0 + np.outer(lam, grid)), log_det
+
+    def _negative_points(self) -> Array:
+        """Negative γ of the grid of unbounded fits, ascending; the end of definite V among them."""
+        if self.nonnegative:
+            return np.array([])
+        ends = np.array([self._lower_bound(), self._definite_bound()])
+        return np.unique(np.append(np.outer(ends, NEGATIVE_FRACTIONS), ends[1]))
+
+    def _definite_bound(self) -> float:
+        """Smallest γ looked at where V is positive definite; the domain of REML goes further."""
+        return -(1.0 - 1e-9) / self.ZtZ_max
 
     def _objective(self, gamma: Array, t2: Array, e: Array) -> Array:
         """f at one γ per gene, (genes,)."""
@@ -137,13 +147,22 @@ class SpectralEngine:
         """Best grid point per gene and its two neighbours: (low, start, high)."""
         grid, rho, log_det = self._grid
         f = self.dof * np.log(e[:, None] + t2 @ rho) + log_det
-        if not (self.reml or self.nonnegative):
-            # ML falls without bound at the lower end: only interior local minima are optima.
-            interior = (f[:, 1:-1] <= f[:, :-2]) & (f[:, 1:-1] <= f[:, 2:])
-            f = np.where(np.pad(interior, ((0, 0), (1, 1))), f, np.inf)
+        if not self.nonnegative:
+            f = self._admissible(f)
         best = f.argmin(1)
         padded = np.concatenate([[self._lower_bound()], grid, [grid[-1] * 1e6]])
         return padded[best], grid[best], padded[best + 2]
+
+    def _admissible(self, f: Array) -> Array:
+        """f on the grid of unbounded fits, infinite at points that are not to be chosen."""
+        interior = np.zeros(f.shape, dtype=bool)
+        interior[:, 1:-1] = (f[:, 1:-1] <= f[:, :-2]) & (f[:, 1:-1] <= f[:, 2:])
+        if not self.reml:  # ML falls without bound at the lower end: only local minima are optima
+            return np.where(interior, f, np.inf)
+        # A minimum where V is positive definite comes before those outside, however low they are.
+        interior[:, -1] = f[:, -1] <= f[:, -2]
+        definite = interior & (self._grid[0] > self._definite_bound())
+        return np.where(definite | ~definite.any(1, keepdims=True), f, np.inf)
 
     # ---- optimisation ------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ import pandas as pd
 
 from flashmm.names import first_of
 from flashmm.options import InputError, note
+from flashmm.shown import Shown
 
 # Largest asymmetry, relative to the largest diagonal element, that is taken as rounding.
 ASYMMETRY = 1e-8
@@ -18,10 +19,12 @@ ASYMMETRY = 1e-8
 EIGEN_ROUNDING, EIGEN_REFUSED = 1e-12, 1e-6
 # Distance of the mean diagonal of K from one at which it is worth saying.
 DIAGONAL_TOLERANCE = 0.1
+# Squares of larger values, summed, may be no numbers.
+LARGEST_VALUE = 1e100
 
 
-@dataclass(frozen=True, eq=False)
-class KinshipFactor:
+@dataclass(frozen=True, eq=False, repr=False)
+class KinshipFactor(Shown):
     """A kinship matrix K = GG' by its factor.
 
     Attributes
@@ -354,6 +357,12 @@ def _check_finite(table: Table) -> None:
         raise InputError(
             f"{table.name} has {bad.sum()} values that are missing or infinite, the first of "
             f"{who}; leave those individuals out."
+        )
+    largest = np.abs(table.values).max(initial=0.0)
+    if largest > LARGEST_VALUE:
+        raise InputError(
+            f"{table.name} has values up to {largest:.3g}, whose squares are no numbers any more; "
+            f"{LARGEST_VALUE:.0e} is the most: rescale them."
         )
 
 

@@ -128,6 +128,7 @@ def save_figure(fig: Figure, stem: str | Path) -> tuple[Path, Path]:
     stem = Path(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
     paths = stem.with_name(f"{stem.name}.svg"), stem.with_name(f"{stem.name}.png")
+    layout = fig.get_layout_engine()
     # without date and version the bytes depend on the data alone
     for path, metadata in zip(
         paths, ({"Date": None, "Creator": None}, {"Software": None}), strict=True
@@ -138,6 +139,8 @@ def save_figure(fig: Figure, stem: str | Path) -> tuple[Path, Path]:
             mpl.rcdefaults()
             mpl.rcParams.update(STYLE | {"font.family": font_families()})
             fig.savefig(temporary, format=path.suffix[1:], metadata=metadata)
+        fig.set_layout_engine("none")  # laid out once; the second file has the same places
+    fig.set_layout_engine(layout)
     return paths
 
 

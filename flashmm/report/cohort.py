@@ -76,7 +76,8 @@ def cohort_of(inputs: Inputs, run: Run, contrasts: list[str]) -> Cohort:
     """
     stored = inputs.groups[run.groups]
     by = [name for name in said_by(stored, "by") if name in stored.obs]
-    random = " ".join(run.model["formulas"]["random"] or [])
+    formulas = run.model.get("formulas") or {}  # other programs have none
+    random = " ".join(formulas.get("random") or [])
     subject = next((name for name in by if re.search(rf"\b{re.escape(name)}\b", random)), by[0])
     types = run.within or "cell_type"
     named = [match[1] for text in contrasts for match in _LEVEL.finditer(text)]

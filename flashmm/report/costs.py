@@ -71,22 +71,40 @@ def method_costs(inputs: Inputs) -> pd.DataFrame:
         `memory_mib` (largest of the steps, beyond the process before it read anything where that is
         known), `genes_total`, and whether seconds were `extrapolated` from some genes.
     """
-    costs = measured_costs(inputs)
-    if costs.empty:
-        return costs
-    share = (costs["genes_total"] / costs["genes"]).where(costs["genes"] > 0, 1.0).fillna(1.0)
-    baseline = costs.get("baseline_memory_mib", pd.Series(0.0, costs.index)).fillna(0.0)
-    costs = costs.assign(
-        seconds=costs["seconds"] * share,
-        memory_mib=costs["peak_memory_mib"] - baseline,
-        extrapolated=share > 1,
-    )
-    costs = _with_shared_steps(costs)
-    return costs.groupby(["dataset", "scenario", "method"], sort=False, as_index=False).agg(
+    steps = _steps_of(inputs)
+    if steps.empty:
+        return steps
+    # jobs of one step share its genes or its cells; a method may have run on some genes only
+    share = (steps["genes_total"] / steps["genes"]).clip(lower=1.0).fillna(1.0)
+    steps = steps.assign(seconds=steps["seconds"] * share, extrapolated=share > 1)
+    return steps.groupby(["dataset", "scenario", "method"], sort=False, as_index=False).agg(
         seconds=("seconds", "sum"),
         memory_mib=("memory_mib", "max"),
         genes_total=("genes_total", "max"),
         extrapolated=("extrapolated", "any"),
+    )
+
+
+def _steps_of(inputs: Inputs) -> pd.DataFrame:
+    """A row per data set, method and step: its jobs together, MixedLM as a method of its own."""
+    costs = measured_costs(inputs)
+    if costs.empty:
+        return costs
+    costs = _with_shared_steps(costs)
+    reference = (costs["step"] == "reference") & ~costs["method"].str.startswith("MixedLM")
+    named = "MixedLM (" + costs["method"].astype(str) + ")"
+    baseline = costs.get("baseline_memory_mib", pd.Series(0.0, costs.index)).fillna(0.0)
+    costs = costs.assign(
+        method=costs["method"].where(~reference, named),
+        memory_mib=costs["peak_memory_mib"] - baseline,
+    )
+    keys = ["dataset", "scenario", "method", "step"]
+    return costs.groupby(keys, sort=False, as_index=False).agg(
+        seconds=("seconds", "sum"),
+        memory_mib=("memory_mib", "max"),
+        peak_memory_mib=("peak_memory_mib", "max"),
+        genes=("genes", "sum"),
+        genes_total=("genes_total", "max"),
     )
 
 
@@ -102,10 +120,10 @@ def _with_shared_steps(costs: pd.DataFrame) -> pd.DataFrame:
 
 def performance(inputs: Inputs) -> Iterator[dict[str, Any]]:
     """Time and memory of the methods, of their steps, and how they grow."""
-    costs = measured_costs(inputs)
-    if costs.empty:
+    whole = _steps_of(inputs)
+    if whole.empty:
         return
-    whole = _with_shared_steps(costs)
+    whole["genes"] = whole[["genes", "genes_total"]].min(axis=1)
     yield _strips(inputs, whole)
     yield from _growth(inputs)
     yield _step_table(whole)

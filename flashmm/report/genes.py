@@ -84,6 +84,9 @@ def results(inputs: Inputs) -> Iterator[dict[str, Any]]:
     metrics, shown = inputs.table("metrics"), set()
     for run in inputs.analyses:
         tests = inputs.tests(run)
+        if tests.empty:
+            continue  # its status says why
+        tests = tests.reindex(columns=list(dict.fromkeys([*tests, *GENE_COLUMNS])))
         contrasts = list(tests["contrast"].astype(str).unique())
         cohort = cohort_of(inputs, run, contrasts)
         yield blocks.heading(f"{run.dataset}, method {run.method}")

@@ -40,9 +40,11 @@ class Run:
         Paths of the counts.
     model : dict
         `transform, formulas, options, ddf` of the method, and where they are used `within` and
-        `size_factors`.
-    groups, fit, tests, notes, measured : str
-        Paths of the groups, the fit, the tests, the notes, and the measured time and memory.
+        `size_factors`; of another `kind` than "model" what is `run`.
+    groups, tests, notes, measured : str
+        Paths of the groups, the tests, the notes, and the measured time and memory.
+    fit : str or None
+        Path of the fit; None of a command or function.
     reference : str or None
         Path of the time and memory of MixedLM, where it was fitted.
     """
@@ -54,7 +56,7 @@ class Run:
     method: str
     model: dict[str, Any]
     groups: str
-    fit: str
+    fit: str | None
     tests: str
     notes: str
     measured: str
@@ -66,8 +68,15 @@ class Run:
         return self.replicate is not None
 
     @property
+    def is_model(self) -> bool:
+        """Whether it is a model of this package, not a command or a function."""
+        return self.fit is not None
+
+    @property
     def ddf(self) -> str:
         """Degrees of freedom asked for, or the default of the criterion and the kind of model."""
+        if not self.is_model:
+            return "its own"
         criterion = self.model["options"]["method"]
         within = self.within is not None and criterion == "REML"
         return str(self.model["ddf"] or (DEFAULT_WITHIN if within else DEFAULT_DDF[criterion]))

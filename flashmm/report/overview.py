@@ -55,7 +55,7 @@ def _run_cards(inputs: Inputs) -> dict[str, Any]:
         "genes in the largest": max(g.n_vars for g in groups),
         "methods": len({run.method for run in inputs.runs}),
         "models fitted": len(status),
-        "with estimates": f"{np.floor(1000 * usable) / 10:g} %",
+        "with estimates": f"{np.floor(1000 * usable) / 10:g} %" if len(status) else "–",
     }
 
 
@@ -96,6 +96,9 @@ def _datasets(inputs: Inputs) -> pd.DataFrame:
 def _methods(inputs: Inputs) -> pd.DataFrame:
     rows = []
     for run in inputs.runs:
+        if not run.is_model:
+            rows.append({"Method": run.method, **_of_other(run)})
+            continue
         formulas, options = run.model["formulas"], run.model["options"]
         rows.append(
             {
@@ -110,11 +113,24 @@ def _methods(inputs: Inputs) -> pd.DataFrame:
                 "Transform": run.model["transform"],
             }
         )
-    return pd.DataFrame(rows).drop_duplicates()
+    return pd.DataFrame(rows).fillna("").drop_duplicates()
+
+
+def _of_other(run: Run) -> dict[str, Any]:
+    """What is said of a command or a function."""
+    asked = run.model["run"]
+    what = asked.get("command") or ["function", asked["function"]["function"]]
+    return {
+        "Fixed effects": " ".join(what),
+        "Models": "one" if run.within is None else f"one per {run.within}",
+        "Degrees of freedom": run.ddf,
+    }
 
 
 def statuses_of(run: Run) -> pd.Series:
-    """Status of the fit of every gene, of all levels where each has a model."""
+    """Status of the fit of every gene, of all levels where each has a model; none of others."""
+    if run.fit is None:
+        return pd.Series(dtype=object)
     obs = open_stored(run.fit).obs
     parts = [obs[name].astype(str) for name in obs if name.partition(":")[0] == "status"]
     return pd.concat(parts, ignore_index=True)
@@ -122,7 +138,8 @@ def statuses_of(run: Run) -> pd.Series:
 
 def fits(inputs: Inputs) -> Iterator[dict[str, Any]]:
     """How the fits ended, and what the statuses mean."""
-    counts = {(run.dataset, run.method): statuses_of(run).value_counts() for run in inputs.runs}
+    models = [run for run in inputs.runs if run.is_model]
+    counts = {(run.dataset, run.method): statuses_of(run).value_counts() for run in models}
     counts |= dict(statuses(inputs.related))
     if not counts:
         return
@@ -157,10 +174,25 @@ def notes(inputs: Inputs) -> Iterator[dict[str, Any]]:
                 lines = Path(files["notes"]).read_text("utf-8").splitlines()
             for line in lines:
                 where.setdefault(line, []).append(f"{dataset}/{section}")
+    for text in left_over(inputs):
+        where[text] = ["results"]
     if where:
         yield blocks.text("What was decided on the way, and what to keep in mind.")
         entries = [{"where": first_of(runs, 3) + ":", "text": text} for text, runs in where.items()]
         yield {"kind": "notes", "entries": entries}
+
+
+def left_over(inputs: Inputs) -> Iterator[str]:
+    """Say which tests beside those of this run earlier ones have left."""
+    shown = {Path(run.tests) for run in inputs.runs}
+    folders = {path.parents[1] for path in shown if path.parents[1].name == "tests"}
+    others = {path for folder in folders for path in folder.glob("*/*.parquet")} - shown
+    names = sorted(f"{path.parent.name}/{path.stem}" for path in others)
+    if names:
+        yield (
+            f"The folder also holds tests of earlier runs, which this page does not show: "
+            f"{first_of(names, 6)}."
+        )
 
 
 def _simulation_notes(run: Run) -> list[str]:

@@ -19,6 +19,8 @@ import numpy as np
 from isal import isal_zlib
 from isal.igzip_lib import IsalError
 
+from flashmm.kernels.threads import thread_count
+
 THREADS = 2
 _AHEAD = 2  # slices of each dataset that wait to be used
 _TILE = (1024, 64)  # rows, columns of a chunk of a matrix
@@ -41,17 +43,19 @@ def read_ahead(
     types : sequence of dtype
         The type to which each array is turned.
     ranges : iterable of (start, stop)
-        The slices; a few more than the one in use are held in memory.
+        The slices; a few more than the one in use are held in memory, unless there is but one
+        thread to work in (`flashmm.kernels.threads.thread_count`).
     """
-    if not any(isinstance(array, h5py.Dataset) for array in arrays):
-        for at in ranges:
-            yield at, [_slice(*array, *at) for array in zip(arrays, types, strict=True)]
-        return
     readers = [
         (gzip_reader(array) or array, kind) for array, kind in zip(arrays, types, strict=True)
     ]
+    threads = min(THREADS, thread_count())
+    if threads == 1 or not any(isinstance(array, h5py.Dataset) for array in arrays):
+        for at in ranges:
+            yield at, [_slice(*reader, *at) for reader in readers]
+        return
     waiting: deque[tuple[Range, list[Future[np.ndarray]]]] = deque()
-    with ThreadPoolExecutor(THREADS) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         try:
             for at in ranges:
                 waiting.append((at, [pool.submit(_slice, *reader, *at) for reader in readers]))

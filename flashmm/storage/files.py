@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import platform
+import re
 import shutil
 import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
@@ -32,7 +35,10 @@ _OTHER_KINDS = (
 )
 
 # Reading a damaged file, h5py and pyarrow (whose errors are ValueErrors) raise any of these.
-_READ_ERRORS = (OSError, RuntimeError, LookupError, ValueError, TypeError, EOFError, AttributeError)
+_READ_ERRORS = (
+    *(OSError, EOFError, MemoryError, RuntimeError),
+    *(AttributeError, LookupError, TypeError, ValueError),
+)
 
 
 def package_version() -> str:
@@ -47,7 +53,8 @@ def package_version() -> str:
 def atomic_path(path: PathLike) -> Iterator[Path]:
     """Give a temporary name beside `path` to write to, and rename it to `path` at the end.
 
-    An error on the way removes what was written and leaves an older file at `path` as it was.
+    An error on the way removes what was written and leaves an older file at `path` as it was. What
+    a process of this machine that was killed has left of the same file is removed first.
 
     Yields
     ------
@@ -61,7 +68,8 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{uuid.uuid4().hex[:12]}.{path.name}")
+    _remove_unfinished(path)
+    unfinished = path.with_name(f".{_origin()}{os.getpid():08x}{uuid.uuid4().hex[:8]}.{path.name}")
     try:
         yield unfinished
         os.replace(unfinished, path)
@@ -74,6 +82,35 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
         ) from error
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+@cache
+def _origin() -> str:
+    """Eight digits for the machine and, in containers, the numbering of its processes."""
+    try:
+        numbering = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        numbering = ""
+    return hashlib.sha256(f"{platform.node()} {numbering}".encode()).hexdigest()[:8]
+
+
+def _remove_unfinished(path: Path) -> None:
+    """Remove what processes that have ended since began to write in place of a file."""
+    name = re.compile(rf"\.{_origin()}([0-9a-f]{{8}})[0-9a-f]{{8}}\.{re.escape(path.name)}")
+    for entry in os.scandir(path.parent):
+        found = name.fullmatch(entry.name)
+        if found and not _is_running(int(found[1], 16)):
+            Path(entry.path).unlink(missing_ok=True)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)  # asks, and sends nothing
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is somebody else's
+        return True
+    return True
 
 
 def _is_full(error: BaseException) -> bool:

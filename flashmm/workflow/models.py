@@ -12,6 +12,7 @@ from flashmm.formulas import read_covariate, read_model
 from flashmm.kernels.expression_filter import MIN_TOTAL
 from flashmm.names import listed
 from flashmm.options import FlashmmError, FormulaError
+from flashmm.workflow.other_rows import kind_of, other_model
 from flashmm.workflow.sheets import ConfigError, Record, one_of, refuse
 
 FIT_OPTIONS = ("method", "nonnegative", "engine", "max_iter", "tol", "block_size")
@@ -25,20 +26,23 @@ def model_of(method: Record, settings: Record, where: str) -> Record:
     method : dict
         A validated row of the sheet of methods.
     settings : dict
-        Settings of the data set: `by`, `covariates`, `libsize`, `transform`, `test`.
+        Settings of the data set: `by`, `covariates`, `libsize`, `transform`, `test`, `alternative`.
     where : str
         The place of the method in the config, for messages.
 
     Returns
     -------
     dict
-        `transform, formulas, within, size_factors, min_counts, options, ddf`.
+        `kind` ("model"; for others see `other_model`), `transform, formulas, within, size_factors,
+        min_counts, options, ddf, alternative, lfc`.
 
     Raises
     ------
     ConfigError
         A formula cannot be read, a column is not stored, or settings do not go together.
     """
+    if kind_of(method, where) != "model":
+        return other_model(method, settings, where)
     random = terms_of(method.get("random"))
     try:
         used = _columns_of(method["fixed"], random)
@@ -54,6 +58,8 @@ def model_of(method: Record, settings: Record, where: str) -> Record:
             "`within`, the column of the cell types"
         )
     return {
+        "kind": "model",
+        "groups": True,
         "transform": method.get("transform", settings["transform"]),
         "formulas": {"fixed": method["fixed"], "random": random},
         "within": within,
@@ -61,6 +67,8 @@ def model_of(method: Record, settings: Record, where: str) -> Record:
         "min_counts": None if within is None else method.get("min_counts", MIN_TOTAL),
         "options": {key: method[key] for key in FIT_OPTIONS if key in method},
         "ddf": method.get("ddf"),
+        "alternative": method.get("alternative", settings["alternative"]),
+        "lfc": method.get("lfc", 0.0),
     }
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from flashmm.workflow.datasets import DatasetReader
 from flashmm.workflow.donor_study import DonorStudy, read_donor_study
+from flashmm.workflow.other_rows import OtherMethods
 from flashmm.workflow.scenarios import donor_spec, is_of_donors, read_scenarios, scenario_files
 from flashmm.workflow.sheets import ConfigError, Record, Schemas, one_of
 from flashmm.workflow.sources import Sources
@@ -18,8 +20,9 @@ Run = tuple[str, str]
 
 EVALUATED = ("metrics", "qq", "p_histogram", "roc", "fdp_tpr")
 COMPARED = ("agreement", "pairs", "attempts")
+RECORDED = ("status", "costs")
 # Tables that are written as text too.
-FOR_PEOPLE = ("metrics", "agreement")
+FOR_PEOPLE = ("metrics", "agreement", "status")
 
 SUBJECT_TABLES = {
     "kinship": ("heritability", "tests", "profiles"),
@@ -68,6 +71,16 @@ class Plan:
         return dict(self.datasets[dataset]["methods"])
 
     @property
+    def others(self) -> OtherMethods:
+        """The methods that are commands or functions."""
+        return OtherMethods(self.datasets, self.config)
+
+    def cells_for(self, dataset: str, method: str) -> list[Any]:
+        """The files of counts, for a command or function that reads the cells."""
+        wanted = self.others.model(dataset, method)["cells"]
+        return [self.sources.input(p) for p in self.datasets[dataset]["counts"]] if wanted else []
+
+    @property
     def split(self) -> list[str]:
         """Data sets whose cells are summarised by several jobs; the others need no merge."""
         shards = self.config["shards"]["cells"]
@@ -84,7 +97,7 @@ class Plan:
         study = bool(self.study.scenarios)
         donors = bool(self.donors.counts)
         return (
-            ["results/report.html"] * main
+            [f"{self.report_folder}/report.html"] * main
             + ["results/calibration/report.html"] * study
             + ["results/donors/report.html"] * donors
         )
@@ -115,12 +128,15 @@ class Plan:
 
     def groups_of(self, dataset: str, method: str) -> str:
         """Methods share the groups of a data set; another transform has groups of its own."""
+        return f"results/groups/{dataset}{self._variant(dataset, method)}.h5ad"
+
+    def _variant(self, dataset: str, method: str) -> str:
+        """What the names of files of groups of another transform have behind the data set's."""
         data = self.datasets[dataset]
         transform = data["methods"][method]["transform"]
-        variant = "" if transform == data["transform"] else f".{transform}"
-        return f"results/groups/{dataset}{variant}.h5ad"
+        return "" if transform == data["transform"] else f".{transform}"
 
-    # Tables, each collected over its runs
+    # Tables, each collected over its data sets; those of `RECORDED` over runs, from JSON
 
     def datasets_with(self, table: str) -> list[str]:
         """The data sets that have such a table: all, or those that MixedLM was fitted to."""
@@ -130,32 +146,54 @@ class Plan:
 
     def tables(self) -> dict[str, str]:
         """The tables of this config and their files."""
-        return {
-            table: f"results/evaluation/{table}.parquet"
-            for table in EVALUATED + COMPARED
-            if self.datasets_with(table)
-        }
+        found = [table for table in EVALUATED + COMPARED if self.datasets_with(table)]
+        found += RECORDED if self.runs else ()
+        return {table: f"results/evaluation/{table}.parquet" for table in found}
 
     def tables_for_people(self) -> list[str]:
         """The files of the tables that are written as text too."""
         return [f"results/evaluation/{table}.tsv" for table in self.tables() if table in FOR_PEOPLE]
 
     def parts(self) -> dict[str, list[str]]:
-        """Table to its parts, one per data set, each with all its methods."""
-        return {
+        """Table to its parts: one per data set, with all its methods; of `RECORDED` one per job."""
+        made = {
             table: [
                 f"results/evaluation/{dataset}/{table}.parquet"
                 for dataset in self.datasets_with(table)
             ]
-            for table in self.tables()
+            for table in EVALUATED + COMPARED
         }
+        return {table: files for table, files in made.items() if files} | self._recorded("files")
 
     def collected(self) -> dict[str, list[Record]]:
-        """Table to the names of its data sets, in the order of its parts."""
-        return {
+        """Table to the names of its data sets or jobs, in the order of its parts."""
+        made = {
             table: [self.names_of(dataset) for dataset in self.datasets_with(table)]
-            for table in self.tables()
+            for table in EVALUATED + COMPARED
         }
+        return {table: names for table, names in made.items() if names} | self._recorded("names")
+
+    def _recorded(self, what: str) -> dict[str, Any]:
+        """Files of JSON, or the names of their runs, of how methods ended and what they took."""
+        if not self.runs:
+            return {}
+        status = [f"results/status/{dataset}/{method}.json" for dataset, method in self.runs]
+        costs = list(self._steps())
+        if what == "files":
+            return {"status": status, "costs": [path for _, path in costs]}
+        return {
+            "status": [
+                self.names_of(dataset) | {"method": method} for dataset, method in self.runs
+            ],
+            "costs": [names for names, _ in costs],
+        }
+
+    def _steps(self) -> Iterator[tuple[Record, str]]:
+        """Yield names and file of what each job of each step of each method took."""
+        for dataset, method in self.runs:
+            for step, paths in self.others.steps(dataset, method, self._variant(dataset, method)):
+                for path in paths:
+                    yield self.names_of(dataset) | {"method": method, "step": step}, path
 
     def names_of(self, dataset: str) -> Record:
         """The columns that tell data sets apart in a collected table; its methods follow them."""
@@ -191,12 +229,19 @@ class Plan:
 
     # The report
 
+    @property
+    def report_folder(self) -> str:
+        """Where the report lies: a named one has a folder of its own, so that none is replaced."""
+        name = self.config["report"]["name"]
+        return f"results/reports/{name}" if name else "results"
+
     def report_runs(self) -> list[Record]:
         """What the report shows of each run: its names, its model and its files."""
         return [self._report_run(*run) for run in self.runs]
 
     def _report_run(self, dataset: str, method: str) -> Record:
         data, place = self.datasets[dataset], f"{dataset}/{method}"
+        is_model = data["methods"][method]["kind"] == "model"
         compared = method in data["compared"]
         return {
             "dataset": dataset,
@@ -206,10 +251,10 @@ class Plan:
             "method": method,
             "model": data["methods"][method],
             "groups": self.groups_of(dataset, method),
-            "fit": f"results/fit/{place}.h5ad",
+            "fit": f"results/fit/{place}.h5ad" if is_model else None,
             "tests": f"results/tests/{place}.parquet",
             "notes": f"results/tests/{place}.notes.txt",
-            "measured": f"results/benchmarks/fit/{place}.json",
+            "measured": f"results/benchmarks/{'fit' if is_model else 'method'}/{place}.json",
             "reference": f"results/benchmarks/reference/{place}.json" if compared else None,
         }
 
@@ -281,7 +326,9 @@ def read_plan(config: Record, schemas: Schemas, sources: Sources | None = None) 
         for section in SECTIONS
     }
     study = read_study(config, schemas)
-    return Plan(config, scenarios, datasets, models, study, donors, sources)
+    plan = Plan(config, scenarios, datasets, models, study, donors, sources)
+    plan.others.check()
+    return plan
 
 
 def _scenarios(
@@ -294,6 +341,10 @@ def _scenarios(
     for name in config["benchmark"]["reference"]["methods"]:
         where = "benchmark: reference: methods"
         one_of(name, methods, where)
+        if "fixed" not in methods[name] or methods[name].keys() & {"command", "function"}:
+            raise ConfigError(
+                f"{where}: {name!r} is no model, so that MixedLM cannot fit it; leave it out"
+            )
         if "within" in methods[name]:
             raise ConfigError(
                 f"{where}: {name!r} has a model for each level of {methods[name]['within']!r}, "

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 from pages import METHODS, benchmark_inputs
 
+from flashmm.io.tables import write_table
 from flashmm.report import comparison, costs
 from flashmm.report.costs import method_costs
 
@@ -82,6 +85,24 @@ def test_costs_have_the_shared_step_and_are_extrapolated_visibly(inputs, ranked)
     table = tables(ranked)["Ranked over 2 scenarios"]
     seconds = table["columns"].index("Seconds")
     assert [row[seconds].text for row in table["rows"]] == ["4", "≈ 30", "–"]
+
+
+def test_jobs_of_a_step_are_added_and_mixedlm_is_a_method(inputs, tmp_path):
+    row = {"dataset": "d", "scenario": "d", "replicate": 1, "method": "m"}
+    row |= {"peak_memory_mib": 300.0, "baseline_memory_mib": 100.0}
+    rows = [
+        row | {"step": "fit", "seconds": 2.0, "genes": 50, "genes_total": 100},
+        row | {"step": "fit", "seconds": 3.0, "genes": 50, "genes_total": 100},
+        row | {"step": "summarise", "seconds": 1.0, "genes": 100, "genes_total": 100},
+        row | {"step": "summarise", "seconds": 1.0, "genes": 100, "genes_total": 100},
+        row | {"step": "reference", "seconds": 4.0, "genes": 10, "genes_total": 100},
+    ]
+    write_table(pd.DataFrame(rows), tmp_path / "costs.parquet")
+    found = method_costs(replace(inputs, tables={"costs": str(tmp_path / "costs.parquet")}))
+    assert found[["method", "seconds", "extrapolated"]].to_numpy().tolist() == [
+        ["m", 7.0, False],
+        ["MixedLM (m)", 40.0, True],
+    ]
 
 
 def test_steps_are_listed_and_drawn(inputs, monkeypatch):

@@ -23,6 +23,7 @@ from flashmm.lmm import fit_lmm
 from flashmm.options import InputError
 from flashmm.report import Inputs, Run, write_report
 from flashmm.report import page as blocks
+from flashmm.report.overview import left_over
 from flashmm.storage.provenance import source_digest
 from flashmm.subject_level.heritability import recover_heritability
 from flashmm.subject_level.means import subject_means
@@ -260,6 +261,18 @@ def test_expression_by_subject_is_that_of_the_groups(typed):
     mean = data["means"][data["genes"].index("gene9")][group]
     assert mean == pytest.approx(np.log2(1 + values).mean(), rel=1e-3)
     assert data["cells"][group] == chosen.sum()
+
+
+def test_tests_that_earlier_runs_left_are_said(tmp_path):
+    paths = [tmp_path / "tests" / name for name in ("mine/a.parquet", "mine/b.parquet")]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    run = Run("mine", "mine", None, [], "a", {}, "", "", str(paths[0]), "", "")
+    (said,) = left_over(Inputs((run,), {}, {}, {}, tmp_path))
+    assert said.endswith("does not show: mine/b.")
+    paths[1].unlink()
+    assert list(left_over(Inputs((run,), {}, {}, {}, tmp_path))) == []
 
 
 def test_what_boundary_means_is_said(typed):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -95,3 +97,25 @@ def test_a_file_that_changes_while_it_is_in_use(how: str, tmp_path: Path) -> Non
             os.utime(path, ns=(0, 1))
         else:
             path.unlink()
+
+
+def test_what_a_killed_writer_has_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    code = """
+import os, sys
+from flashmm.storage.files import atomic_path
+with atomic_path(sys.argv[1]) as path:
+    path.write_text("half")
+    os._exit(9)
+"""
+    target = tmp_path / "table [1].tsv"
+    command = [sys.executable, "-c", code, str(target)]
+    assert subprocess.run(command, cwd=Path(flashmm.__file__).parents[1]).returncode == 9
+    (left,) = tmp_path.iterdir()
+    other = tmp_path / left.name.replace("table", "other")
+    other.touch()  # of another file: whoever writes that removes it
+    with atomic_path(target) as first, atomic_path(target) as second:
+        assert not left.exists()
+        first.write_text("first")  # two that are at work leave each other alone
+        second.write_text("second")
+    assert target.read_text() == "first"
+    assert sorted(tmp_path.iterdir()) == sorted([other, target])

@@ -143,7 +143,6 @@ SHEETS = [
         "a row without a name: 'name': '' is not allowed; expected letters, digits, - and _",
     ),
     ("name\tfixed\nm\t~ 1\nm\t~ 1\n", "the name 'm' is used twice"),
-    ("name\trandom\nm\tsubject\n", "m: 'fixed' missing"),
     ("name\tfixed\trandm\nm\t~ 1\tx\n", "m: unknown key 'randm'; did you mean 'random'?"),
     (
         "name\tfixed\tmax_iter\nm\t~ 1\tten\n",

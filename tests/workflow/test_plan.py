@@ -38,6 +38,12 @@ def test_runs_tables_and_targets():
     assert found.collected()["pairs"][0]["scenario"] == "small"
 
 
+def test_a_named_report_has_a_folder_of_its_own():
+    assert plan(report={"name": "may-14"}).targets() == ["results/reports/may-14/report.html"]
+    with pytest.raises(ConfigError, match="name"):
+        plan(report={"name": "../elsewhere"})
+
+
 def test_seeds_depend_on_the_name_alone():
     scenarios = copy.deepcopy(TEST_CONFIG["benchmark"]["scenarios"])
     alone = plan(benchmark={"scenarios": {"flat": scenarios["flat"]}})
@@ -57,7 +63,10 @@ def test_a_transform_of_a_method_has_groups_of_its_own():
     assert found.groups_of("small-1", "subject") == "results/groups/small-1.h5ad"
 
 
-@pytest.mark.parametrize("name", ["config", "test", "heritability", "calibration", "analysis"])
+SHIPPED = ["config", "test", "smoke", "paper", "heritability", "calibration", "analysis"]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_configs(name, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
     config = yaml.safe_load((ROOT / "config" / f"{name}.yaml").read_text())

@@ -5,7 +5,10 @@
 rule donor_set:
     input:
         counts=PLAN.sources.input(PLAN.donors.counts) if PLAN.donors.counts else [],
-        peers=workflow.source_path("../scripts/peers.R"),
+        peers=[
+            workflow.source_path(f"../methods/{name}.R")
+            for name in ("common", "edger", "voom", "deseq2")
+        ],
     output:
         tests="results/donors/sets/{per_side}-{kind}-{replicate}.parquet",
         notes="results/donors/sets/{per_side}-{kind}-{replicate}.notes.txt",

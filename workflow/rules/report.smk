@@ -2,15 +2,15 @@ rule report:
     input:
         files=PLAN.report_files(),
     output:
-        provenance="results/provenance.json",
+        provenance=f"{PLAN.report_folder}/provenance.json",
         html=report(
-            "results/report.html",
+            f"{PLAN.report_folder}/report.html",
             caption="../report/report.rst",
             category="Report",
             labels={"result": "the whole run on one page"},
         ),
         figures=report(
-            directory("results/figures"),
+            directory(f"{PLAN.report_folder}/figures"),
             patterns=["{figure}.svg"],
             caption="../report/figures.rst",
             category="Figures",

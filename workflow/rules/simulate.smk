@@ -13,7 +13,7 @@ rule simulate:
         scenario=only(PLAN.simulated),
     conda:
         "../envs/flashmm.yaml"
-    threads: 1
+    threads: 2
     resources:
         mem_mb=memory(2000),
         runtime=minutes(60),

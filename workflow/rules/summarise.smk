@@ -3,13 +3,14 @@ rule summarise:
         counts=counts_file,
     output:
         groups="results/groups/{dataset}{variant}.h5ad",
+        measured="results/benchmarks/summarise/{dataset}{variant}.json",
     log:
         "logs/summarise/{dataset}{variant}.log",
     wildcard_constraints:
         dataset=only(PLAN.whole),
     conda:
         "../envs/flashmm.yaml"
-    threads: 1
+    threads: 2
     resources:
         mem_mb=memory(2000, 0.1),
         runtime=minutes(10, 0.01),
@@ -31,6 +32,7 @@ rule summarise:
 use rule summarise as summarise_shard with:
     output:
         groups="results/shards/groups/{dataset}{variant}/{file}.{scatteritem}.h5ad",
+        measured="results/benchmarks/summarise/{dataset}{variant}/{file}.{scatteritem}.json",
     log:
         "logs/summarise/{dataset}{variant}/{file}.{scatteritem}.log",
     wildcard_constraints:
@@ -42,6 +44,7 @@ rule merge:
         parts=shards_of_cells,
     output:
         groups="results/groups/{dataset}{variant}.h5ad",
+        measured="results/benchmarks/summarise/{dataset}{variant}.json",
     log:
         "logs/merge/{dataset}{variant}.log",
     wildcard_constraints:

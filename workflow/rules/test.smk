@@ -12,10 +12,13 @@ rule test:
             labels={"data set": "{dataset}", "method": "{method}", "format": "tsv"},
         ),
         notes="results/tests/{dataset}/{method}.notes.txt",
+        status="results/status/{dataset}/{method}.json",
+        measured="results/benchmarks/test/{dataset}/{method}.json",
     log:
         "logs/test/{dataset}/{method}.log",
     wildcard_constraints:
         dataset=only(PLAN.datasets if config["shards"]["genes"] > 1 else []),
+        method=only(PLAN.others.models),
     conda:
         "../envs/flashmm.yaml"
     threads: 1
@@ -25,7 +28,8 @@ rule test:
     params:
         contrasts=setting("test"),
         ddf=of_method("ddf"),
-        alternative=setting("alternative"),
+        alternative=of_method("alternative"),
+        lfc=of_method("lfc"),
         version=code("test"),
     script:
         "../scripts/test.py"
@@ -44,13 +48,16 @@ use rule fit_shard as fit with:
             labels={"data set": "{dataset}", "method": "{method}", "format": "tsv"},
         ),
         notes="results/tests/{dataset}/{method}.notes.txt",
+        status="results/status/{dataset}/{method}.json",
     log:
         "logs/fit/{dataset}/{method}.log",
     benchmark:
         "results/benchmarks/fit/{dataset}/{method}.jsonl"
     wildcard_constraints:
         dataset=only(PLAN.datasets if config["shards"]["genes"] == 1 else []),
+        method=only(PLAN.others.models),
     params:
         contrasts=setting("test"),
         ddf=of_method("ddf"),
-        alternative=setting("alternative"),
+        alternative=of_method("alternative"),
+        lfc=of_method("lfc"),

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 from job import job, recipe, write_notes
 
 from flashmm.benchmark.donor_metrics import run_set
@@ -12,7 +14,7 @@ with job(snakemake):
         donor_set(snakemake.input.counts, spec, name),
         [Method.of(method) for method in snakemake.params.methods],
         min_counts=spec.min_counts,
-        peers=snakemake.input.peers,
+        peers=Path(snakemake.input.peers[0]).parent,
         seed=spec.seed,
     )
     write_table(tests, snakemake.output.tests, provenance=recipe(snakemake))

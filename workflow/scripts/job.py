@@ -1,7 +1,6 @@
 """What every script needs: a log, one line for an error, and the measured time and memory."""
 
 import json
-import resource
 import sys
 import time
 import traceback
@@ -20,11 +19,17 @@ if (CHECKOUT / "flashmm" / "__init__.py").is_file():
 from flashmm.io.tables import write_table
 from flashmm.options import FlashmmError, FlashmmWarning
 from flashmm.storage.files import atomic_path, file_digest
+from flashmm.storage.usage import Clock, peak_memory_mib
+from flashmm.workflow.wording import in_yaml
 
 
 @contextmanager
 def job(snakemake):
-    """Send what is printed to the rule's log; end with one line and exit code 1 at an error."""
+    """Send what is printed to the rule's log; end with one line and exit code 1 at an error.
+
+    What the whole job took, from reading to writing, is added to the output `measured`.
+    """
+    clock = Clock.start()
     # the jobs of a run stand side by side: each keeps to the threads that it was given
     numba.set_num_threads(min(snakemake.threads, numba.config.NUMBA_NUM_THREADS))
     threadpool_limits(snakemake.threads)
@@ -34,9 +39,10 @@ def job(snakemake):
         warnings.showwarning = log_warning
         try:
             yield
+            record(snakemake.output.get("measured"), clock)
         except Exception as error:
             expected = isinstance(error, FlashmmError | OSError)
-            text = str(error) if expected else f"{type(error).__name__}: {error}"
+            text = in_yaml(str(error)) if expected else f"{type(error).__name__}: {error}"
             message = f"flashmm: {text} [{snakemake.log[0]}]"
             if not expected:
                 traceback.print_exc()
@@ -77,10 +83,16 @@ def measured(path, **more):
     start = time.perf_counter()
     yield
     seconds = time.perf_counter() - start
-    # kibibytes on Linux, bytes on macOS
-    unit = 1024**2 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-    write_measured(path, seconds=seconds, peak_memory_mib=peak, **more)
+    write_measured(path, seconds=seconds, peak_memory_mib=peak_memory_mib(), **more)
+
+
+def record(path, clock):
+    """Add to what was measured what the job as a whole took; a method has measured itself."""
+    if path is None:
+        return
+    known = json.loads(Path(path).read_text()) if Path(path).exists() else {}
+    if "cpu_seconds" not in known:
+        write_measured(path, **known, job=clock.took())
 
 
 def write_measured(path, **numbers):

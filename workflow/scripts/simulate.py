@@ -10,7 +10,10 @@ with job(snakemake):
     if "metadata" in fields:
         fields["metadata"] = pd.read_csv(fields["metadata"], sep="\t", index_col=0)
     simulation = simulate_counts(
-        SimulationSpec(**fields), list(snakemake.params.seed), path=snakemake.output.counts
+        SimulationSpec(**fields),
+        list(snakemake.params.seed),
+        path=snakemake.output.counts,
+        threads=snakemake.threads,
     )
     with atomic_path(snakemake.output.truth) as unfinished:
         simulation.truth.to_csv(unfinished, sep="\t", index=False)

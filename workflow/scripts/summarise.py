@@ -1,4 +1,4 @@
-from job import job
+from job import job, write_measured
 
 from flashmm.cells.summary import summarise
 from flashmm.io.groups import write_groups
@@ -7,3 +7,4 @@ with job(snakemake):
     options = ("shard", "by", "covariates", "transform", "layer", "libsize", "missing")
     groups = summarise(snakemake.input.counts, **{key: snakemake.params[key] for key in options})
     write_groups(groups, snakemake.output.groups)
+    write_measured(snakemake.output.measured, genes=groups.n_genes, cells=groups.n_cells)

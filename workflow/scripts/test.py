@@ -1,7 +1,9 @@
-from job import job
+from job import job, write_measured
 from tests_of_fit import write_tests
 
 from flashmm.io.fits import read_fit
 
 with job(snakemake):
-    write_tests(snakemake, read_fit(snakemake.input.fit, snakemake.input.groups))
+    fit = read_fit(snakemake.input.fit, snakemake.input.groups)
+    write_tests(snakemake, fit)
+    write_measured(snakemake.output.measured, genes=len(fit.genes))
