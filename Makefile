@@ -9,6 +9,7 @@
 #                                   docs/calibration.md written anew; half an hour
 # make calibration COUNTS=my.h5ad   how often tests are wrong on your own donors:
 #                                   results/donors/report.html
+# make lock                         constraints.txt: the versions in the environment of make test
 # make test | lint                  tests, style and workflow checks
 # make bench                        speed and memory, with docs/performance.md written anew; 15 minutes
 # make bench QUICK=1                small sizes, 2 minutes; SECTIONS="summarise peers" for some only
@@ -16,7 +17,8 @@
 # make test-slurm                   a run on a Slurm of its own on this machine, against a local one;
 #                                   as root, installs Debian's slurm-wlm and munge where missing
 #
-# PYTHON=python3.12 chooses the interpreter of the environment, CORES=8 the number of jobs at a time.
+# PYTHON=python3.12 chooses the interpreter of the environment, CORES=8 the number of jobs at a time,
+# LOCKED=1 sets the environment up with the versions of constraints.txt.
 
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -26,7 +28,8 @@ CONFIG ?= $(if $(COUNTS),config/analysis.yaml,config/config.yaml)
 REPORT := results/report.html
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+  $(if $(LOCKED),--constraint constraints.txt)
 SMK := workflow/Snakefile Snakefile workflow/rules
 
 ifneq ($(words $(CURDIR)),1)
@@ -48,7 +51,7 @@ export OMP_NUM_THREADS = 1
 export OPENBLAS_NUM_THREADS = 1
 export MKL_NUM_THREADS = 1
 
-.PHONY: help report plan scenarios calibration test test-slurm lint bench million clean
+.PHONY: help report plan scenarios calibration test test-slurm lock lint bench million clean
 .DELETE_ON_ERROR:
 
 help:
@@ -97,6 +100,9 @@ test: $(VENV)/.installed-dev
 
 test-slurm: $(VENV)/.installed-slurm
 	tests/slurm/run
+
+lock: $(VENV)/.installed-dev
+	$(BIN)/python -m flashmm.workflow.lock > constraints.txt
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

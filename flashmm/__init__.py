@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     )
     from flashmm.cells.effective_libsize import with_size_factors
     from flashmm.cells.groups import GroupStatistics, merge
+    from flashmm.cells.inspection import DataCheck, check
     from flashmm.cells.size_factors import size_factors
     from flashmm.cells.summary import summarise
     from flashmm.de import de
@@ -80,6 +81,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CalibrationMethod",
     "Contrast",
+    "DataCheck",
     "DesignError",
     "Evaluation",
     "FitsWithin",
@@ -110,6 +112,7 @@ __all__ = [
     "VarianceTable",
     "advise",
     "calibrate",
+    "check",
     "compare_fits",
     "contrast_tests",
     "de",

@@ -21,6 +21,7 @@ from flashmm.model import Model as Model
 from flashmm.model import factor as factor
 from flashmm.model import prepare as prepare
 from flashmm.options import FitOptions, InputError, Status, note
+from flashmm.shown import Shown
 
 # Sums of squares relative to the whole below which nothing but rounding is left.
 NOTHING_LEFT = 1e-12
@@ -29,7 +30,7 @@ FITTED = (Status.OK, Status.BOUNDARY)
 
 
 @dataclass(frozen=True, eq=False)
-class LMMFit:
+class LMMFit(Shown):
     """Linear mixed models of all genes, y = Xβ + Σ Z_k b_k + ε, fitted by (restricted) likelihood.
 
     Attributes
@@ -202,6 +203,36 @@ class LMMFit:
                 index = start + np.flatnonzero(wanted[start:stop])
                 if len(index):
                     yield index, self.theta[index, :-1] / self.theta[index, -1:], (start, stop)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per gene.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns gene, status, loglik, n_iter, ``coef[name]`` and ``std_error[name]`` of each
+            coefficient, ``variance[name]`` of each component.
+        """
+        std_error = self.std_error
+        columns: dict[str, Any] = {"gene": np.asarray(self.genes, dtype=object)}
+        columns |= {name: getattr(self, name) for name in ("status", "loglik", "n_iter")}
+        for j, name in enumerate(self.coefficients):
+            columns[f"coef[{name}]"] = self.coef[:, j]
+            columns[f"std_error[{name}]"] = std_error[:, j]
+        columns |= {f"variance[{c}]": self.theta[:, k] for k, c in enumerate(self.components)}
+        return pd.DataFrame(columns)
+
+    def preview(self) -> None:
+        """Nothing: a table needs the covariances of all genes."""
+
+    def facts(self) -> dict[str, str]:
+        """How the fits ended, coefficients and components."""
+        counts = pd.Series(self.status).value_counts().items()
+        return {
+            "genes": ", ".join(f"{n} {status}" for status, n in counts),
+            "coefficients": ", ".join(self.coefficients[:12]),
+            "components": ", ".join(map(str, self.components)),
+        }
 
     def __repr__(self) -> str:
         counts = pd.Series(self.status).value_counts().to_dict()

@@ -24,6 +24,7 @@ from flashmm.kernels.expression_filter import MIN_TOTAL, expressed
 from flashmm.lmm import LMMFit, fit_lmm
 from flashmm.names import did_you_mean, listed
 from flashmm.options import DesignError, FitOptions, InputError, Status, note
+from flashmm.shown import Shown
 
 # The size factors that models of levels have.
 SIZE_FACTORS = "tmm-expressed"
@@ -32,7 +33,7 @@ MANY_LEVELS = 100
 
 
 @dataclass(frozen=True, eq=False)
-class FitsWithin:
+class FitsWithin(Shown):
     """Fits of the same genes, one for each level of a column.
 
     Attributes
@@ -74,6 +75,17 @@ class FitsWithin:
             f"{self.column} has no level {level!r}{did_you_mean(level, self.levels)} "
             f"The levels are {listed(self.levels)}."
         )
+
+    def facts(self) -> dict[str, str]:
+        """How the fits of each level ended, or why there is none."""
+
+        def said(level: str) -> str:
+            if level in self.refused:
+                return f"no fit: {self.refused[level]}"
+            counts = pd.Series(self.fits[level].status).value_counts().items()
+            return ", ".join(f"{n} {status}" for status, n in counts)
+
+        return {level: said(level) for level in self.levels}
 
     def __repr__(self) -> str:
         return (

@@ -13,6 +13,7 @@ import yaml
 from source_code import cycle, file_access, imported_modules, imports
 
 import flashmm
+from flashmm.shown import attached
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "flashmm"
@@ -20,7 +21,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 # Who may import whom: a module imports from its own room and from those before it.
 ROOMS = (
-    ("options", "names", "kernels"),
+    ("options", "names", "shown", "kernels"),
     ("formulas", "storage"),
     ("cells",),
     ("design",),
@@ -32,9 +33,11 @@ ROOMS = (
     ("simulate",),
     ("benchmark", "subject_level", "de"),
     ("plots", "io"),
+    ("notebook",),
     ("report",),
     ("compat",),
     ("workflow",),
+    ("cli",),
 )
 # Who may open, read, write or move files: rooms and single modules.
 OPENERS = {
@@ -43,6 +46,8 @@ OPENERS = {
     "io",
     "report",
     "workflow",
+    "cli",
+    "notebook",
     "simulate.counts",
     "simulate.writer",
     "plots.style",
@@ -76,7 +81,12 @@ def test_environment_of_the_rules_has_the_dependencies_of_the_package():
 
 def test_dependencies_are_those_that_the_package_imports():
     names = {"cycler": "matplotlib"}  # cycler comes with matplotlib
-    extras = {"snakemake", "jsonschema", "yaml"}  # of the workflow; snakemake needs the others
+    extras = {
+        "snakemake",
+        "jsonschema",
+        "packaging",
+        "yaml",
+    }  # of the workflow; snakemake needs the others
     found = set()
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -134,6 +144,16 @@ def floor(module: str) -> int:
 def test_imports_point_one_way(module):
     above = {name for name in GRAPH[module] if floor(name) > floor(module)}
     assert not above, f"{module} imports {above} from a room above its own"
+
+
+def test_later_rooms_are_attached_to_the_table_of_tests_only():
+    """By name, which the imports do not show: what is named is there, in the room for notebooks."""
+    users = {module for module, names in GRAPH.items() if "attached" in FILES[module].read_text()}
+    assert users == {"flashmm.shown", "flashmm.inference.table", "flashmm.notebook"}
+    descriptors = [v for v in vars(flashmm.TestTable).values() if isinstance(v, attached)]
+    assert len(descriptors) == 4 and {d.place.split(".")[1] for d in descriptors} == {"notebook"}
+    for descriptor in descriptors:
+        assert callable(descriptor.__get__(None))
 
 
 def test_no_import_closes_a_cycle():

@@ -22,10 +22,11 @@ from flashmm.benchmark.curves import draw_curves
 from flashmm.benchmark.error_rates import slice_metrics, untested_pairs
 from flashmm.benchmark.metrics import metrics_frame, valid_levels
 from flashmm.benchmark.truth import ALL, add_effects, prepare_tests, slices
+from flashmm.shown import Shown
 
 
-@dataclass(frozen=True, eq=False)
-class Evaluation:
+@dataclass(frozen=True, eq=False, repr=False)
+class Evaluation(Shown):
     """How the tests of one method did.
 
     Attributes

@@ -9,10 +9,13 @@ from flashmm.names import on_demand
 
 if TYPE_CHECKING:
     from flashmm.cells.groups import GroupStatistics, merge
+    from flashmm.cells.inspection import DataCheck, check
     from flashmm.cells.summary import summarise
 
 __all__ = [
+    "DataCheck",
     "GroupStatistics",
+    "check",
     "merge",
     "summarise",
 ]

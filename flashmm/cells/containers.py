@@ -8,7 +8,7 @@ class more.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,9 @@ from flashmm.names import listed, text
 from flashmm.options import InputError
 from flashmm.storage.files import reading
 from flashmm.storage.hdf5 import hdf5_file, require_bounded
+
+# What `layer` calls the matrix of `.raw`, where no layer has this name.
+RAW = "raw"
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +45,9 @@ class Container(ABC):
         The matrix, as `flashmm.cells.matrices.wrap_matrix` takes it; nothing of it has been read.
     obs : pandas.DataFrame or h5py.Group
         The table of cells.
+    others : mapping of str to array_like
+        The other matrices of the same cells by the name that `layer` takes, nothing of them read:
+        layers, and "raw" where the genes of `.raw` are kept.
     """
 
     what: ClassVar[str]
@@ -52,6 +58,7 @@ class Container(ABC):
     genes: pd.Index
     values: Any
     obs: Any
+    others: Mapping[str, Any]
 
     @classmethod
     @abstractmethod
@@ -91,17 +98,21 @@ class InMemory(Container):
     @contextmanager
     def opened(cls, data: ad.AnnData, layer: str | None) -> Iterator[Self]:
         """Find the layer; nothing is copied."""
-        name = "the AnnData"
+        name, genes = "the AnnData", data.var_names
+        others = {key: data.layers[key] for key in data.layers if key is not None}
+        if data.raw is not None:
+            others.setdefault(RAW, data.raw.X)
         if layer is not None:
-            _check_layer(layer, data.layers, name)
+            _check_layer(layer, others, name)
+        if layer == RAW and RAW not in data.layers:
+            genes = data.raw.var_names
         if data.isbacked and layer is None:
             if data.is_view:
                 raise InputError("A view of a backed AnnData cannot be streamed; use .to_memory().")
             values = data.file["X"]
         else:
-            values = data.X if layer is None else data.layers[layer]
-        tables = (data.obs_names, data.var_names, values, data.obs)
-        yield cls(f"{name}, {_place(layer)}", None, *tables)
+            values = data.X if layer is None else others[layer]
+        yield cls(f"{name}, {_place(layer)}", None, data.obs_names, genes, values, data.obs, others)
 
     def column_names(self) -> list[str]:
         """Names of the columns of obs."""
@@ -141,14 +152,20 @@ class H5adFile(Container):
                 f"'{path}' is no .h5ad file of a present-day format: it has no tables 'obs' and "
                 "'var'."
             )
+        others = {name: values for name, values in file.get("layers", {}).items()}
+        if "raw/X" in file and "raw/var" in file:
+            others.setdefault(RAW, file["raw/X"])
         if layer is not None:
-            _check_layer(layer, file.get("layers", ()), f"'{path}'")
-        values = file.get("X") if layer is None else file["layers"][layer]
+            _check_layer(layer, others, f"'{path}'")
+            if others[layer].name == "/raw/X":
+                tables[1] = file["raw/var"]
+        values = file.get("X") if layer is None else others[layer]
         cell_names, stored = map(_stored_names, tables)
         for item in (values, cell_names, stored):
             require_bounded(item, path)
         genes = pd.Index([text(gene) for gene in stored[:]])
-        return cls(f"'{path}', {_place(layer)}", path, cell_names, genes, values, tables[0])
+        name = f"'{path}', {_place(layer)}"
+        return cls(name, path, cell_names, genes, values, tables[0], others)
 
     def column_names(self) -> list[str]:
         """Names of the columns of obs."""
@@ -178,10 +195,9 @@ def _read_columns(table: h5py.Group, names: Sequence[str]) -> dict[str, Any]:
     return {name: ad.io.read_elem(table[name]) for name in names}
 
 
-def _check_layer(layer: str, layers: Iterable[Any], name: str) -> None:
+def _check_layer(layer: str, layers: Iterable[str], name: str) -> None:
     if layer not in layers:
-        named = [other for other in layers if other is not None]  # None is X, in anndata >= 0.13
-        raise InputError(f"{name} has no layer '{layer}'; it has {listed(named)}.")
+        raise InputError(f"{name} has no layer '{layer}'; it has {listed(layers)}.")
 
 
 def _place(layer: str | None) -> str:

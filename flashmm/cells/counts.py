@@ -14,12 +14,14 @@ import numpy as np
 import pandas as pd
 
 from flashmm.cells.containers import CONTAINERS, Container
+from flashmm.cells.looks import Values, looks_like
 from flashmm.cells.matrices import Block, Matrix, matrix_shape, wrap_matrix
 from flashmm.cells.transforms import check_libsize, find_transform
 from flashmm.names import listed, text
 from flashmm.options import InputError
 from flashmm.storage.files import PathLike
 
+PEEK = 2**16  # nonzero values that are looked at to tell what a matrix holds
 CHUNK_NNZ = 2**21  # nonzero values of a block; the pass needs 40 to 100 bytes for each
 
 
@@ -181,11 +183,29 @@ class CellMatrix:
         if block.largest_count >= 0:
             return
         advice = (
-            f" The transform '{transform}' needs raw counts: name the layer that holds them, "
-            "or use transform='none' for values that are transformed already."
+            f" {looks_like(block).sentence} The transform '{transform}' needs raw counts: "
+            f"{self._where_counts_are()}, or use transform='none' for values that are transformed "
+            "already, in a formula without log(libsize), which they do not have."
         )
         self._refuse(block, block.values < 0, "negative", advice)
         self._refuse(block, block.values != np.floor(block.values), "not an integer", advice)
+
+    def _where_counts_are(self) -> str:
+        """What to do to read counts: the layers that hold them, by name."""
+        found = [name for name in self.container.others if self.looks_like(name) is Values.COUNTS]
+        if not found:
+            return "name the layer that holds them"
+        return f"ask for layer='{found[0]}' ({listed(found)} of this input hold whole numbers)"
+
+    def looks_like(self, other: str | None = None) -> Values:
+        """What the first values of the matrix, or of another one of the same cells, look like."""
+        source = self.matrix
+        if other is not None:
+            values, name = self.container.others[other], f"{self.name}, layer '{other}'"
+            shape = matrix_shape(values, name)
+            source = wrap_matrix(values, shape, 0, shape[0], name)
+        with self.container.reading():
+            return looks_like(next(iter(source.blocks(PEEK))))
 
     def _refuse(self, block: Block, bad: np.ndarray, fault: str, advice: str = "") -> None:
         if not bad.any():

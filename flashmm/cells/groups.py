@@ -28,6 +28,7 @@ from flashmm.cells.levels import (
 )
 from flashmm.names import listed
 from flashmm.options import InputError, note
+from flashmm.shown import Shown
 from flashmm.storage.workspace import zeros
 
 N_CELLS = "n_cells"
@@ -47,7 +48,7 @@ def moment_names(covariates: Sequence[str]) -> list[str]:
 
 
 @dataclass(frozen=True, eq=False)
-class GroupStatistics:
+class GroupStatistics(Shown):
     """Sums over the cells of each group, per gene.
 
     Attributes
@@ -153,6 +154,26 @@ class GroupStatistics:
         for values, out in zip(whole.values(), sums, strict=True):
             np.take(values, rows, axis=0, out=out, mode="clip")  # other modes need a buffer
         return self._with(obs, self.genes, dict(zip(whole, sums, strict=True)))
+
+    def facts(self) -> dict[str, str]:
+        """What defines the groups, and what is stored."""
+        levels = ", ".join(f"{name} ({self.obs[name].nunique()})" for name in self.by)
+        return {
+            "groups of": levels,
+            "covariates": ", ".join(self.covariates) or "none",
+            "transform": self.transform,
+            "raw counts": "not stored" if self.counts is None else "stored",
+        }
+
+    def preview(self) -> pd.DataFrame:
+        """The first groups."""
+        return self.obs[[*self.by, N_CELLS]]
+
+    def __repr__(self) -> str:
+        return (
+            f"GroupStatistics({self.n_groups} groups of {', '.join(self.by)} × {self.n_genes} genes"
+            f", {self.n_cells} cells, {self.transform})"
+        )
 
     def __add__(self, other: GroupStatistics) -> GroupStatistics:
         """Merge with other statistics of the same genes."""

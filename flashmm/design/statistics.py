@@ -12,6 +12,7 @@ from flashmm.cells.groups import GroupStatistics
 from flashmm.design.columns import GroupDesign
 from flashmm.design.products import layers
 from flashmm.options import InputError
+from flashmm.shown import Shown
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class GroupSource:
 
 
 @dataclass(frozen=True, eq=False)
-class SummaryStatistics:
+class SummaryStatistics(Shown):
     """Cross-products of fixed design X, random design Z and the values Y of all genes.
 
     Attributes
@@ -186,6 +187,14 @@ class SummaryStatistics:
                 "summarise the cells and use summary_statistics."
             )
         return self.source.groups, self.source.design
+
+    def facts(self) -> dict[str, str]:
+        """Coefficients and random terms."""
+        sizes = zip(self.components, self.component_sizes, strict=True)
+        return {
+            "coefficients": ", ".join(self.coefficients[:12]),
+            "random terms": ", ".join(f"{name} ({size} levels)" for name, size in sizes),
+        }
 
     def __repr__(self) -> str:
         sizes = ", ".join(

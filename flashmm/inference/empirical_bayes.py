@@ -24,6 +24,7 @@ from flashmm.kernels import empirical_bayes as kernels
 from flashmm.kernels.empirical_bayes_tests import joint_tests, single_tests
 from flashmm.kernels.engine import take
 from flashmm.options import InputError, Status, note
+from flashmm.shown import Shown
 
 # What is done where genes are too few for a prior.
 FALLBACK = "kenward-roger-2"
@@ -34,8 +35,8 @@ MOST_COMPONENTS = 3
 SUM_TOLERANCE = 1e-6
 
 
-@dataclass(frozen=True, eq=False)
-class VarianceRatioPrior:
+@dataclass(frozen=True, eq=False, repr=False)
+class VarianceRatioPrior(Shown):
     """Distribution of the variance ratios γ_k = σ²_k/σ² over genes of like mean expression.
 
     Attributes

@@ -12,10 +12,11 @@ from flashmm.design.statistics import SummaryStatistics
 from flashmm.inference.tidy import tidy
 from flashmm.lmm import LMMFit
 from flashmm.options import InputError
+from flashmm.shown import Shown
 
 
 @dataclass(frozen=True, eq=False)
-class VarianceExplained:
+class VarianceExplained(Shown):
     """What each part of the model explains of the variance of the cells, per gene.
 
     Attributes

@@ -24,6 +24,7 @@ from flashmm.inference.testing import contrast_tests
 from flashmm.kernels.tails import t_tail
 from flashmm.lmm import LMMFit, hold, refit
 from flashmm.options import DesignError, InputError, Status
+from flashmm.shown import Shown
 
 # Genes of an influence table that nobody has chosen.
 TOP_GENES = 20
@@ -73,7 +74,7 @@ def jackknife(
 
 
 @dataclass(frozen=True, eq=False)
-class InfluenceTable:
+class InfluenceTable(Shown):
     """What becomes of some tests without each subject.
 
     Attributes

@@ -31,12 +31,13 @@ from flashmm.inference.plan import check_alternative
 from flashmm.inference.tidy import tidy
 from flashmm.lmm import LMMFit
 from flashmm.options import InputError, is_number, note
+from flashmm.shown import Shown
 
 NULLS = ("contrast", "factor")
 
 
 @dataclass(frozen=True, eq=False)
-class PermutationTable:
+class PermutationTable(Shown):
     """Permutation tests of contrasts for every gene.
 
     Attributes

@@ -21,6 +21,7 @@ from flashmm.kernels.t_power import t_power
 from flashmm.lmm import LMMFit
 from flashmm.names import listed
 from flashmm.options import FlashmmError, InputError, is_number, note
+from flashmm.shown import Shown
 from flashmm.within import FitsWithin
 
 SUBJECTS = (3, 4, 5, 6, 8, 10, 12, 15, 20, 30)
@@ -36,7 +37,7 @@ TESTS = ("empirical-bayes", "kenward-roger")
 
 
 @dataclass(frozen=True, eq=False)
-class PowerTable:
+class PowerTable(Shown):
     """Power of planned studies, on average over the genes of a pilot.
 
     Attributes
@@ -98,6 +99,10 @@ class PowerTable:
         enough = self.frame["subjects"].where(self.frame["power"] >= power)
         fewest = self.frame.assign(subjects=enough).groupby(keys, sort=False, observed=True)
         return fewest["subjects"].min().astype("Int64").reset_index()
+
+    def preview(self) -> pd.DataFrame:
+        """The fewest subjects for a power of 80%."""
+        return self.needed()
 
     def __repr__(self) -> str:
         best = self.frame["power"]

@@ -14,7 +14,9 @@ from flashmm.inference.model_fit import ModelFit
 from flashmm.inference.plan import TestPlan, Tests
 from flashmm.inference.screening import Screened
 from flashmm.inference.tidy import tidy
-from flashmm.options import InputError
+from flashmm.names import did_you_mean, listed
+from flashmm.options import InputError, is_number
+from flashmm.shown import Shown, attached
 from flashmm.within import FitsWithin
 
 __all__ = ["TestTable", "adjust_columns", "adjust_p_values", "frame_columns"]
@@ -24,8 +26,12 @@ PERTPY_NAMES = {"gene": "variable", "estimate": "log_fc", "std_error": "sd", "st
 
 
 @dataclass(frozen=True, eq=False)
-class TestTable:
+class TestTable(Shown):
     """Tests of contrasts for every gene.
+
+    Beside the methods below, ``table.plot.volcano()`` (`ma`, `qq`, `forest`, `expression`),
+    ``table.explain(gene)``, ``table.to_anndata(adata)`` and ``table.write(path)`` are those of
+    `flashmm.notebook`.
 
     Attributes
     ----------
@@ -99,6 +105,12 @@ class TestTable:
     within: str | None = None
     levels: tuple[str, ...] = ()
     tested: ModelFit | FitsWithin | None = None
+
+    # of later rooms, by name
+    plot = attached("flashmm.notebook.figures", "TablePlots")
+    explain = attached("flashmm.notebook.words", "explain")
+    to_anndata = attached("flashmm.notebook.export", "to_anndata")
+    write = attached("flashmm.notebook.export", "write")
 
     @classmethod
     def of(
@@ -188,11 +200,94 @@ class TestTable:
             frame = frame.assign(**columns, adj_p_global=adjusted)
         return frame if names == "flashmm" else frame.rename(columns=_pertpy_names(details))
 
+    def found(self, fdr: float = 0.05) -> pd.Index:
+        """The genes found: those with an adjusted p-value up to `fdr` in any of the tests."""
+        if not (is_number(fdr) and 0 < fdr < 1):
+            raise InputError(f"fdr is a rate between 0 and 1, such as 0.05; found {fdr!r}.")
+        with np.errstate(invalid="ignore"):
+            hits: np.ndarray = np.any(self.adj_p_value <= fdr, axis=1)
+        return self.genes[hits]
+
+    def top(
+        self,
+        n: int = 10,
+        contrast: str | None = None,
+        level: str | None = None,
+        *,
+        details: bool = False,
+    ) -> pd.DataFrame:
+        """The tests with the smallest p-values.
+
+        Parameters
+        ----------
+        n : int
+            How many.
+        contrast, level : str, optional
+            Only those of a contrast, or of a level of `within`.
+        details : bool
+            As in `to_frame`.
+        """
+        frame = self.to_frame(details=details)
+        chosen = {"contrast": contrast, self.within or "level": level}
+        for column, name in chosen.items():
+            if name is None:
+                continue
+            known = [] if column not in frame else list(dict.fromkeys(frame[column]))
+            if name not in known:
+                argument = "contrast" if column == "contrast" else "level"
+                raise InputError(
+                    f"{argument}: {name!r} is not in the table{did_you_mean(str(name), known)} It "
+                    f"has {listed(known)}."
+                )
+            frame = frame[frame[column] == name]
+        order = ["log10_p", "p_value"]
+        return frame.sort_values(order, kind="stable", na_position="last").head(n)
+
+    def wide(self, *values: str) -> pd.DataFrame:
+        """One row per gene, a column per test; several values make columns of two levels.
+
+        Parameters
+        ----------
+        *values : str
+            Columns of `to_frame`; by default "estimate".
+        """
+        wanted = values or ("estimate",)
+        frame = self.to_frame(intervals=True, details=not set(wanted) <= set(frame_columns(True)))
+        lacking = [name for name in wanted if name not in frame]
+        if lacking:
+            raise InputError(f"values: {listed(lacking)} is not a column; choose {listed(frame)}.")
+        labels = ["contrast"] if self.within is None else [self.within, "contrast"]
+        if self.within is not None and len(set(self.contrast_names)) == 1:
+            labels = [self.within]
+        # tests one after another, genes in their order
+        tests = frame[labels].astype(str).agg(", ".join, axis=1)[:: len(self.genes)]
+        shape = len(self.contrasts), len(self.genes)
+        columns = {
+            (name, test): values
+            for name in wanted
+            for test, values in zip(tests, frame[name].to_numpy().reshape(shape), strict=True)
+        }
+        table = pd.DataFrame(columns, index=self.genes.rename("gene"))
+        return table if len(wanted) > 1 else table.droplevel(0, axis=1)
+
+    def facts(self) -> dict[str, str]:
+        """Genes found by test, and how they were tested."""
+        with np.errstate(invalid="ignore"):
+            hits = (self.adj_p_value <= 0.05).sum(0)
+        names = self.contrast_names
+        if self.within is not None:
+            names = tuple(f"{a}: {b}" for a, b in zip(self.levels, names, strict=True))
+        shown = dict(zip(names[:12], (f"{n} genes found" for n in hits), strict=False))
+        return {"test": f"{self.ddf}, {self.alternative}", **shown}
+
+    def preview(self) -> pd.DataFrame:
+        """The tests with the smallest p-values."""
+        return self.top(5)
+
     def __repr__(self) -> str:
-        hits = int((self.adj_p_value < 0.05).sum())
         return (
             f"TestTable({len(self.genes)} genes × {len(self.contrasts)} contrasts, {self.ddf}, "
-            f"{self.alternative}: {hits} with adjusted p < 0.05)"
+            f"{self.alternative}: {len(self.found())} genes found at a false discovery rate of 5%)"
         )
 
 

@@ -23,10 +23,11 @@ from flashmm.kernels import variance_tests as kernels
 from flashmm.kernels.threads import single_blas_thread
 from flashmm.lmm import LMMFit
 from flashmm.options import InputError, Status
+from flashmm.shown import Shown
 
 
 @dataclass(frozen=True, eq=False)
-class VarianceTable:
+class VarianceTable(Shown):
     """Tests and intervals of variance components, one row per gene and component.
 
     Arrays are (genes, components), intervals (genes, components, 2); what was not asked for is

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -42,8 +43,16 @@ def write_table(
     with atomic_path(path) as unfinished:
         parquet.write_table(table.replace_schema_metadata(metadata), unfinished)
     if tsv is not None:
-        with atomic_path(tsv) as unfinished:
-            frame.to_csv(unfinished, sep="\t", index=False, na_rep="NA", lineterminator="\n")
+        write_text(frame, tsv)
+
+
+def write_text(frame: pd.DataFrame, path: PathLike) -> None:
+    """Write the columns of a table as text: separated by commas for `.csv`, else by tabs."""
+    comma = Path(path).name.removesuffix(".gz").endswith(".csv")
+    with atomic_path(path) as unfinished:
+        frame.to_csv(
+            unfinished, sep="," if comma else "\t", index=False, na_rep="NA", lineterminator="\n"
+        )
 
 
 def read_provenance(path: PathLike) -> dict[str, Any]:

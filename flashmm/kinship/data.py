@@ -11,6 +11,7 @@ import pandas as pd
 
 from flashmm.names import first_of
 from flashmm.options import InputError, note
+from flashmm.shown import Shown
 
 # Largest asymmetry, relative to the largest diagonal element, that is taken as rounding.
 ASYMMETRY = 1e-8
@@ -20,8 +21,8 @@ EIGEN_ROUNDING, EIGEN_REFUSED = 1e-12, 1e-6
 DIAGONAL_TOLERANCE = 0.1
 
 
-@dataclass(frozen=True, eq=False)
-class KinshipFactor:
+@dataclass(frozen=True, eq=False, repr=False)
+class KinshipFactor(Shown):
     """A kinship matrix K = GG' by its factor.
 
     Attributes

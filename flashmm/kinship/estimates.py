@@ -20,12 +20,13 @@ from flashmm.kinship.data import as_numbers
 from flashmm.kinship.rotation import KinshipBlock, KinshipRotation
 from flashmm.lmm import FITTED
 from flashmm.options import FitOptions, InputError, Status
+from flashmm.shown import Shown
 
 COMPONENTS = ("kinship", "residual")
 
 
 @dataclass(frozen=True, eq=False)
-class KinshipFit:
+class KinshipFit(Shown):
     """Models y = Xβ + g + ε, Cov(g) = σ²_g K, Cov(ε) = σ²_e I, of all traits.
 
     Attributes

@@ -28,6 +28,7 @@ from flashmm.kinship.data import (
 )
 from flashmm.names import first_of
 from flashmm.options import DesignError, InputError, Status, note
+from flashmm.shown import Shown
 
 # Patterns of missing values above which the cost of rotating each is said.
 MANY_PATTERNS = 50
@@ -59,7 +60,7 @@ class KinshipBlock:
 
 
 @dataclass(frozen=True, eq=False)
-class KinshipRotation:
+class KinshipRotation(Shown):
     """Traits and covariates in the eigenvectors of the kinship; what `fit_kinship_lmm` takes.
 
     Attributes

@@ -10,10 +10,11 @@ import pandas as pd
 
 from flashmm.kinship.data import as_numbers, kinship_factor
 from flashmm.options import InputError
+from flashmm.shown import Shown
 
 
-@dataclass(frozen=True, eq=False)
-class KinshipSimulation:
+@dataclass(frozen=True, eq=False, repr=False)
+class KinshipSimulation(Shown):
     """Individuals in families, with traits whose heritability is known.
 
     Attributes

@@ -16,13 +16,14 @@ from flashmm.kernels.threads import single_blas_thread
 from flashmm.multitrait.model import TraitModel, build_model
 from flashmm.multitrait.scan import scan
 from flashmm.options import InputError, Status
+from flashmm.shown import Shown
 
 # Eigenvalue of a covariance, relative to the largest, that is rounding and not its own.
 ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
-class MultiTraitFit:
+class MultiTraitFit(Shown):
     """A joint linear mixed model of several traits, fitted by (restricted) likelihood.
 
     Attributes

@@ -23,6 +23,7 @@ from flashmm.kernels.threads import single_blas_thread
 from flashmm.multitrait.inputs import is_sparse, read_table, read_trait_design, row_order
 from flashmm.multitrait.model import TraitModel
 from flashmm.options import InputError, Status, note
+from flashmm.shown import Shown
 
 # Numbers held at a time for one block of candidates.
 BLOCK_ELEMENTS = 4_000_000
@@ -32,7 +33,7 @@ TESTS = ("lrt", "f")
 
 
 @dataclass(frozen=True, eq=False)
-class TraitScan:
+class TraitScan(Shown):
     """Effects of candidates on several traits, one model per candidate.
 
     The covariance K = C₀ ⊗ GG' + C₁ ⊗ I is the fitted one but for a factor s, which is estimated

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 from collections.abc import Iterator, Mapping
 from importlib import metadata
@@ -21,6 +22,7 @@ PACKAGES = (
     "formulaic",
     "h5py",
     "matplotlib",
+    "numba",
     "numpy",
     "pandas",
     "pyarrow",
@@ -52,6 +54,7 @@ def provenance(config: Mapping[str, Any], **more: Any) -> dict[str, Any]:
         "source": source_digest(),
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "host": _host(),
         "packages": {name: _version(name) for name in PACKAGES},
         "seed": config["seed"],
         "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
@@ -64,6 +67,20 @@ def write_provenance(page: str | Path, said: Mapping[str, Any]) -> None:
     """Write ``provenance.json`` beside a page."""
     with atomic_path(Path(page).with_name("provenance.json")) as unfinished:
         unfinished.write_text(json.dumps(said, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def _host() -> dict[str, Any]:
+    """The machine: what times and memories belong to."""
+    pages = (
+        os.sysconf("SC_PHYS_PAGES") if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}) else 0
+    )
+    memory = pages * os.sysconf("SC_PAGE_SIZE") // 2**20 if pages else None
+    return {
+        "name": platform.node(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "memory_mib": memory,
+    }
 
 
 def _version(package: str) -> str:

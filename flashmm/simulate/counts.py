@@ -32,6 +32,7 @@ import pandas as pd
 from scipy import sparse
 from tqdm.auto import tqdm
 
+from flashmm.shown import Shown
 from flashmm.simulate.plan import BLOCK_CELLS, Plan, make_plan
 from flashmm.simulate.seeds import Seed
 from flashmm.simulate.spec import SimulationSpec, require_distribution
@@ -43,8 +44,8 @@ from flashmm.storage.workspace import require_disk
 BYTES_PER_COUNT, BYTES_PER_CELL = 2.0, 50.0  # of a file, compressed: what is needed at least
 
 
-@dataclass(frozen=True, eq=False)
-class Simulation:
+@dataclass(frozen=True, eq=False, repr=False)
+class Simulation(Shown):
     """Simulated counts and what is true about them.
 
     Attributes

@@ -10,6 +10,7 @@ import pandas as pd
 from flashmm.cells.groups import N_CELLS, GroupStatistics, group_rows
 from flashmm.kernels.gaussian_groups import draw_group_sums
 from flashmm.kernels.negative_binomial import Floats, Integers
+from flashmm.shown import Shown
 from flashmm.simulate.genes import DEFAULT_GENES
 from flashmm.simulate.seeds import GeneStream, Seed, Streams
 from flashmm.simulate.sheet import sheet_of_cells
@@ -26,8 +27,8 @@ from flashmm.simulate.variation import (
 from flashmm.storage.files import package_version
 
 
-@dataclass(frozen=True, eq=False)
-class GaussianSimulation:
+@dataclass(frozen=True, eq=False, repr=False)
+class GaussianSimulation(Shown):
     """Simulated sums over groups of normal values, and what is true about them.
 
     Attributes

@@ -18,10 +18,11 @@ from flashmm.cells.groups import N_CELLS, GroupStatistics
 from flashmm.design.columns import FixedDesign, fixed_design, formula_columns
 from flashmm.names import listed
 from flashmm.options import DesignError, InputError, note
+from flashmm.shown import Shown
 
 
-@dataclass(frozen=True, eq=False)
-class SubjectMeans:
+@dataclass(frozen=True, eq=False, repr=False)
+class SubjectMeans(Shown):
     """Mean transformed expression of the cells of each subject and trait.
 
     Attributes

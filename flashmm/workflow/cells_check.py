@@ -83,7 +83,7 @@ def _check_dataset(plan: Plan, name: str, data: Record) -> None:
     where = f"datasets: {name}"
     groups = _groups(data, where)
     for method, model in data["methods"].items():
-        if "formulas" in model:
+        if model.get("kind", "model") == "model":  # commands and functions have no design
             _check_model(groups, model, data, f"{where}: {method}")
     for section in plan.subject_models:
         if name in plan.fitted_to(section):

@@ -63,7 +63,10 @@ def test_a_transform_of_a_method_has_groups_of_its_own():
     assert found.groups_of("small-1", "subject") == "results/groups/small-1.h5ad"
 
 
-@pytest.mark.parametrize("name", ["config", "test", "heritability", "calibration", "analysis"])
+SHIPPED = ["config", "test", "smoke", "paper", "heritability", "calibration", "analysis"]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_configs(name, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
     config = yaml.safe_load((ROOT / "config" / f"{name}.yaml").read_text())

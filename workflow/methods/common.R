@@ -14,7 +14,7 @@ needs <- function(...) {
 }
 
 read_table <- function(path, ...) {
-  read.delim(path, quote = "", comment.char = "", check.names = FALSE, na.strings = "NA", ...)
+  read.delim(path, quote = "", comment.char = "", check.names = FALSE, ...)
 }
 
 # What is compared, as a list: key -> values.
@@ -23,11 +23,15 @@ read_design <- function(path) {
   split(rows$value, factor(rows$key, unique(rows$key)))
 }
 
-# Names as text and the condition as a factor, its reference first; other columns as they are.
-described <- function(table, design) {
-  table$subject <- as.character(table$subject)
-  table$cell_type <- as.character(table$cell_type)
-  table$condition <- factor(as.character(table$condition), design$level)
+# A table of groups or cells: names as text (a type called T is not TRUE), the condition as a factor
+# with its reference first, other columns by what they hold.
+read_samples <- function(path, design) {
+  table <- read_table(path, colClasses = "character", na.strings = character())
+  names <- c("group", "cell", "subject", "cell_type", "condition")
+  for (other in setdiff(colnames(table), names)) {
+    table[[other]] <- utils::type.convert(table[[other]], as.is = TRUE)
+  }
+  table$condition <- factor(table$condition, design$level)
   for (name in design$adjust) if (is.character(table[[name]])) table[[name]] <- factor(table[[name]])
   table
 }
@@ -35,7 +39,7 @@ described <- function(table, design) {
 # Sums of counts (genes x groups) and the table of the groups.
 read_groups <- function(folder, design) {
   counts <- read_table(file.path(folder, "counts.tsv"), colClasses = c(gene = "character"))
-  groups <- described(read_table(file.path(folder, "groups.tsv")), design)
+  groups <- read_samples(file.path(folder, "groups.tsv"), design)
   values <- as.matrix(counts[, -1, drop = FALSE])
   dimnames(values) <- list(counts$gene, groups$group)
   list(counts = values, samples = groups)
@@ -47,7 +51,7 @@ read_cells <- function(folder, design) {
   counts <- Matrix::readMM(file.path(folder, "matrix.mtx"))
   counts <- methods::as(counts, "CsparseMatrix")
   genes <- read_table(file.path(folder, "genes.tsv"), colClasses = "character")$gene
-  cells <- described(read_table(file.path(folder, "cells.tsv")), design)
+  cells <- read_samples(file.path(folder, "cells.tsv"), design)
   dimnames(counts) <- list(genes, cells$cell)
   list(counts = counts, samples = cells)
 }

@@ -1,6 +1,7 @@
 # Functions of wildcards that the rules share. What there is to do is read in config.smk.
 
 import re
+from pathlib import Path
 
 from flashmm.storage.provenance import source_digest
 
@@ -58,7 +59,16 @@ def shards_of_cells(wildcards):
 
 def memory(base, per_mb=0):
     """Megabytes: a base and so many per megabyte of input, and as much again at every retry."""
-    return lambda wildcards, input, attempt: attempt * (base + int(per_mb * input.size_mb))
+    if not per_mb:
+        return lambda wildcards, attempt: attempt * base
+    return lambda wildcards, input, attempt: attempt * (base + int(per_mb * megabytes(input)))
+
+
+def megabytes(input):
+    """The size of the inputs. Only of a storage is Snakemake asked, which it warns about in a report."""
+    if any(file.is_storage for file in input):
+        return input.size_mb
+    return sum(Path(file).stat().st_size for file in input) / 2**20
 
 
 def minutes(base, per_mb=0):

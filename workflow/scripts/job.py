@@ -20,6 +20,7 @@ from flashmm.io.tables import write_table
 from flashmm.options import FlashmmError, FlashmmWarning
 from flashmm.storage.files import atomic_path, file_digest
 from flashmm.storage.usage import Clock, peak_memory_mib
+from flashmm.workflow.wording import in_yaml
 
 
 @contextmanager
@@ -41,7 +42,7 @@ def job(snakemake):
             record(snakemake.output.get("measured"), clock)
         except Exception as error:
             expected = isinstance(error, FlashmmError | OSError)
-            text = str(error) if expected else f"{type(error).__name__}: {error}"
+            text = in_yaml(str(error)) if expected else f"{type(error).__name__}: {error}"
             message = f"flashmm: {text} [{snakemake.log[0]}]"
             if not expected:
                 traceback.print_exc()

@@ -1,0 +1,429 @@
+"""What a file of cells can answer, from its table of cells and a look at its values."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import pandas as pd
+
+from flashmm.cells.counts import CellMatrix, open_counts
+from flashmm.cells.looks import Values
+from flashmm.names import did_you_mean, listed
+from flashmm.options import InputError
+from flashmm.shown import Shown
+from flashmm.storage.files import PathLike
+
+# Names that columns have in many files, the likeliest first, in lower case.
+USUAL_NAMES: dict[str, tuple[str, ...]] = {
+    "subject": (
+        *("subject", "subject_id", "donor", "donor_id", "patient", "patient_id", "individual"),
+        *("ind", "participant", "sample", "sample_id", "replicate", "orig.ident"),
+    ),
+    "condition": (
+        *("condition", "stim", "treatment", "disease", "status", "group", "diagnosis", "label"),
+        *("phenotype", "genotype", "timepoint", "time"),
+    ),
+    "within": (
+        *("cell_type", "celltype", "cell.type", "cell", "cell_ontology_class", "cell_class"),
+        *("annotation", "cluster", "seurat_clusters", "leiden", "louvain"),
+    ),
+}
+# Degrees of freedom below which only large effects can be found, as in `inference.replication`.
+FEW_DF = 4
+# A column with more levels than this is no condition.
+MOST_LEVELS = 30
+CAN, LARGE_ONLY, CANNOT = "yes", "large effects only", "no"
+
+
+@dataclass(frozen=True, eq=False)
+class DataCheck(Shown):
+    """What cells can be asked, before anything is computed.
+
+    Attributes
+    ----------
+    name : str
+        The input and its matrix.
+    n_cells, n_genes : int
+        Its size.
+    matrices : dict of str to str
+        What X, the layers and .raw hold, by the name that `layer` takes ("X" is the main one).
+    layer : str or None
+        The matrix that an analysis would read: the one asked for, else the first with counts.
+    columns : pandas.DataFrame
+        `column`, `kind`, `levels`, `examples` and `of` ("subject" or "cell": what it is of).
+    roles : dict of str to (str or None)
+        The columns taken as `subject`, `condition` and `within`.
+    paired : bool
+        Whether subjects have cells of several conditions.
+    design : pandas.DataFrame
+        One row per (level of `within` and) comparison: the numbers of cells and of subjects in
+        either arm, pairs, degrees of freedom to expect, and whether it can be asked.
+    findings : tuple of str
+        What was found, in sentences.
+    problems : tuple of str
+        What stands in the way of an analysis, and what to do.
+    """
+
+    name: str
+    path: str | None
+    n_cells: int
+    n_genes: int
+    matrices: dict[str, str]
+    layer: str | None
+    columns: pd.DataFrame
+    roles: dict[str, str | None]
+    reference: str | None
+    paired: bool
+    design: pd.DataFrame
+    findings: tuple[str, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def askable(self) -> bool:
+        """Whether a comparison of the design can be asked, of counts that are there."""
+        some = len(self.design) > 0 and bool((self.design["can_be_asked"] != CANNOT).any())
+        return some and not self.problems
+
+    def config(self) -> dict[str, Any]:
+        """A configuration of the workflow that analyses these cells.
+
+        Raises
+        ------
+        InputError
+            Subject or condition are not known, or the cells are not in a file.
+        """
+        subject, condition, within = (self.roles[r] for r in ("subject", "condition", "within"))
+        if subject is None or condition is None or self.path is None:
+            raise InputError(
+                "A configuration needs a file and the columns of subject and condition; found "
+                f"subject={subject!r}, condition={condition!r}."
+            )
+        random = [subject, f"{subject}:{condition}"] if self.paired else [subject]
+        model = {"fixed": f"~ log(libsize) + {condition}", "random": random}
+        return {
+            "seed": 1,
+            "by": [name for name in (subject, within, condition) if name is not None],
+            "covariates": ["log(libsize)"],
+            "transform": "log2p1",
+            "layer": self.layer,
+            "test": condition,
+            "reference": {condition: self.reference},
+            "methods": {"within": {**model, "within": within}} if within else {"mixed": model},
+            "datasets": {_plain_name(self.path): {"counts": self.path}},
+            "report": {"title": f"Differential expression by {condition}"},
+        }
+
+    def config_text(self) -> str:
+        """The configuration as YAML, with what was found as comments."""
+        head = [f"# {' '.join(line.split())}" for line in (*self.findings, *self.problems)]
+        head.append("# Run it with  make report CONFIG=<this file>; keys are in config/README.md.")
+        return "\n".join([*head, *_yaml(self.config())]) + "\n"
+
+    def facts(self) -> dict[str, str]:
+        """What was found, and what stands in the way."""
+        found = {f"found {i}": text for i, text in enumerate(self.findings, start=1)}
+        return found | {f"problem {i}": text for i, text in enumerate(self.problems, start=1)}
+
+    def preview(self) -> pd.DataFrame:
+        """Who can be compared."""
+        return self.design
+
+    def __repr__(self) -> str:
+        asked = (self.design["can_be_asked"] != CANNOT).sum() if len(self.design) else 0
+        return (
+            f"DataCheck({self.name}: {self.n_cells} cells, {self.n_genes} genes; {asked} of "
+            f"{len(self.design)} comparisons can be asked)"
+        )
+
+
+def check(
+    data: ad.AnnData | PathLike,
+    *,
+    condition: str | None = None,
+    subject: str | None = None,
+    within: str | None = None,
+    reference: str | None = None,
+    layer: str | None = None,
+) -> DataCheck:
+    """Say what cells hold and what they can and cannot be asked, before any run.
+
+    Parameters
+    ----------
+    data : AnnData or path of an .h5ad file
+        The cells; of their values a first block is looked at.
+    condition, subject, within : str, optional
+        Columns of obs; those that are not given are found by their usual names, which is said.
+    reference : str, optional
+        Reference level of the condition; by default the first of its order.
+    layer : str, optional
+        The matrix to read; by default the first that holds counts, X before others.
+
+    Returns
+    -------
+    DataCheck
+        Subjects per arm and type, whether they are paired, what is confounded with the condition,
+        and the degrees of freedom to expect.
+
+    Raises
+    ------
+    InputError
+        A file, layer, column or level that there is not.
+    """
+    with open_counts(data, layer) as source:
+        matrices, chosen = _matrices(source, layer)
+        obs = source.table()
+        size, name, genes = (source.n_cells, len(source.genes)), source.name, source.genes
+    asked = {"subject": subject, "condition": condition, "within": within}
+    roles = {role: _column(obs, role, given) for role, given in asked.items()}
+    guessed = [f"{role}={roles[role]!r}" for role in asked if roles[role] and not asked[role]]
+    findings = [
+        f"{size[0]} cells x {size[1]} genes in {name}.",
+        _said_of_matrices(matrices, chosen),
+    ]
+    findings += [f"Taken by their names: {', '.join(guessed)}."] if guessed else []
+    problems = list(_problems(roles, matrices, chosen, genes))
+    design, paired = pd.DataFrame(), False
+    if roles["subject"] is not None and roles["condition"] is not None:
+        reference = _reference(obs[roles["condition"]], reference)
+        paired = _paired(obs, roles["subject"], roles["condition"])
+        design = _design(obs, roles, reference)
+        findings += _said_of(design, roles, paired)
+        confounded = list(_confounded(obs, roles)) if not paired else []
+        findings += confounded
+    return DataCheck(
+        name,
+        None if isinstance(data, ad.AnnData) else str(data),
+        *size,
+        matrices,
+        chosen,
+        _columns(obs, roles["subject"]),
+        roles,
+        reference,
+        paired,
+        design,
+        tuple(findings),
+        tuple(problems),
+    )
+
+
+# ---- matrices and columns ----------------------------------------------------------------------
+
+
+def _matrices(source: CellMatrix, layer: str | None) -> tuple[dict[str, str], str | None]:
+    """What every matrix holds, and the one to read."""
+    looks = {layer or "X": source.looks_like()}
+    looks |= {name: source.looks_like(name) for name in source.container.others if name != layer}
+    chosen = layer
+    if layer is None and looks["X"] is not Values.COUNTS:
+        chosen = next((name for name, look in looks.items() if look is Values.COUNTS), None)
+    return {name: str(look) for name, look in looks.items()}, chosen
+
+
+def _said_of_matrices(matrices: Mapping[str, str], chosen: str | None) -> str:
+    held = "; ".join(f"{name} holds {look}" for name, look in matrices.items())
+    main = next(iter(matrices))
+    return (
+        f"{held}."
+        if chosen in (None, main)
+        else f"{held}. The counts of layer={chosen!r} are taken."
+    )
+
+
+def _column(obs: pd.DataFrame, role: str, given: str | None) -> str | None:
+    """The column of a role: the one that was given, or one with a usual name and several levels."""
+    if given is not None:
+        if given not in obs:
+            raise InputError(
+                f"{role}={given!r} is not a column of obs{did_you_mean(given, obs.columns)} It has "
+                f"{listed(obs.columns, 40)}."
+            )
+        return given
+    names = {str(column).lower(): str(column) for column in obs}
+    found = [names[name] for name in USUAL_NAMES[role] if name in names]
+    if role == "condition":
+        found = [name for name in found if 2 <= obs[name].nunique() <= MOST_LEVELS]
+    return next((name for name in found if obs[name].nunique() > 1), None)
+
+
+def _columns(obs: pd.DataFrame, subject: str | None) -> pd.DataFrame:
+    """A row per column of the cells."""
+    rows = []
+    for column in obs:
+        values = obs[column]
+        levels = values.dropna().unique()
+        number = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+        of = "cell"
+        if subject is not None and not _varies(obs, subject, column):
+            of = "subject"
+        rows.append(
+            {
+                "column": str(column),
+                "kind": "number" if number else "labels",
+                "levels": len(levels),
+                "missing": int(values.isna().sum()),
+                "of": of,
+                "examples": ", ".join(_example(value) for value in levels[:4]),
+            }
+        )
+    return pd.DataFrame(rows, columns=["column", "kind", "levels", "missing", "of", "examples"])
+
+
+def _example(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _problems(
+    roles: Mapping[str, str | None],
+    matrices: Mapping[str, str],
+    chosen: str | None,
+    genes: pd.Index,
+) -> Iterator[str]:
+    """What stands in the way of an analysis."""
+    main = next(iter(matrices))
+    read = main if chosen is None else chosen
+    if matrices[read] != Values.COUNTS:
+        yield (
+            f"{read} holds {matrices[read]}, and no matrix of this input holds raw counts: take "
+            "the file from before normalisation, or use transform='none' without log(libsize)."
+        )
+    for role in ("subject", "condition"):
+        if roles[role] is None:
+            yield f"No column is known to be the {role}: name it with {role}=."
+    for column in filter(None, roles.values()):
+        if not column.isidentifier():
+            yield f"{column!r} cannot stand in a formula: rename it to letters, digits and _."
+    if not genes.is_unique:
+        twice = genes[genes.duplicated()].unique()
+        yield (
+            f"{len(twice)} gene names are given to several genes ({listed(twice, 3)}): make them "
+            "unique (adata.var_names_make_unique(), or take the identifiers)."
+        )
+
+
+# ---- the design --------------------------------------------------------------------------------
+
+
+def _levels(values: pd.Series) -> list[Any]:
+    return list(pd.Categorical(values).remove_unused_categories().categories)
+
+
+def _reference(values: pd.Series, given: str | None) -> str:
+    levels = list(map(str, _levels(values)))
+    if given is not None and given not in levels:
+        raise InputError(
+            f"reference={given!r} is not a level of {values.name!r}{did_you_mean(given, levels)} "
+            f"It has {listed(levels)}."
+        )
+    return levels[0] if given is None else given
+
+
+def _varies(obs: pd.DataFrame, subject: str, column: Any) -> bool:
+    return bool((obs.groupby(subject, observed=True)[column].nunique() > 1).any())
+
+
+def _paired(obs: pd.DataFrame, subject: str, condition: str) -> bool:
+    return condition != subject and _varies(obs, subject, condition)
+
+
+def _design(obs: pd.DataFrame, roles: Mapping[str, str | None], reference: str) -> pd.DataFrame:
+    """A row for every level of `within` and of the condition, against the reference."""
+    subject, condition, within = (roles[role] for role in ("subject", "condition", "within"))
+    assert subject is not None and condition is not None
+    parts: Sequence[tuple[Any, pd.DataFrame]] = [("", obs)]
+    if within is not None:
+        parts = list(obs.groupby(within, observed=True))
+    others = [str(level) for level in _levels(obs[condition]) if str(level) != reference]
+    rows = []
+    for label, cells in parts:
+        arm = cells[condition].astype(str)
+        for level in others:
+            ours = cells[arm == level]
+            theirs = cells[arm == reference]
+            have, lack = set(ours[subject].dropna()), set(theirs[subject].dropna())
+            pairs = len(have & lack)
+            df = pairs - 1 if pairs > 1 else len(have) + len(lack) - 2
+            if not have or not lack:
+                df = 0
+            label_of = {} if within is None else {within: str(label)}
+            rows.append(
+                {
+                    **label_of,
+                    "comparison": f"{level} vs {reference}",
+                    "cells": len(ours) + len(theirs),
+                    f"subjects[{level}]" if len(others) == 1 else "subjects": len(have),
+                    f"subjects[{reference}]": len(lack),
+                    "pairs": pairs,
+                    "df": max(df, 0),
+                    "can_be_asked": CANNOT if df < 1 else LARGE_ONLY if df < FEW_DF else CAN,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _said_of(design: pd.DataFrame, roles: Mapping[str, str | None], paired: bool) -> Iterator[str]:
+    """Sentences on a design."""
+    subject, condition, within = (roles[role] for role in ("subject", "condition", "within"))
+    if paired:
+        yield (
+            f"{subject}s have cells of several levels of {condition!r}: their differences are "
+            f"compared (paired), and {subject}:{condition} is a random term."
+        )
+    else:
+        yield f"Each {subject} has one {condition}: groups of {subject}s are compared."
+    for verdict, words in (
+        (CAN, "can be asked"),
+        (
+            LARGE_ONLY,
+            f"rest on few {subject}s (less than {FEW_DF} degrees of freedom): only large "
+            "effects can be found",
+        ),
+        (CANNOT, f"cannot be asked: too few {subject}s"),
+    ):
+        rows = design[design["can_be_asked"] == verdict]
+        if len(rows):
+            named = (
+                rows["comparison"] if within is None else rows[within] + ": " + rows["comparison"]
+            )
+            yield f"{len(rows)} of {len(design)} comparisons {words} ({listed(named, 4)})."
+
+
+def _confounded(obs: pd.DataFrame, roles: Mapping[str, str | None]) -> Iterator[str]:
+    """Columns of subjects whose every level has one condition only."""
+    subject, condition = roles["subject"], roles["condition"]
+    table = obs.groupby(subject, observed=True).first()
+    for column in table:
+        values = table[column]
+        if column in roles.values() or _varies(obs, str(subject), column):
+            continue
+        if not 2 <= values.nunique() < values.notna().sum():
+            continue
+        seen = table[condition].astype(str).groupby(values.astype(str)).nunique()
+        if (seen == 1).all():
+            yield (
+                f"{column!r} is confounded with {condition!r}: each of its {values.nunique()} "
+                f"levels has one {condition} only, so their effects cannot be told apart."
+            )
+
+
+# ---- the configuration -------------------------------------------------------------------------
+
+
+def _plain_name(path: str) -> str:
+    stem = "".join(c if c.isalnum() or c in "_-" else "_" for c in Path(path).stem)
+    return stem.strip("_-") or "counts"
+
+
+def _yaml(value: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+    """Lines of YAML; texts, numbers and lists as JSON, which is YAML too."""
+    for key, item in value.items():
+        key = key if key.isidentifier() else json.dumps(key, ensure_ascii=False)
+        if isinstance(item, Mapping):
+            yield f"{indent}{key}:"
+            yield from _yaml(item, indent + "  ")
+        else:
+            yield f"{indent}{key}: {json.dumps(item, ensure_ascii=False)}"

@@ -1,0 +1,99 @@
+"""What the values of a matrix look like: counts, their logarithms, or something else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+
+import numpy as np
+import pandas as pd
+
+from flashmm.cells.matrices import Block
+
+# Parts of values that have to be whole for the whole to be taken as multiples of a unit.
+MOSTLY = 0.9
+# How near to a whole number a multiple is, relative to it (single precision).
+NEAR = 2e-3
+# Multiples of a cell's smallest value that are looked at: larger ones are near one by chance.
+MOST_MULTIPLE = 100
+# Part of whole numbers among corrected counts.
+SOME_WHOLE = 0.2
+
+
+class Values(StrEnum):
+    """What values look like; `sentence` says it."""
+
+    COUNTS = "counts"
+    LOGARITHMS = "logarithms of normalised counts"
+    NORMALISED = "normalised counts"
+    SCALED = "scaled values"
+    FRACTIONS = "corrected counts"
+    OTHER = "values"
+
+    @property
+    def sentence(self) -> str:
+        """What these values are taken for."""
+        return _SENTENCES[self]
+
+
+_SENTENCES = {
+    Values.COUNTS: "These are whole numbers from 0 on, as counts are.",
+    Values.LOGARITHMS: "These look like logarithms of normalised counts (each cell's values are "
+    "multiples of a smallest one before the logarithm).",
+    Values.NORMALISED: "These look like normalised counts (each cell's values are multiples of its "
+    "smallest one).",
+    Values.SCALED: "Some are negative, so these look like scaled or centred values.",
+    Values.FRACTIONS: "These look like counts that a correction made fractional.",
+    Values.OTHER: "These are no whole numbers.",
+}
+
+
+def looks_like(block: Block) -> Values:
+    """Tell what the nonzero values of a block are.
+
+    Parameters
+    ----------
+    block : Block
+        Some nonzero values of a matrix of cells x genes.
+
+    Returns
+    -------
+    Values
+    """
+    if block.largest_count >= 0:
+        return Values.COUNTS
+    values = np.asarray(block.values, dtype=float)
+    good = np.isfinite(values) & (values != 0)
+    values, cells = values[good], np.asarray(block.cells)[good]
+    if (values < 0).any():
+        return Values.SCALED
+    # a cell's normalised counts are its counts times a factor
+    for kind, inverse in _INVERSES:
+        if _are_multiples(inverse(values), cells):
+            return kind
+    whole = (values == np.floor(values)).mean() if len(values) else 0.0
+    return Values.FRACTIONS if whole >= SOME_WHOLE else Values.OTHER
+
+
+def _exp2m1(values: np.ndarray) -> np.ndarray:
+    return np.asarray(np.exp2(values) - 1)
+
+
+_INVERSES: tuple[tuple[Values, Callable[[np.ndarray], np.ndarray]], ...] = (
+    (Values.NORMALISED, np.asarray),
+    (Values.LOGARITHMS, np.expm1),
+    (Values.LOGARITHMS, _exp2m1),
+)
+
+
+def _are_multiples(values: np.ndarray, cells: np.ndarray) -> bool:
+    """Whether the values of most cells are whole multiples of the smallest."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        smallest = pd.Series(values).groupby(cells).transform("min").to_numpy()
+        multiple = values / smallest
+    told = (multiple > 1 + NEAR) & (multiple < MOST_MULTIPLE)
+    if not told.any():
+        return False
+    multiple = multiple[told]
+    near = np.abs(multiple - np.round(multiple)) <= NEAR * multiple
+    return bool(near.mean() >= MOSTLY)

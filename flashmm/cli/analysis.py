@@ -1,0 +1,272 @@
+"""Commands that fit and test: `de` from cells, `test` from groups, `power` from either."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flashmm import cells as of_cells
+from flashmm import inference, io, plots
+from flashmm.cli import flags
+from flashmm.cli.output import in_flags, reported, say, show_json, show_table, step
+from flashmm.options import InputError
+from flashmm.storage.files import atomic_path
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from flashmm.cells import GroupStatistics
+    from flashmm.inference import PowerTable, TestTable
+
+Fdr = Annotated[
+    float, typer.Option("--fdr", help="False discovery rate of the genes that are said.")
+]
+
+
+@reported
+def de(
+    cells: flags.Cells,
+    out: flags.Out,
+    condition: flags.Condition = None,
+    subject: flags.Subject = None,
+    within: flags.Within = None,
+    covariate: flags.Covariates = None,
+    reference: flags.Reference = None,
+    layer: flags.Layer = None,
+    transform: flags.Transform = "log2p1",
+    missing: flags.Missing = "error",
+    ddf: flags.Ddf = None,
+    fdr: Fdr = 0.05,
+    as_json: flags.Json = False,
+) -> None:
+    """From cells to tables of differentially expressed genes.
+
+    Leaves groups.h5ad, tests.parquet, tests.tsv and notes.txt in the folder. Columns that are not
+    named are found by their usual names, which is said.
+
+    For example:
+
+        flashmm de cells.h5ad --condition condition --subject donor --within cell_type -o out/
+
+        flashmm de cells.h5ad --condition disease --reference healthy --covariate age -o out/
+    """
+    roles = _roles(cells[0], condition, subject, within, reference, layer)
+    step("Reading the cells ...")
+    groups = of_cells.summarise(
+        [str(path) for path in cells],
+        by=list(dict.fromkeys([*filter(None, roles.values()), *(covariate or [])])),
+        covariates=["log(libsize)"],
+        transform=transform,
+        layer=layer,
+        missing=missing,
+    )
+    io.write_groups(groups, out / "groups.h5ad")
+    step(f"Fitting {groups.n_genes} genes ...")
+    terms = ["log(libsize)", roles["condition"], *(covariate or [])]
+    table = tests_of(
+        groups,
+        f"~ {' + '.join(filter(None, terms))} + (1 | {roles['subject']})",
+        roles["condition"],
+        roles["within"],
+        ddf,
+        _reference(roles["condition"], reference),
+    )
+    _finish(table, out, fdr, as_json)
+
+
+@reported
+def test(
+    groups: Annotated[Path, typer.Argument(help="A file of groups of `summarise` or `merge`.")],
+    out: flags.Out,
+    formula: Annotated[
+        str, typer.Option("--formula", help="Model, random terms in bars: '~ x + (1 | subject)'.")
+    ],
+    contrast: Annotated[
+        list[str] | None,
+        typer.Option("--contrast", help="Column or expression to test; default all."),
+    ] = None,
+    within: flags.Within = None,
+    reference: Annotated[
+        list[str] | None, typer.Option("--reference", help="Reference level, column=level.")
+    ] = None,
+    ddf: flags.Ddf = None,
+    fdr: Fdr = 0.05,
+    as_json: flags.Json = False,
+) -> None:
+    """Fit and test a model from groups, without reading a cell again.
+
+    For example:
+
+        flashmm test groups.h5ad --formula '~ log(libsize) + condition + (1 | subject)' -o out/
+    """
+    levels = dict(_pair(given) for given in reference or [])
+    table = tests_of(io.read_groups(groups), formula, contrast or None, within, ddf, levels)
+    _finish(table, out, fdr, as_json)
+
+
+@reported
+def plan(
+    cells: Annotated[Path, typer.Argument(help="Cells (.h5ad) of a pilot.")],
+    out: flags.Out,
+    condition: flags.Condition = None,
+    subject: flags.Subject = None,
+    within: flags.Within = None,
+    reference: flags.Reference = None,
+    layer: flags.Layer = None,
+    subjects: Annotated[
+        str, typer.Option("--subjects", help="Subjects per condition (or pairs), with commas.")
+    ] = "3,4,6,8,10,15,20,30",
+    cells_of: Annotated[
+        str | None, typer.Option("--cells", help="Cells per subject; default as in the pilot.")
+    ] = None,
+    log2_fc: Annotated[str, typer.Option("--log2-fc", help="Log2 fold changes.")] = "0.5,1",
+    alpha: Annotated[float, typer.Option("--alpha", help="Level of the tests.")] = 0.05,
+    target: Annotated[float, typer.Option("--power", help="Power that is wanted.")] = 0.8,
+    as_json: flags.Json = False,
+) -> None:
+    """How many subjects a study needs, from the variances of a pilot.
+
+    Leaves power.parquet, power.tsv and a figure for each level of --within in the folder.
+
+    For example:
+
+        flashmm power pilot.h5ad --condition condition --subject donor --within cell_type -o out/
+    """
+    roles = _roles(cells, condition, subject, within, reference, layer)
+    sizes = flags.numbers(subjects, "--subjects"), flags.numbers(log2_fc, "--log2-fc")
+    each = None if cells_of is None else flags.numbers(cells_of, "--cells")
+    step("Reading and fitting the pilot ...")
+    groups = of_cells.summarise(
+        str(cells),
+        by=list(filter(None, roles.values())),
+        covariates=["log(libsize)"],
+        layer=layer,
+    )
+    formula = f"~ log(libsize) + {roles['condition']} + (1 | {roles['subject']})"
+    levels = _reference(roles["condition"], reference)
+    table = tests_of(groups, formula, roles["condition"], roles["within"], reference=levels)
+    asked: dict[str, Any] = {"subjects": sizes[0], "cells": each, "log2_fc": sizes[1]}
+    found = inference.power(table, **asked, alpha=alpha)
+    _write_power(found, out, target)
+    needed = found.needed(target)
+    if as_json:
+        show_json({"power": found.frame, "needed": needed, "paired": found.paired})
+        return
+    unit = "pairs" if found.paired else "subjects per condition"
+    show_table(needed, f"{unit} for a mean power of {target:.0%} at level {alpha:g}")
+    say([f"{out}: power.tsv, power.parquet, figures"])
+
+
+def _write_power(found: PowerTable, out: Path, target: float) -> None:
+    frame = found.to_frame()
+    io.write_table(frame, out / "power.parquet", out / "power.tsv")
+    unit = "Pairs" if found.paired else "Subjects per condition"
+    levels = [None] if found.within is None else list(frame[found.within].unique())
+    for number, level in enumerate(levels, start=1):
+        drawn = plots.study_size_plot(
+            frame, within=found.within, level=level, target=target, unit=unit
+        )
+        plots.save_figure(
+            drawn, out / "figures" / ("power" if level is None else f"power-{number}")
+        )
+
+
+def tests_of(
+    groups: GroupStatistics,
+    formula: str,
+    contrasts: Any,
+    within: str | None,
+    ddf: str | None = None,
+    reference: dict[str, str] | None = None,
+) -> TestTable:
+    """Tests of a model of groups, as `de` makes them; subjects replicate what varies in them."""
+    from flashmm.de import with_subject_terms
+    from flashmm.design.from_groups import summary_statistics
+    from flashmm.lmm import fit_lmm
+    from flashmm.within import fit_within
+
+    fixed, random, notes = with_subject_terms(groups, formula, None)
+    if within is None:
+        stats = summary_statistics(groups, fixed, random, None, reference)
+        table = inference.contrast_tests(fit_lmm(stats), contrasts, ddf)
+    else:
+        fits = fit_within(groups, within, fixed, random, reference=reference)
+        table = inference.contrast_tests(fits, contrasts, ddf)
+    return replace(table, notes=(*notes, *table.notes))
+
+
+def _roles(
+    cells: Path,
+    condition: str | None,
+    subject: str | None,
+    within: str | None,
+    reference: str | None,
+    layer: str | None,
+) -> dict[str, str | None]:
+    """The columns that were named, or found; `within` has to be named."""
+    found = of_cells.check(
+        cells, condition=condition, subject=subject, reference=reference, layer=layer
+    )
+    for problem in found.problems:
+        raise InputError(problem)
+    for role, given in (("condition", condition), ("subject", subject)):
+        if given is None:
+            step(f"--{role} {found.roles[role]}, taken by its name")
+    if within is None and found.roles["within"] is not None:
+        step(f"One model of all cells; --within {found.roles['within']} has one for each.")
+    if layer is None and found.layer is not None:
+        held = found.matrices[next(iter(found.matrices))]
+        raise InputError(
+            f"X holds {held}; the counts are in another matrix: layer={found.layer!r}."
+        )
+    roles = {"subject": found.roles["subject"], "within": within}
+    return {**roles, "condition": found.roles["condition"]}
+
+
+def _reference(condition: str | None, level: str | None) -> dict[str, str] | None:
+    return None if condition is None or level is None else {condition: level}
+
+
+def _pair(given: str) -> tuple[str, str]:
+    column, sign, level = given.partition("=")
+    if not sign:
+        raise InputError(f"--reference is column=level, such as condition=ctrl; found {given!r}.")
+    return column, level
+
+
+def _finish(table: TestTable, out: Path, fdr: float, as_json: bool) -> None:
+    """Write the tables and say what was found."""
+    frame = table.to_frame(intervals=True, details=True)
+    io.write_table(frame, out / "tests.parquet", out / "tests.tsv")
+    notes = [in_flags(text) for text in dict.fromkeys(table.notes)]
+    with atomic_path(out / "notes.txt") as unfinished:
+        unfinished.write_text("".join(f"{line}\n" for line in notes))
+    found = _found(frame, table.within, fdr)
+    if as_json:
+        show_json({"found": found, "notes": notes, "folder": str(out)})
+        return
+    show_table(found, f"Genes found at a false discovery rate of {fdr:.0%}")
+    say([f"{out}: tests.tsv, tests.parquet, notes.txt"])
+
+
+def _found(frame: pd.DataFrame, within: str | None, fdr: float) -> pd.DataFrame:
+    """Genes found, up and down, by level and contrast, with the first of them."""
+    keys = [*([] if within is None else [within]), "contrast"]
+    import pandas as pd
+
+    rows = []
+    for labels, part in frame.groupby(keys, sort=False, observed=True):
+        hits = part[part["adj_p_value"] <= fdr].sort_values("p_value")
+        rows.append(
+            {
+                **dict(zip(keys, labels, strict=True)),
+                "tested": int(part["p_value"].notna().sum()),
+                "up": int((hits["estimate"] > 0).sum()),
+                "down": int((hits["estimate"] < 0).sum()),
+                "first": ", ".join(hits["gene"].head(3)),
+            }
+        )
+    return pd.DataFrame(rows)

@@ -1,0 +1,61 @@
+"""Flags that several commands have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flashmm.options import InputError
+
+Cells = Annotated[
+    list[Path], typer.Argument(help="The cells: .h5ad files whose cells belong together.")
+]
+Condition = Annotated[
+    str | None, typer.Option("--condition", help="Column of obs with what is compared.")
+]
+Subject = Annotated[
+    str | None, typer.Option("--subject", help="Column of obs that names the subjects.")
+]
+Within = Annotated[
+    str | None,
+    typer.Option("--within", help="Column (cell_type) whose levels have models of their own."),
+]
+Reference = Annotated[
+    str | None, typer.Option("--reference", help="Reference level of the condition.")
+]
+Layer = Annotated[
+    str | None,
+    typer.Option("--layer", help="Layer with the raw counts; 'raw' is .raw. Default: X."),
+]
+Transform = Annotated[str, typer.Option("--transform", help="log2p1, log1p, log1p_cp10k or none.")]
+Missing = Annotated[
+    str, typer.Option("--missing", help="Cells with missing values: error, or drop them.")
+]
+Covariates = Annotated[
+    list[str] | None,
+    typer.Option("--covariate", help="Further fixed effect (age, sex); may be given again."),
+]
+Ddf = Annotated[
+    str | None, typer.Option("--ddf", help="Test; default empirical-bayes with --within.")
+]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
+File = Annotated[Path, typer.Option("--out", "-o", help="File to write.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+def numbers(given: str, flag: str) -> tuple[float, ...]:
+    """Numbers of a flag, separated by commas.
+
+    Raises
+    ------
+    InputError
+        Something among them is no number.
+    """
+    try:
+        return tuple(float(part) for part in given.split(","))
+    except ValueError:
+        raise InputError(
+            f"{flag} takes numbers separated by commas, such as 4,8,16; found {given!r}."
+        ) from None

@@ -1,0 +1,153 @@
+"""The command line: what is printed and written, exit codes, errors in the words of the flags."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+import flashmm as fm
+from flashmm.cli import app
+from flashmm.cli.output import in_flags
+from flashmm.workflow.plan import read_plan
+from flashmm.workflow.sheets import Schemas
+
+SCHEMAS = Schemas.in_folder(Path(__file__).resolve().parents[2] / "workflow" / "schemas")
+
+COMMANDS = ("check", "summarise", "merge", "de", "test", "power", "simulate", "evaluate")
+
+
+def run(*arguments, code=0):
+    result = CliRunner().invoke(app, list(map(str, arguments)))
+    assert result.exit_code == code, result.output
+    return result
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Simulated cells with a truth, and a copy with logarithms in X and counts in .raw."""
+    path = tmp_path_factory.mktemp("cells")
+    asked = ("--genes", 60, "--cells", 600, "--subjects", 8, "--cell-types", 2, "--changed", 20)
+    run("simulate", *asked, "-o", path / "cells.h5ad")
+    cells = ad.read_h5ad(path / "cells.h5ad")
+    normal = cells.copy()
+    normal.raw = cells
+    normal.X = cells.X.astype(np.float32)
+    totals = np.asarray(cells.X.sum(1)).ravel()
+    normal.X.data = np.log1p(normal.X.data / np.repeat(totals, np.diff(normal.X.indptr)) * 1e4)
+    normal.write_h5ad(path / "normal.h5ad")
+    return path
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example(command):
+    assert f"flashmm {command}" in run(command, "--help").output
+
+
+def test_version_is_that_of_the_package():
+    assert fm.__version__ in run("--version").output
+
+
+def test_check_says_who_can_be_compared(folder):
+    found = json.loads(run("check", folder / "cells.h5ad", "--json").stdout)
+    assert found["roles"] == {
+        "subject": "subject",
+        "condition": "condition",
+        "within": "cell_type",
+    }
+    assert [row["df"] for row in found["design"]] == [6, 6] and found["askable"]
+    assert "Each subject has one condition" in run("check", folder / "cells.h5ad").stdout
+
+
+def test_check_writes_a_config_that_says_what_was_found(folder):
+    run("check", folder / "normal.h5ad", "--write", folder / "config.yaml")
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert read_plan(copy.deepcopy(config), SCHEMAS).runs == [("normal", "within")]
+    assert config["layer"] == "raw" and config["reference"] == {"condition": "A"}
+    assert config["methods"]["within"]["random"] == ["subject"]
+    assert config["datasets"]["normal"]["counts"] == str(folder / "normal.h5ad")
+
+
+def test_check_exits_with_three_where_nothing_can_be_asked(folder, tmp_path):
+    cells = ad.read_h5ad(folder / "cells.h5ad")
+    cells[cells.obs["subject"].isin(["A1", "B1"])].write_h5ad(tmp_path / "two.h5ad")
+    assert "cannot be asked" in run("check", tmp_path / "two.h5ad", code=3).stdout
+
+
+def test_de_ends_in_the_tables_of_the_function(folder):
+    asked = ("--condition", "condition", "--subject", "subject", "--within", "cell_type")
+    said = run("de", folder / "cells.h5ad", *asked, "-o", folder / "out", "--json")
+    found = json.loads(said.stdout)["found"]
+    assert [row["cell_type"] for row in found] == ["type1", "type2"]
+    table = fm.read_table(folder / "out" / "tests.parquet")
+    formula = "~ log(libsize) + condition + (1 | subject)"
+    with pytest.warns(fm.FlashmmWarning):
+        same = fm.de(folder / "cells.h5ad", formula, "condition", within="cell_type")
+    pd.testing.assert_series_equal(table["p_value"], same.to_frame()["p_value"])
+    assert (folder / "out" / "tests.tsv").is_file()
+    evaluated = run(
+        *("evaluate", folder / "out" / "tests.parquet", "--json"),
+        *("--truth", folder / "cells.truth.tsv"),
+    )
+    assert {row["metric"] for row in json.loads(evaluated.stdout)["metrics"]} >= {"tpr", "fpr"}
+
+
+def test_groups_of_shards_are_merged_and_tested(folder):
+    by = ("--by", "subject", "--by", "cell_type", "--by", "condition")
+    for part in (1, 2):
+        run(
+            "summarise",
+            folder / "cells.h5ad",
+            *by,
+            "--shard",
+            f"{part}/2",
+            "-o",
+            folder / f"{part}.h5ad",
+        )
+    run("merge", folder / "1.h5ad", folder / "2.h5ad", "-o", folder / "groups.h5ad")
+    model = ("--formula", "~ log(libsize) + condition + (1 | subject)", "--contrast", "condition")
+    run("test", folder / "groups.h5ad", *model, "--within", "cell_type", "-o", folder / "tested")
+    assert len(fm.read_table(folder / "tested" / "tests.parquet")) == 120
+
+
+def test_power_of_a_pilot_is_a_table_and_figures(folder):
+    sizes = ("--subjects", "4,16", "--cells", 50, "--log2-fc", "1")
+    said = run("power", folder / "cells.h5ad", *sizes, "-o", folder / "power", "--json")
+    found = json.loads(said.stdout)
+    assert [row["subjects"] for row in found["power"]] == [4, 16] and not found["paired"]
+    assert (folder / "power" / "figures" / "power.svg").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("de", "normal.h5ad", "-o", "x"), "--layer raw"),
+        (("de", "cells.h5ad", "--subject", "donor", "-o", "x"), "--subject donor is not a column"),
+        (("check", "none.h5ad"), "There is no file"),
+        (("summarise", "cells.h5ad", "--by", "subject", "--shard", "x", "-o", "x"), "--shard is"),
+        (("power", "cells.h5ad", "--subjects", "four", "-o", "x"), "--subjects takes numbers"),
+    ],
+)
+def test_faults_are_said_in_the_words_of_the_flags(folder, monkeypatch, arguments, words):
+    monkeypatch.chdir(folder)
+    result = run(*arguments, code=1)
+    assert words in result.stderr and "Traceback" not in result.output
+
+
+def test_unknown_flags_exit_with_two():
+    run("check", "--nothing", code=2)
+
+
+def test_arguments_are_flags_in_messages():
+    assert in_flags("ask for layer='raw', or transform='none'") == (
+        "ask for --layer raw, or --transform none"
+    )
+    assert in_flags("Give the effect: effect=.") == "Give the effect: --effect."
+    assert in_flags("x = 1, a=b") == "x = 1, a=b"
