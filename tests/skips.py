@@ -15,6 +15,8 @@ from browser import NO_BROWSER
 ALLOWED = {
     "test_memory_does_not_grow_with_the_values": "ru_maxrss in KiB",
     "test_the_method_in_r": "has no Rscript",
+    "test_each_cell_type_is_tested_alone_by_r": "R with edgeR is not installed",
+    "test_types_without_replicates_are_left_out_by_r": "R with edgeR is not installed",
     "test_shipped_scripts_of_r_run_or_say_what_is_missing": "has no Rscript",
     "test_a_program_that_hangs_is_killed_with_its_children": "has no /proc",
     "test_children_that_are_left_behind_are_killed": "has no /proc",
