@@ -230,15 +230,6 @@ class LMMFit(Shown):
     def preview(self) -> None:
         """Nothing: a table needs the covariances of all genes."""
 
-    def facts(self) -> dict[str, str]:
-        """How the fits ended, coefficients and components."""
-        counts = pd.Series(self.status).value_counts().items()
-        return {
-            "genes": ", ".join(f"{n} {status}" for status, n in counts),
-            "coefficients": ", ".join(self.coefficients[:12]),
-            "components": ", ".join(map(str, self.components)),
-        }
-
     def __repr__(self) -> str:
         counts = pd.Series(self.status).value_counts().to_dict()
         said = ", ".join(f"{n} {status}" for status, n in counts.items())
