@@ -199,6 +199,26 @@ def nested(run: Run) -> None:
             run.table.add("nested", what, text, took[name], PRODUCT, took["its"], limit)
 
 
+def bayes(run: Run) -> None:
+    """Empirical-Bayes tests, the prior included, beside Kenward–Roger's of the same fit."""
+    genes = 1_200 if run.quick else 6_000
+    for text, size, limit in (
+        ("25 subjects, 24 contrasts, K = 1", {"types": 12}, Limit("ratio", 3.0)),
+        (
+            "6 pairs, K = 2",
+            {"subjects": 6, "paired": True},
+            Limit("seconds", 2.0 * genes / 6_000, pro_rata(genes, 6_000)),
+        ),
+    ):
+        with step("bayes", genes=genes, **size) as ours:
+            calls = {name: (ours, name) for name in ("kenward-roger", "empirical-bayes")}
+            took = rounds(run.n_rounds, **calls)
+        size_text = f"{genes:,} genes, {text}"
+        its = ("Kenward–Roger tests", took["kenward-roger"])
+        reading = took["empirical-bayes"]
+        run.table.add("bayes", "empirical-Bayes tests, one core", size_text, reading, *its, limit)
+
+
 def crossed(run: Run) -> None:
     """Two crossed components: subjects and batches (in the place of cell types)."""
     genes = 50 if run.quick else 500
@@ -267,6 +287,7 @@ SECTIONS: dict[str, Callable[[Run], None]] = {
     "simulate": simulate,
     "one": one,
     "nested": nested,
+    "bayes": bayes,
     "crossed": crossed,
     "peers": peers,
 }

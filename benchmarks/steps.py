@@ -253,6 +253,28 @@ def model(contrasts: str | None = "condition", **size: Any) -> Calls:
     }
 
 
+def bayes(genes: int, subjects: int = 25, types: int = 1, paired: bool = False) -> Calls:
+    """Tests of Gaussian groups; the fit is made before."""
+    size = {"n_genes": genes, "n_subjects": subjects, "n_cell_types": types}
+    cells = 100 * types * subjects * (2 if paired else 1)
+    spec = fm.SimulationSpec(
+        distribution="gaussian", n_cells=cells, nested=not paired, ratio_spread=0.8, **size
+    )
+    groups = fm.simulate_gaussian_groups(spec, seed=1).groups
+    fixed = "~ condition" if types == 1 else "~ 0 + cell_type + cell_type:condition"
+    random = ["subject", "subject:condition"] if paired else ["subject"]
+    fit = fm.fit_lmm(fm.summary_statistics(groups, fixed, random))
+    contrasts = "condition" if types == 1 else None
+
+    def test(ddf: str) -> dict[str, Any]:
+        return {"contrasts": len(fm.contrast_tests(fit, contrasts, ddf=ddf).contrasts)}
+
+    return {
+        "kenward-roger": lambda: test("kenward-roger"),
+        "empirical-bayes": lambda: test("empirical-bayes"),
+    }
+
+
 # --- peers ----------------------------------------------------------------------------------------
 
 
@@ -315,7 +337,7 @@ STEPS: dict[str, Callable[..., Calls]] = {
     each.__name__: each
     for each in (
         simulate_cells, store, read_chunks, summarise, whole_path, numpy_draws, our_draws, multiply,
-        model, mixedlm, export, pydeseq2,
+        model, bayes, mixedlm, export, pydeseq2,
     )
 }  # fmt: skip
 

@@ -16,11 +16,11 @@ from flashmm.kernels.empirical_bayes_points import Points, points_of
 from flashmm.kernels.engine import VarianceForms, take
 from flashmm.kernels.rotation import Projection, original_basis, orthonormal_contrasts
 from flashmm.kernels.threads import single_blas_thread
+from flashmm.model import FAR, note_aliased
 from flashmm.model import MAX_DENSE_COLUMNS as MAX_DENSE_COLUMNS
 from flashmm.model import Model as Model
 from flashmm.model import factor as factor
 from flashmm.model import prepare as prepare
-from flashmm.names import listed
 from flashmm.options import FitOptions, InputError, Status, note
 from flashmm.shown import Shown
 
@@ -28,8 +28,6 @@ from flashmm.shown import Shown
 NOTHING_LEFT = 1e-12
 # Variance above which its third power, or that of its inverse, may be no number.
 LARGEST_VARIANCE = 1e100
-# Square of the ratio of a mean to a spread above which sums of squares lose half of their digits.
-FAR = 1e8
 
 FITTED = (Status.OK, Status.BOUNDARY)
 
@@ -359,7 +357,7 @@ def fit_lmm(
     options = FitOptions(method, nonnegative, engine, values, max_iter, tol, block_size)
     _check_start(options, len(stats.component_sizes))
     fit = refit(stats, options)
-    return replace(fit, notes=_note_aliased(fit) + _note_offsets(fit))
+    return replace(fit, notes=note_aliased(stats, fit.estimable) + _note_offsets(fit))
 
 
 def refit(stats: SummaryStatistics, options: FitOptions) -> LMMFit:
@@ -557,33 +555,6 @@ def _assemble(
 def _aliased(model: Model, stats: SummaryStatistics) -> tuple[str, ...]:
     """Names of the coefficients that the design cannot estimate."""
     return tuple(name for name, k in zip(stats.coefficients, model.kept, strict=True) if not k)
-
-
-def _note_aliased(fit: LMMFit) -> tuple[str, ...]:
-    """Say which columns were dropped."""
-    if not fit.aliased:
-        return ()
-    return (
-        note(
-            f"{len(fit.aliased)} of {len(fit.coefficients)} fixed coefficients are linear "
-            "combinations of others in these cells and were dropped: "
-            f"{', '.join(fit.aliased)}. Contrasts that need them are NaN.{_far_columns(fit)}"
-        ),
-    )
-
-
-def _far_columns(fit: LMMFit) -> str:
-    """Name dropped columns that vary little beside their mean, which rounding may have aliased."""
-    stats = fit.stats
-    if stats.X_sum is None:
-        return ""
-    mean = stats.X_sum / stats.n_cells
-    spread = np.diag(stats.XtX) / stats.n_cells - mean**2
-    far = ~fit.estimable & (spread > 1e-14 * mean**2) & (spread < mean**2 / FAR)
-    if not far.any():
-        return ""
-    named = listed(np.array(fit.coefficients, dtype=object)[far])
-    return f" {named}: the mean is more than 10000 times the spread, centre the column."
 
 
 def _note_offsets(fit: LMMFit) -> tuple[str, ...]:

@@ -20,7 +20,8 @@ from flashmm.kernels.rotation import (
 )
 from flashmm.kernels.spectral import SpectralEngine
 from flashmm.kernels.structure import CovarianceStructure, Elimination
-from flashmm.options import DesignError, FitOptions, InputError
+from flashmm.names import listed
+from flashmm.options import DesignError, FitOptions, InputError, note
 
 # Columns of Z above which q × q systems are refused.
 MAX_DENSE_COLUMNS = 10_000
@@ -28,6 +29,8 @@ MAX_DENSE_COLUMNS = 10_000
 # and for one the eigenvalues that all genes share are worth their cost.
 FEW_LEVELS = 64
 MANY_LEVELS = 5_000
+# Square of the ratio of a mean to a spread above which sums of squares lose half of their digits.
+FAR = 1e8
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,3 +197,31 @@ def _check_levels(engine: Engine[Any], projection: Projection) -> None:
             f"freedom ({projection.df_residual}), so no residual variance can be estimated: every "
             "cell seems to be a level of its own. Check the random terms."
         )
+
+
+def note_aliased(stats: SummaryStatistics, estimable: np.ndarray) -> tuple[str, ...]:
+    """Name the columns of X that were dropped, and which of them rounding may have aliased."""
+    if estimable.all():
+        return ()
+    names = np.array(stats.coefficients, dtype=object)
+    return (
+        note(
+            f"{np.count_nonzero(~estimable)} of {len(names)} fixed coefficients are linear "
+            "combinations of others in these cells and were dropped: "
+            f"{', '.join(names[~estimable])}. Contrasts that need them are NaN."
+            f"{_far_columns(stats, estimable)}"
+        ),
+    )
+
+
+def _far_columns(stats: SummaryStatistics, estimable: np.ndarray) -> str:
+    """Name dropped columns that vary little beside their mean."""
+    if stats.X_sum is None:
+        return ""
+    mean = stats.X_sum / stats.n_cells
+    spread = np.diag(stats.XtX) / stats.n_cells - mean**2
+    far = ~estimable & (spread > 1e-14 * mean**2) & (spread < mean**2 / FAR)
+    if not far.any():
+        return ""
+    named = listed(np.array(stats.coefficients, dtype=object)[far])
+    return f" {named}: the mean is more than 10000 times the spread, centre the column."

@@ -135,9 +135,46 @@ def test_what_cannot_be_fitted_is_said(groups, change, error, words):
         fm.fit_within(groups, **asked)
 
 
-def test_contrasts_that_no_level_has(fits):
-    with pytest.raises(FormulaError, match="treated"):
-        fm.contrast_tests(fits, "treated")
+@pytest.mark.parametrize(
+    ("contrast", "words"),
+    [
+        ("treated", "treated"),
+        (("condition", "stim", "A"), "no level 'stim'. The levels are 'A', 'B'"),
+        (("condition", "B", "C"), "no level 'C'"),
+        (("condition", "A", "A"), "'A' is compared with itself"),
+        (("treatment", "B", "A"), "no coefficient is called 'treatment'"),
+        (("condition", "B"), "no coefficient is called 'B'"),
+    ],
+)
+def test_contrasts_that_no_level_has(fits, contrast, words):
+    with pytest.raises(FormulaError, match=words):
+        fm.contrast_tests(fits, contrast)
+
+
+def test_columns_that_divide_the_cells_badly(simulation):
+    cells = simulation.adata.copy()
+    cells.obs["plate"] = [f"P{i % 150}" for i in range(cells.n_obs)]
+    kinds = cells.obs["cell_type"].astype(object)
+    cells.obs["gaps"] = kinds.where(np.arange(cells.n_obs) % 10 > 0)
+    formula = f"{FIXED} + (1|subject)"
+    with (
+        pytest.warns(fm.FlashmmWarning, match="'plate' has 150 levels"),
+        pytest.raises(DesignError, match="No level of 'plate' can be fitted"),
+    ):
+        fm.de(cells[:300].copy(), formula, "condition", within="plate")
+    with pytest.raises(InputError, match=r"missing values in the column.* 'gaps'"):
+        fm.de(cells, formula, "condition", within="gaps")
+    with pytest.warns(fm.FlashmmWarning, match="240 of 2400 cells left out"):
+        table = fm.de(cells, formula, "condition", within="gaps", missing="drop")
+    assert set(table.to_frame()["gaps"]) == set(kinds)
+    with pytest.raises(DesignError, match="in which 'subject' is constant"):
+        fm.de(cells, formula, "condition", within="subject")
+
+
+def test_all_genes_too_rare(groups):
+    fits = fm.fit_within(groups, "cell_type", FIXED, RANDOM, min_counts=1e9)
+    frame = fm.contrast_tests(fits, "condition").to_frame()
+    assert set(frame["status"]) == {"low_expression"} and frame["p_value"].isna().all()
 
 
 def test_many_levels_and_one_level_are_said(groups):

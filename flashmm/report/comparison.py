@@ -55,7 +55,7 @@ def ranked(inputs: Inputs) -> Iterator[dict[str, Any]]:
     costs = method_costs(inputs)
     yield _ranked_table(
         inputs,
-        ranking(over_scenarios(averaged)) if len(averaged) else [],
+        _ranking(inputs, averaged),
         costs,
         f"Ranked over {averaged['scenario'].nunique() if len(averaged) else 0} scenarios",
     )
@@ -71,11 +71,20 @@ def _averaged(inputs: Inputs) -> pd.DataFrame:
     return by_scenario(metrics) if len(metrics) else metrics
 
 
+def _ranking(inputs: Inputs, averaged: pd.DataFrame) -> list[Ranked]:
+    """Methods, best first, and controls after them."""
+    found = ranking(over_scenarios(averaged)) if len(averaged) else []
+    return sorted(found, key=lambda one: one.method in inputs.controls)
+
+
 def _ranked_table(
     inputs: Inputs, methods: list[Ranked], costs: pd.DataFrame, title: str
 ) -> dict[str, Any]:
     failed = failures(inputs)
     rows = [_ranked_row(number, one, costs) for number, one in enumerate(methods, start=1)]
+    for row, one in zip(rows, methods, strict=True):
+        if one.method in inputs.controls:
+            row["Rank"] = Cell("control", value=float(len(methods)))
     there = {one.method for one in methods}
     partly = failed[failed["method"].isin(there)].groupby("method", sort=False).size()
     for row, one in zip(rows, methods, strict=True):
@@ -290,7 +299,7 @@ def _scenario_tables(averaged: pd.DataFrame) -> pd.DataFrame:
 def differences(inputs: Inputs) -> Iterator[dict[str, Any]]:
     """Power of each method less that of the first in rank, on the same data sets."""
     averaged = _averaged(inputs)
-    order = ranking(over_scenarios(averaged)) if len(averaged) else []
+    order = [one for one in _ranking(inputs, averaged) if one.method not in inputs.controls]
     if len(order) < 2 or not order[0].power.known:
         return
     best, metrics = order[0], inputs.table("metrics")

@@ -25,6 +25,9 @@ UNITS = {
     "none": "unit of the input",
 }
 
+#: functions of the methods sheet that say what the best and the emptiest method would find
+CONTROLS = ("truth", "permuted-labels")
+
 
 @dataclass(frozen=True)
 class Run:
@@ -167,6 +170,13 @@ class Inputs:
         named = [self.table("status"), self.table("metrics")]
         others = [name for table in named if len(table) for name in table["method"]]
         return list(dict.fromkeys([*(run.method for run in self.runs), *map(str, others)]))
+
+    @property
+    def controls(self) -> set[str]:
+        """Methods that are no competitors: the truth itself, and labels without any meaning."""
+        asked = {run.method: run.model.get("run") or {} for run in self.runs}
+        function = {name: (run.get("function") or {}) for name, run in asked.items()}
+        return {name for name, of in function.items() if of.get("function") in CONTROLS}
 
     def first_of(self, scenario: str) -> Run:
         """Return the first run of a scenario."""

@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -82,7 +84,7 @@ class Ended:
 
 
 def run_limited(
-    command: Sequence[str],
+    command: Sequence[str] | Callable[[], int],
     limits: Limits | None = None,
     *,
     folder: str | os.PathLike[str] | None = None,
@@ -92,8 +94,9 @@ def run_limited(
 
     Parameters
     ----------
-    command : sequence of str
-        The program and its arguments; there is no shell.
+    command : sequence of str or callable
+        The program and its arguments; there is no shell. A callable gives an exit code; it runs in
+        a copy of this process, so that what is imported here need not be imported again.
     limits : Limits, optional
         What it may take; by default any time and memory, and one thread.
     folder : path, optional
@@ -119,6 +122,10 @@ def run_limited(
         variables["TMPDIR"] = str(folder)
     with tempfile.TemporaryFile() as output:
         start = time.perf_counter()
+        if callable(command):
+            with _ends_with_us(group := _forked(command, output)):
+                watched = _watched(group, limits, output, start)
+            return replace(watched, log=_last_lines(output))
         try:
             process = subprocess.Popen(
                 list(command),
@@ -135,6 +142,27 @@ def run_limited(
             watched = _watched(process.pid, limits, output, start)
         process.returncode = watched.code
         return replace(watched, log=_last_lines(output))
+
+
+def _forked(work: Callable[[], int], output: IO[bytes]) -> int:
+    """Do some work in a copy of this process, the leader of a group, and return its number."""
+    number = os.fork()
+    if number:
+        with suppress(OSError):  # the copy does it too: whoever is first
+            os.setpgid(number, number)
+        return number
+    code = 1
+    try:
+        os.setpgid(0, 0)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for stream in (1, 2):
+            os.dup2(output.fileno(), stream)
+        sys.stdout = sys.stderr = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
+        code = work()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
 
 
 def pinned(threads: int) -> dict[str, str]:

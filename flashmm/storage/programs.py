@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -69,7 +70,7 @@ class Answer:
 
 
 def run_on_files(
-    command: Sequence[str],
+    command: Sequence[str] | Callable[[str], int],
     files: Mapping[str, Content],
     values: Mapping[str, str],
     limits: Limits | None = None,
@@ -81,7 +82,8 @@ def run_on_files(
     ----------
     command : sequence of str
         The program and its arguments, in which ``{name}`` stands for the path of a file, a value,
-        or ``{out}``, the path that the program writes to.
+        or ``{out}``, the path that the program writes to. A callable is given this path and
+        gives an exit code; it runs in a copy of this process.
     files : mapping of str to Content
         What the files hold; a mapping makes a folder.
     values : mapping of str to str
@@ -106,8 +108,16 @@ def run_on_files(
         temporary.mkdir()
         words = {name: str(_write(folder, name, content)) for name, content in files.items()}
         words |= {**values, "out": str(folder / "out.tsv")}
-        whole = [_filled(argument, words) for argument in command]
-        ended = run_limited(whole, limits, folder=temporary, environment=environment)
+        ended = run_limited(
+            partial(command, words["out"])
+            if callable(command)
+            else [_filled(argument, words) for argument in command],
+            limits,
+            folder=temporary,
+            environment=environment,
+        )
+        # the folder has another name in every run
+        ended = replace(ended, log=tuple(line.replace(f"{place}/", "") for line in ended.log))
         table = read_result(Path(words["out"])) if ended.code == 0 else None
     return Answer(ended, table)
 

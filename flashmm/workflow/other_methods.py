@@ -1,19 +1,16 @@
 """Run a method that is no model of this package: a command, or a built-in function.
 
-A function runs as a command too, `python -m flashmm.workflow.other_methods`, so that both are
-measured by the same clock and kept to the same limits.
+A function runs in a process of its own too, so that both are measured by the same clock and kept
+to the same limits.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import Any
 
 import pandas as pd
@@ -34,17 +31,15 @@ from flashmm.benchmark.mixedlm import choose_genes
 from flashmm.cells.groups import GroupStatistics
 from flashmm.cells.reference import with_reference
 from flashmm.cells.sparse_counts import SparseCounts, read_sparse
-from flashmm.io.groups import read_groups
+from flashmm.io.groups import gene_names, read_groups
 from flashmm.options import FlashmmError, UnavailableError
 from flashmm.storage.processes import SKIPPED_CODE, Limits, status_memory
 from flashmm.storage.programs import Content, located, run_on_files
 
-PACKAGE_FOLDER = Path(__file__).resolve().parents[2]
-
 
 @dataclass(frozen=True)
 class Job:
-    """A method and the data set that it tests; all of it can be written as JSON.
+    """A method and the data set that it tests.
 
     Attributes
     ----------
@@ -116,16 +111,13 @@ class Job:
             libsize=self.libsize,
         )
 
-    def as_json(self) -> str:
-        """The record as text."""
-        return json.dumps({f.name: getattr(self, f.name) for f in fields(self)})
-
     def data(self) -> DataSet:
         """What a function is given."""
         truth = None
         if self.truth is not None:
             truth = pd.read_csv(self.truth, sep="\t", dtype={"gene": str, "cell_type": str})
-        cells = self.counts if len(self.counts) > 1 else self.counts[0]
+        one = next(iter(self.counts), None)  # none where the function does not need the cells
+        cells = self.counts if len(self.counts) > 1 else one
         return DataSet(self.statistics, cells=cells, layer=self.layer, truth=truth)
 
     def contents(self) -> dict[str, Callable[[], Content]]:
@@ -174,7 +166,7 @@ def run_method(job: Job) -> Outcome:
     InputError
         The groups cannot be read, or have no such columns.
     """
-    total = job.statistics.n_genes
+    total = len(gene_names(job.groups))
     run = _run_command if "command" in job.method else _run_function
     try:
         verdict = run(job)
@@ -205,9 +197,7 @@ def _run_command(job: Job) -> Verdict:
 
 def _run_function(job: Job) -> Verdict:
     """Run a function in a process of its own, within its limits."""
-    command = [sys.executable, "-m", "flashmm.workflow.other_methods", job.as_json(), "{out}"]
-    place = os.pathsep.join([str(PACKAGE_FOLDER), *filter(None, [os.environ.get("PYTHONPATH")])])
-    answer = run_on_files(command, {}, {}, job.limits, {"PYTHONPATH": place})
+    answer = run_on_files(partial(function_job, job), {}, {}, job.limits)
     verdict = judged(replace(answer, table=None), job.asked, job.limits)
     if answer.table is None:
         return verdict
@@ -221,13 +211,13 @@ def _run_function(job: Job) -> Verdict:
 # In the process of a function
 
 
-def main(given: str, out: str) -> int:
+def function_job(job: Job, out: str) -> int:
     """Run the function of a job and write its tests.
 
     Parameters
     ----------
-    given : str
-        `Job.as_json`.
+    job : Job
+        Its groups have not been read yet, so that reading them is measured.
     out : str
         The Parquet file to write; its attributes are the notes and the memory that was in use
         before anything was read.
@@ -238,7 +228,7 @@ def main(given: str, out: str) -> int:
         The exit code: `SKIPPED_CODE` where something is missing that the function needs.
     """
     warnings.simplefilter("ignore")
-    baseline, job = status_memory()[0], Job(**json.loads(given))
+    baseline = status_memory()[0]
     try:
         tests, notes = run_function(
             function_method(job.method["function"]), job.data(), job.asked, job.seed
@@ -250,7 +240,3 @@ def main(given: str, out: str) -> int:
     tests.attrs = {"baseline_memory_mib": baseline, "notes": list(notes)}
     tests.to_parquet(out)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -20,8 +19,7 @@ from flashmm.io.groups import write_groups
 from flashmm.options import InputError, UnavailableError
 from flashmm.simulate.counts import SimulationSpec, simulate_counts
 from flashmm.storage.processes import SKIPPED_CODE
-from flashmm.workflow import other_methods
-from flashmm.workflow.other_methods import Job, run_method
+from flashmm.workflow.other_methods import Job, function_job, run_method
 
 pytestmark = pytest.mark.filterwarnings("ignore::flashmm.options.FlashmmWarning")
 
@@ -149,14 +147,13 @@ def test_what_is_missing_is_said(data, asked, monkeypatch):
 def job(data, tmp_path_factory) -> Job:
     folder = tmp_path_factory.mktemp("job")
     write_groups(data.groups, folder / "groups.h5ad")
-    data.cells.write_h5ad(folder / "cells.h5ad")
     data.truth.to_csv(folder / "truth.tsv", sep="\t", index=False)
     asked = {"factor": "condition", "subject": "subject", "cell_type": "cell_type"}
     method = {**asked, "alternative": "two-sided", "timeout": 5, "memory": 4000}
     method["function"] = {"name": "t", "function": "truth"}
     paths = {"groups": folder / "groups.h5ad", "truth": folder / "truth.tsv"}
     named = {key: str(path) for key, path in paths.items()}
-    return Job(**named, counts=[str(folder / "cells.h5ad")], method=method, seed=4)
+    return Job(**named, counts=[], method=method, seed=4)
 
 
 def test_a_function_runs_by_itself(job, data, asked):
@@ -170,16 +167,16 @@ def test_a_function_runs_by_itself(job, data, asked):
 
 
 def test_how_its_process_ends(job, tmp_path, capsys):
-    assert other_methods.main(job.as_json(), str(tmp_path / "out")) == 0
+    assert function_job(job, str(tmp_path / "out")) == 0
     assert pd.read_parquet(tmp_path / "out").attrs["notes"] == []
     lost = replace(job, truth=None)
-    assert other_methods.main(lost.as_json(), str(tmp_path / "no")) == SKIPPED_CODE
+    assert function_job(lost, str(tmp_path / "no")) == SKIPPED_CODE
     assert "has no truth" in capsys.readouterr().err
-    wrong = json.loads(job.as_json())
-    wrong["method"]["function"] = {"name": "p", "function": "pseudobulk-t"}
-    wrong["method"]["factor"] = "batch"  # a subject has both
-    assert other_methods.main(json.dumps(wrong), str(tmp_path / "no")) == 1
-    assert "has both levels of 'batch'" in capsys.readouterr().err
+    model = {"fixed": "~ log(libsize) + batch", "random": ["subject"], "within": "cell_type"}
+    function = {"name": "p", "function": "permuted-labels", **model}
+    both = {**job.method, "function": function, "factor": "batch"}  # of every subject
+    assert function_job(replace(job, method=both), str(tmp_path / "no")) == 1
+    assert "has several levels of 'batch'" in capsys.readouterr().err
 
 
 def test_a_comparison_that_cannot_be_made_is_a_failure_of_the_method(job):

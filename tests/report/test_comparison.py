@@ -10,7 +10,7 @@ import pytest
 from pages import METHODS, benchmark_inputs
 
 from flashmm.io.tables import write_table
-from flashmm.report import comparison, costs
+from flashmm.report import Run, comparison, costs
 from flashmm.report.costs import method_costs
 
 
@@ -41,6 +41,16 @@ def test_methods_that_keep_their_level_come_first_and_failures_last(ranked):
     assert bold["Nulls at 0.05"].tone == "bad" and "±" in bold["Nulls at 0.05"].text
     assert lost["Method"].tone == "bad"
     assert "exit code 1 <b>" in lost["Failed"].text and lost["Nulls at 0.05"].text == "–"
+
+
+def test_controls_have_no_rank_and_are_not_compared_with(inputs):
+    model = {"run": {"function": {"function": "truth"}}}
+    run = Run("d", "null", 1, [], METHODS[0], model, "", None, "", "", "")
+    controlled = replace(inputs, runs=(run,))
+    table = tables(comparison.ranked(controlled))["Ranked over 2 scenarios"]
+    assert table["methods"][:2] == [METHODS[1], METHODS[0]]
+    assert table["rows"][1][1].text == "control"
+    assert list(comparison.differences(controlled)) == []  # one method is left
 
 
 def test_failures_are_listed_with_the_last_lines_of_their_logs(ranked):

@@ -46,6 +46,26 @@ def test_no_such_program():
     assert ended.code is None and "no-such-program-here: No such file" in ended.log[0]
 
 
+def test_work_in_a_copy_of_this_process():
+    def work() -> int:
+        print("said", os.getpid() == os.getpgrp())
+        if here == os.getpid():
+            raise AssertionError("it is no copy")
+        return 5
+
+    here = os.getpid()
+    ended = run_limited(work)
+    assert (ended.code, ended.log) == (5, ("said True",))
+
+    def broken() -> int:
+        raise ValueError("that is wrong")
+
+    ended = run_limited(broken)
+    assert ended.code == 1 and ended.log[-1] == "ValueError: that is wrong"
+    ended = run_limited(lambda: time.sleep(600) or 0, Limits(seconds=0.2))
+    assert ended.stopped == "time"
+
+
 def test_threads_and_temporary_files(tmp_path):
     code = "import os; print(os.environ['OMP_NUM_THREADS'], os.environ['TMPDIR'], os.environ['A'])"
     ended = run_limited(python(code), Limits(threads=3), folder=tmp_path, environment={"A": "b"})

@@ -51,7 +51,7 @@ def test_models_between_subjects(workflow, related):
     # genes by the tests of a method: fitted again, after these tests
     related["multitrait"] |= {"significant_in": "subject"}
     planned = workflow.planned(related)
-    assert (planned["multitrait"], planned["test"], planned["report"]) == (1, 1, 1)
+    assert (planned["multitrait"], planned["fit"], planned["report"]) == (1, 1, 1)
     assert not {"kinship", "summarise"} & set(planned)
 
 

@@ -11,6 +11,15 @@ if (CHECKOUT / "flashmm" / "__init__.py").is_file():
 
 from flashmm.workflow.cells_check import check_cells
 from flashmm.workflow.config_files import check_config_files
+
+try:
+    import flashmm
+except ModuleNotFoundError:
+    sys.exit(
+        "flashmm: the workflow needs its Python package; install it in the environment of Snakemake "
+        "(python -m pip install 'flashmm[workflow] @ git+<address of the project>')."
+    )
+
 from flashmm.workflow.plan import read_plan
 from flashmm.workflow.sheets import ConfigError, Schemas
 from flashmm.workflow.sources import Sources
