@@ -210,32 +210,19 @@ class LMMFit(Shown):
     def to_frame(self) -> pd.DataFrame:
         """One row per gene.
 
-        Returns
-        -------
-        pandas.DataFrame
-            Columns gene, status, loglik, n_iter, ``coef[name]`` and ``std_error[name]`` of each
-            coefficient, ``variance[name]`` of each component.
+        Its columns are gene, status, loglik, n_iter, ``coef[name]`` and ``std_error[name]`` of each
+        coefficient, and ``variance[name]`` of each component.
         """
         std_error = self.std_error
         columns: dict[str, Any] = {"gene": np.asarray(self.genes, dtype=object)}
-        columns |= {name: getattr(self, name) for name in ("status", "loglik", "n_iter")}
+        columns |= {"status": self.status, "loglik": self.loglik, "n_iter": self.n_iter}
         for j, name in enumerate(self.coefficients):
-            columns[f"coef[{name}]"] = self.coef[:, j]
-            columns[f"std_error[{name}]"] = std_error[:, j]
+            columns |= {f"coef[{name}]": self.coef[:, j], f"std_error[{name}]": std_error[:, j]}
         columns |= {f"variance[{c}]": self.theta[:, k] for k, c in enumerate(self.components)}
         return pd.DataFrame(columns)
 
     def preview(self) -> None:
         """Nothing: a table needs the covariances of all genes."""
-
-    def facts(self) -> dict[str, str]:
-        """How the fits ended, coefficients and components."""
-        counts = pd.Series(self.status).value_counts().items()
-        return {
-            "genes": ", ".join(f"{n} {status}" for status, n in counts),
-            "coefficients": ", ".join(self.coefficients[:12]),
-            "components": ", ".join(map(str, self.components)),
-        }
 
     def __repr__(self) -> str:
         counts = pd.Series(self.status).value_counts().to_dict()
