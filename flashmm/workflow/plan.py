@@ -102,6 +102,15 @@ class Plan:
             + ["results/donors/report.html"] * donors
         )
 
+    def kept_tables(self) -> list[str]:
+        """Tables that a run leaves beside its report; one that was deleted is made again."""
+        tests = [
+            f"results/tests/{dataset}/{method}.{ending}"
+            for dataset, method in self.runs
+            for ending in ("parquet", "tsv")
+        ]
+        return [*tests, *self.tables().values(), *self.tables_for_people()]
+
     @property
     def simulated(self) -> list[str]:
         """Scenarios of the benchmark that are simulated."""

@@ -30,6 +30,9 @@ def test_runs_tables_and_targets():
         ("flat-1", "nested"),
     ]
     assert found.targets() == ["results/report.html"]
+    kept = found.kept_tables()
+    assert "results/tests/flat-1/nested.tsv" in kept
+    assert {*found.tables().values(), *found.tables_for_people()} <= set(kept)
     assert found.datasets_with("agreement") == ["small-1", "flat-1"]
     assert found.parts()["qq"] == [
         "results/evaluation/small-1/qq.parquet",

@@ -43,6 +43,16 @@ def test_files_of_a_run(finished):
     }
 
 
+def test_a_deleted_table_is_made_again(finished):
+    table = finished.folder / "results/tests/small-1/nested.tsv"
+    aside = table.rename(table.with_suffix(".aside"))
+    planned = finished.planned(TEST_CONFIG)
+    aside.rename(table)
+    assert planned.get("fit", planned.get("test")) == 1
+    assert planned["report"] == 1
+    assert "summarise" not in planned
+
+
 def test_tests_are_tidy(finished):
     tests = pd.read_parquet(finished.folder / "results/tests/small-1/nested.parquet")
     text = pd.read_csv(finished.folder / "results/tests/small-1/nested.tsv", sep="\t")
