@@ -169,7 +169,7 @@ def _failed_row(method: str, part: pd.DataFrame, columns: list[str]) -> dict[str
     tone = "" if (part["status"] == "skipped").all() else "bad"
     row = dict.fromkeys(columns, NOTHING)
     row |= {"Method": Cell(method, tone), "Rank": Cell("–", tone)}
-    row["Failed"] = Cell(f"{len(part)}; {said}", tone, float(len(part)), said)
+    row["Failed"] = Cell(f"{len(part)}, {first['status']}", tone, float(len(part)), said)
     return row
 
 

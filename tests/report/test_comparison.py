@@ -40,7 +40,7 @@ def test_methods_that_keep_their_level_come_first_and_failures_last(ranked):
     assert careful["Nulls at 0.05"].tone == "good"
     assert bold["Nulls at 0.05"].tone == "bad" and "±" in bold["Nulls at 0.05"].text
     assert lost["Method"].tone == "bad"
-    assert "exit code 1 <b>" in lost["Failed"].text and lost["Nulls at 0.05"].text == "–"
+    assert "exit code 1 <b>" in lost["Failed"].title and lost["Nulls at 0.05"].text == "–"
 
 
 def test_controls_have_no_rank_and_are_not_compared_with(inputs):
