@@ -22,8 +22,12 @@ BLOCKS = {
 @pytest.mark.parametrize("document", BLOCKS)
 def test_code_runs(document, tmp_path, monkeypatch, capsys):
     """The blocks of a document run one after another, as its reader would run them."""
-    spec = fm.SimulationSpec(n_genes=20, n_cells=400, n_subjects=10, n_cell_types=2)
-    fm.simulate_counts(spec, seed=1, path=tmp_path / "cells.h5ad").adata.file.close()
+    # a prior of the variance ratios needs more genes
+    n_genes, n_cells = (90, 800) if document == "inference.md" else (20, 400)
+    spec = fm.SimulationSpec(n_genes=n_genes, n_cells=n_cells, n_subjects=10, n_cell_types=2)
+    adata = fm.simulate_counts(spec, seed=1, path=tmp_path / "cells.h5ad").adata
+    (tmp_path / "hallmark.gmt").write_text("\t".join(["some", "", *adata.var_names[:30]]))
+    adata.file.close()
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     for number, code in enumerate(BLOCKS[document]):

@@ -124,6 +124,14 @@ def empirical_bayes(paired=False):
     return fit, fm.contrast_tests(fit, "condition", "empirical-bayes")
 
 
+def planned_studies() -> pd.DataFrame:
+    """Power of studies of 4 to 12 subjects and two numbers of cells."""
+    rows = [(1.0, cells, n) for cells in (50, 200) for n in (4, 8, 12)]
+    table = pd.DataFrame(rows, columns=["log2_fc", "cells", "subjects"])
+    power = table["subjects"] / 14 * (table["cells"] / 200) ** 0.2
+    return table.assign(power=power, power_low=power - 0.05, power_high=power + 0.05)
+
+
 def draw_all(evaluations) -> dict[str, Figure]:
     metrics = metrics_of(evaluations)
     return {
@@ -140,6 +148,7 @@ def draw_all(evaluations) -> dict[str, Figure]:
         "trait_correlation_plot": plots.trait_correlation_plot(trait_pairs()),
         "prior_plot": plots.prior_plot(empirical_bayes()[1]),
         "posterior_plot": plots.posterior_plot(fm.posterior_of(*empirical_bayes(), "g1")),
+        "study_size_plot": plots.study_size_plot(planned_studies()),
         "volcano_plot": plots.volcano_plot(simulated_tests(1.0), CONTRASTS[0]),
         "simulation_plot": plots.simulation_plot(*cells()),
     }
