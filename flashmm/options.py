@@ -56,9 +56,15 @@ def _frames_inside() -> int:
     """Stack level, for a warning given by the caller, of the first frame outside the package."""
     frame: FrameType | None = sys._getframe(1)
     level = 1
-    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "flashmm":
+    while frame is not None and _is_ours(frame):
         frame, level = frame.f_back, level + 1
     return level
+
+
+def _is_ours(frame: FrameType) -> bool:
+    """Whether code of the package runs in a frame; code that was compiled may have no name."""
+    name = frame.f_globals.get("__name__")
+    return isinstance(name, str) and name.partition(".")[0] == "flashmm"
 
 
 class Status(StrEnum):

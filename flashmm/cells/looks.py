@@ -69,7 +69,9 @@ def looks_like(block: Block) -> Values:
         return Values.SCALED
     # a cell's normalised counts are its counts times a factor
     for kind, inverse in _INVERSES:
-        if _are_multiples(inverse(values), cells):
+        with np.errstate(over="ignore"):  # infinite values are no multiples
+            counted = inverse(values)
+        if _are_multiples(counted, cells):
             return kind
     whole = (values == np.floor(values)).mean() if len(values) else 0.0
     return Values.FRACTIONS if whole >= SOME_WHOLE else Values.OTHER

@@ -136,7 +136,7 @@ def test_without_effects_there_is_no_power():
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"test": "wilcoxon"}, "test 'wilcoxon' is none of"),
+        ({"test": "sign"}, "test 'sign' is none of"),
         ({"random": ()}, "needs 'random' or 'fixed'"),
         ({"test": "pooled", "random": ("subject",)}, "has no setting 'random'"),
         ({"ddf": "kr"}, "ddf 'kr' is none of"),

@@ -83,7 +83,7 @@ def test_every_row_of_the_sheets_is_a_method():
     assert found[3].settings["options"] == {"nonnegative": False}
     studied = [Method.of(filled(row) | {"only_matching": None}) for row in CALIBRATED]
     assert {method.test for method in studied} <= set(PROCEDURES)
-    assert studied[0].random == ("subject",)
+    assert studied[0].random == ("subject", "subject:condition")
 
 
 CALIBRATED = rows("calibration.methods.tsv")

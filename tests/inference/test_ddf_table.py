@@ -69,7 +69,8 @@ def test_schemas_name_the_methods_of_the_table():
         "calibration_methods.schema.yaml",
     }
     for name, values in found:
-        assert tuple(values) == DDF, name
+        # tests of one model per type have a word before their name
+        assert tuple(value for value in values if not value.startswith("per type, ")) == DDF, name
 
 
 @pytest.mark.parametrize("name", ["methods", "calibration_methods"])

@@ -635,7 +635,7 @@ def test_the_sheet_of_scenarios_has_the_fields_of_the_spec() -> None:
     names = {field.name for field in fields(SimulationSpec)}
     schema = yaml.safe_load((ROOT / "workflow/schemas/scenarios.schema.yaml").read_text())
     assert set(schema["properties"]) == names | {"name"}
-    section = (ROOT / "config/README.md").read_text().split("## Scenarios")[1].split("\n## ")[0]
+    section = (ROOT / "config/README.md").read_text().split("## Scenarios")[1].split("\n##")[0]
     listed = {cell for line in section.splitlines() for cell in line.split("|")[1:2]}
     assert {name for cell in listed for name in cell.split("`")[1::2]} == names | {"name"}
     described = SimulationSpec.__doc__.split("Attributes")[1].split("Raises")[0]

@@ -46,6 +46,7 @@ use rule summarise as calibration_summarise with:
         counts="results/calibration/simulations/{scenario}-{replicate}.h5ad",
     output:
         groups=temp("results/calibration/groups/{scenario}-{replicate}.h5ad"),
+        measured=temp("results/calibration/benchmarks/summarise/{scenario}-{replicate}.json"),
     log:
         "logs/calibration/summarise/{scenario}-{replicate}.log",
     wildcard_constraints:
