@@ -90,9 +90,9 @@ def _check(
 ) -> None:
     if not isinstance(sets, Mapping) or not sets:
         raise InputError("sets is a mapping of names to genes with at least one set.")
-    texts = [name for name, genes in sets.items() if isinstance(genes, str)]
-    if texts:
-        raise InputError(f"sets: {texts[0]!r} is one text; give a list of genes.")
+    for name, genes in sets.items():
+        if isinstance(genes, str) or not isinstance(genes, Collection):
+            raise InputError(f"sets: {name!r} holds {genes!r}; give a list of genes.")
     if (table.df_num > 1).any():
         raise InputError("Joint tests have no direction: give a table of single contrasts.")
     if table.alternative != "two-sided":

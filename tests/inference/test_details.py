@@ -17,22 +17,6 @@ COLUMNS = (
 )
 
 
-@pytest.fixture(scope="module")
-def table() -> fm.TestTable:
-    spec = fm.SimulationSpec(
-        n_genes=80,
-        n_cells=2400,
-        n_subjects=8,
-        n_cell_types=2,
-        n_de_genes=20,
-        min_log_fc=1.5,
-        max_log_fc=2.0,
-    )
-    adata = fm.simulate_counts(spec, seed=5).adata
-    formula = "~ log(libsize) + condition + (1|subject)"
-    return fm.de(adata, formula, ("condition", "B", "A"), within="cell_type")
-
-
 def test_columns_stand_beside_the_tests(table):
     frame = table.to_frame(details=True)
     assert set(COLUMNS) <= set(frame) and len(frame) == 160

@@ -11,22 +11,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::flashmm.FlashmmWarning")
 
 
 @pytest.fixture(scope="module")
-def table():
-    spec = fm.SimulationSpec(
-        n_genes=80,
-        n_cells=2400,
-        n_subjects=8,
-        n_cell_types=2,
-        n_de_genes=20,
-        min_log_fc=1.5,
-        max_log_fc=2.0,
-    )
-    adata = fm.simulate_counts(spec, seed=5).adata
-    formula = "~ log(libsize) + condition + (1|subject)"
-    return fm.de(adata, formula, ("condition", "B", "A"), within="cell_type")
-
-
-@pytest.fixture(scope="module")
 def sets(table):
     """Genes that are up in the first cell type, others, and some that are not there."""
     order = table.genes[np.argsort(-table.statistic[:, 0])]
@@ -58,7 +42,9 @@ def test_a_one_sided_table_is_refused(table):
     ("sets", "options", "words"),
     [
         ({}, {}, "at least one set"),
-        ({"a": "gene1"}, {}, "'a' is one text"),
+        ({"a": "gene1"}, {}, "'a' holds 'gene1'"),
+        ({"a": 3}, {}, "'a' holds 3; give a list of genes"),
+        ({"a": None}, {}, "'a' holds None"),
         ({"a": ["nothing"]}, {}, "none of their genes"),
         ({"a": ["gene1"]}, {"correlation": 1.0}, "correlation is from 0"),
         ({"a": ["gene1"]}, {"correlation": "camera"}, "found 'camera'"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import xml.etree.ElementTree as ET
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
@@ -55,7 +56,9 @@ def test_names_of_genes_and_methods_are_no_formulas(tmp_path):
     name = HOSTILE[0]
     genes = pd.DataFrame({"gene": [name], "contrast": [name], "estimate": [1.0]})
     genes = genes.assign(p_value=1e-9, adj_p_value=1e-9)
-    save_figure(plots.volcano_plot(genes), tmp_path / "volcano")
+    volcano = plots.volcano_plot(genes)
+    assert name in {text.get_text() for text in volcano.findobj(mpl.text.Text)}
+    save_figure(volcano, tmp_path / "volcano")
     costs = pd.DataFrame({"method": [name], "seconds": [1.0], "genes": [1]})
     save_figure(plots.time_memory_plot(costs.assign(peak_memory_mib=9.0)), tmp_path / "costs")
 
