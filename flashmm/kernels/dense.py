@@ -13,24 +13,35 @@ factor, with W° = W, m = ν for REML and, for ML, W° = I + Σ γ_k B°_k from 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-from scipy.linalg import eigh, solve_triangular
+from scipy.linalg import solve_triangular
 
 from flashmm.kernels.engine import Estimates, Optimum, VarianceForms, by_homogeneity, each, take
-from flashmm.kernels.rotation import EIGEN_TOLERANCE, Rotated, Rotation
+from flashmm.kernels.rotation import Rotated, Rotation, components_of, span_components
 from flashmm.kernels.search import (
     Derivatives,
     Moments,
+    best_optimum,
     cholesky,
     invert,
     log_det,
-    minimise,
     profile_derivatives,
     solve,
-    start_grid,
     theta_information,
     theta_score,
+)
+from flashmm.kernels.starts import (
+    NEGATIVE_FRACTIONS,
+    SEARCHED_LEVELS,
+    Grid,
+    Starts,
+    definite_grids,
+    grid_starts,
+    is_searched_again,
+    joined,
+    start_grid,
 )
 from flashmm.kernels.structure import CovarianceStructure
 from flashmm.kernels.threads import by_parts, in_threads
@@ -91,10 +102,8 @@ class DenseEngine:
     @classmethod
     def build(cls, rotation: Rotation, reml: bool, nonnegative: bool) -> DenseEngine:
         """Prepare the engine for a design."""
-        values, vectors = eigh(rotation.ZtZ)
-        kept = values > EIGEN_TOLERANCE * values.max()
-        B_cells = _components(vectors[:, kept] * np.sqrt(values[kept]), rotation.blocks)
-        B = _components(rotation.F, rotation.blocks)
+        B_cells = span_components(rotation.ZtZ, rotation.blocks)
+        B = components_of(rotation.F, rotation.blocks)
         S = rotation.F @ rotation.F.T
         sizes = rotation.component_sizes
         return cls(
@@ -195,37 +204,62 @@ class DenseEngine:
         moments: Moments = by_parts(part, self._part(), len(gamma))
         return moments
 
-    def _derivatives(self, gamma: Array, genes: Rotated) -> Derivatives:
+    def derivatives(self, gamma: Array, genes: Rotated) -> Derivatives:
         """f, its gradient and two Hessians in γ, at one γ per gene."""
         return profile_derivatives(self._all_moments(gamma, genes), self.dof)
 
     # ---- optimisation ------------------------------------------------------------------------
 
-    def _grid_start(self, genes: Rotated) -> Array:
-        """Best point of a coarse grid that genes share, (genes, K)."""
-        largest = [np.linalg.eigvalsh(B)[-1] for B in self.B]
-        grid = start_grid(largest)
+    @property
+    def _few(self) -> bool:
+        return len(self.S) <= SEARCHED_LEVELS
 
-        def at(point: Array) -> Array:
-            W = _weighted_sum(point[None], self.B)[0]
-            Q = genes.e + ((genes.t @ np.linalg.inv(W)) * genes.t).sum(1)
-            shared: float = log_det(_weighted_sum(point[None], self.B_log_det))[0]
-            return self.dof * np.log(Q) + shared
+    @cached_property
+    def _grid(self) -> Grid:
+        """Points of γ ≥ 0 that genes share."""
+        return start_grid([float(np.linalg.eigvalsh(B)[-1]) for B in self.B], self._few)
 
-        return grid[np.argmin(in_threads(at, list(grid)), axis=0)]
+    @cached_property
+    def _definite_grids(self) -> list[Grid]:
+        """Grids that reach below zero; none where there are many levels or components."""
+        few = self._few and len(self.B) <= len(NEGATIVE_FRACTIONS)
+        return definite_grids(self.B_cells) if few else [self._grid]
+
+    def _on_grid(self, points: Array, genes: Rotated) -> Array:
+        """Objective of every gene at points that genes share (points, K), (points, genes)."""
+
+        def at(some: Array) -> Array:
+            W = _weighted_sum(some, self.B)
+            Q = genes.e + ((genes.t @ np.linalg.inv(W)) * genes.t).sum(2)
+            of_cells = self.B_log_det is not self.B
+            log_dets = log_det(_weighted_sum(some, self.B_log_det) if of_cells else W)
+            return self.dof * np.log(Q) + log_dets[:, None]
+
+        size = max(1, PART_ELEMENTS // (self.B.shape[1] * (len(genes.t) + self.B.shape[1])))
+        parts = np.array_split(points, -(-len(points) // size))
+        return np.concatenate(in_threads(at, parts))
+
+    def starts(self, genes: Rotated) -> Starts:
+        """Where f is low on a grid of γ ≥ 0 that genes share."""
+        return grid_starts(self._grid, lambda points: self._on_grid(points, genes))
+
+    def definite_starts(self, genes: Rotated) -> Starts:
+        """The same on grids that reach below zero, with V positive definite."""
+        return joined(
+            grid_starts(grid, lambda points: self._on_grid(points, genes))
+            for grid in self._definite_grids
+        )
+
+    @property
+    def raised(self) -> float | None:
+        """γ from which components at zero are searched again; None where none are."""
+        sizes = self.rotation.ZtZ.diagonal()
+        again = is_searched_again(len(sizes), len(self.B))
+        return 1.0 / float(np.median(sizes[sizes > 0])) if again else None
 
     def optimise(self, genes: Rotated, start: Array | None, max_iter: int, tol: float) -> Optimum:
-        """Coarse shared grid, then Newton with an active set, batched over genes."""
-        return minimise(
-            self.objective,
-            self._derivatives,
-            genes,
-            self._grid_start,
-            start,
-            nonnegative=self.nonnegative,
-            max_iter=max_iter,
-            tol=tol,
-        )
+        """Valleys of a shared grid, then Newton with an active set, batched over genes."""
+        return best_optimum(self, genes, start, max_iter, tol)
 
     # ---- what follows from γ -----------------------------------------------------------------
 
@@ -319,11 +353,6 @@ class DenseEngine:
         hessian = -(half + half.swapaxes(-1, -2)) / s0[:, None, None, None]
         theta = np.concatenate([gamma * s0[:, None], s0[:, None]], axis=1)
         return by_homogeneity(value, gradient, hessian, theta)
-
-
-def _components(F: Array, blocks: list[slice]) -> Array:
-    """F_k'F_k for each block of rows of F, (K, r, r)."""
-    return np.stack([F[b].T @ F[b] for b in blocks])
 
 
 def _weighted_sum(gamma: Array, B: Array, border: int = 0) -> Array:

@@ -12,6 +12,7 @@ errors are functions of (t, e) and of matrices that genes share.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -234,6 +235,18 @@ def rotate_genes(rotation: Rotation, YtX: Array, YtZ: Array, yty: Array) -> Rota
     xy, zr, rss = rotation.residuals(YtX, YtZ, yty)
     t = (zr @ rotation.U[:, : rotation.rank]) / np.sqrt(rotation.eigenvalues)
     return Rotated(xy, t, np.maximum(rss - np.einsum("gr,gr->g", t, t), 0.0), rss)
+
+
+def span_components(ZtZ: Array, blocks: Sequence[slice]) -> Array:
+    """Z_kZ_k' of each component in an orthonormal basis of the span of Z, (K, r, r)."""
+    values, vectors = eigh(ZtZ)
+    kept = values > EIGEN_TOLERANCE * values.max()
+    return components_of(vectors[:, kept] * np.sqrt(values[kept]), blocks)
+
+
+def components_of(F: Array, blocks: Sequence[slice]) -> Array:
+    """F_k'F_k for each block of rows of F, (K, r, r)."""
+    return np.stack([F[b].T @ F[b] for b in blocks])
 
 
 def original_basis(projection: Projection, values: Array) -> Array:
