@@ -24,7 +24,7 @@ from flashmm.model import prepare as prepare
 from flashmm.options import FitOptions, InputError, Status, note
 from flashmm.shown import Shown
 
-# Sums of squares relative to the whole below which nothing but rounding is left.
+# Sums of squares relative to that of the values below which nothing but rounding is left.
 NOTHING_LEFT = 1e-12
 # Variance above which its third power, or that of its inverse, may be no number.
 LARGEST_VARIANCE = 1e100
@@ -490,7 +490,7 @@ def _degenerate(stats: SummaryStatistics, block: slice, genes: Any) -> np.ndarra
     """Status of genes with nothing to fit; `ok` for the others."""
     yty, rss = stats.yty[block], genes.rss
     status = np.full(len(yty), Status.OK, dtype=object)
-    status[genes.e <= NOTHING_LEFT * rss] = Status.NO_WITHIN_VARIANCE
+    status[genes.e <= NOTHING_LEFT * yty] = Status.NO_WITHIN_VARIANCE
     status[rss <= NOTHING_LEFT * yty] = Status.PERFECT_FIT
     status[yty == 0] = Status.ALL_ZERO
     # θ³ is needed, and its inverse; squares of values below 1e-162 are zero, values are not

@@ -21,6 +21,8 @@ from flashmm.kernels.starts import LOWER, Starts, search_all
 Array = np.ndarray
 
 MAX_HALVINGS = 40
+# Evaluations after which a search within the domain of V has none to find: it creeps along the end.
+DEFINITE_ITER = 30
 # Newton decrement (log-likelihood units) below which steps are taken without looking at f.
 UNSEARCHED = 1e-7
 # Eigenvalue of the Hessian, relative to the expected one, at which a direction counts as flat.
@@ -248,14 +250,16 @@ def best_optimum(
         Where the search for each gene ended.
     """
 
-    def run(genes: Any, gamma: Array, objective: Objective = engine.objective) -> Optimum:
+    def run(
+        genes: Any, gamma: Array, objective: Objective = engine.objective, limit: int = max_iter
+    ) -> Optimum:
         return minimise(
             objective,
             engine.derivatives,
             genes,
             gamma,
             nonnegative=engine.nonnegative,
-            max_iter=max_iter,
+            max_iter=limit,
             tol=tol,
         )
 
@@ -263,7 +267,7 @@ def best_optimum(
         return np.where(engine.is_positive_definite(gamma), engine.objective(gamma, genes), np.inf)
 
     def within(genes: Any, gamma: Array) -> Optimum:
-        return run(genes, gamma, definite)
+        return run(genes, gamma, definite, min(max_iter, DEFINITE_ITER))
 
     def converged(optimum: Optimum) -> Array:
         return optimum.decrement < tol
