@@ -71,3 +71,9 @@ def _joined(results: list[Any]) -> Any:
         return np.concatenate(results)
     arrays = (np.concatenate(values) for values in zip(*results, strict=True))
     return type(first)(*arrays) if hasattr(first, "_fields") else tuple(arrays)
+
+
+def limit_threads(threads: int) -> None:
+    """Let compiled code and BLAS of this process use so many threads from now on."""
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    ThreadpoolController().limit(limits=threads)
