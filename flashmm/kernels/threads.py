@@ -75,5 +75,6 @@ def _joined(results: list[Any]) -> Any:
 
 def limit_threads(threads: int) -> None:
     """Let compiled code and BLAS of this process use so many threads from now on."""
-    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    # as many as numba has begun with, at most
+    numba.set_num_threads(min(threads, int(vars(numba.config)["NUMBA_NUM_THREADS"])))
     ThreadpoolController().limit(limits=threads)

@@ -1,8 +1,8 @@
 """Hand a job over to the worker of its run, and wait until it is done.
 
 The address of the worker is in the environment (`VARIABLE`), put there by the Snakefile; the first
-job starts it. It listens at an abstract Unix socket, which leaves no file behind; both sides ask the
-kernel whose process the other one is.
+job starts it. It listens at an abstract Unix socket, which leaves no file behind; both sides ask
+the kernel whose process the other one is.
 """
 
 from __future__ import annotations

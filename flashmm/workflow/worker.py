@@ -57,7 +57,7 @@ def serve(name: str, run: int) -> int:
         listener.listen(256)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the jobs
-        while end not in select.select([listener, end], [], [])[0]:
+        while end not in select.select([listener.fileno(), end], [], [])[0]:
             connection, _ = listener.accept()
             with connection:
                 _take(connection, (listener.fileno(), end))

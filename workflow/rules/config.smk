@@ -44,7 +44,7 @@ BUCKET = workflow.storage_settings.default_storage_provider is not None
 # than our config. Paths of the config lie where they say, whatever the prefix of our results.
 MODULE = not workflow.modifier.is_main_snakefile()
 PREFIXED = MODULE and not BUCKET
-OURS = not MODULE or config is workflow.config
+OURS = config is workflow.modifier_stack[0].globals["config"]
 config = copy.deepcopy(config) if MODULE else config
 
 
