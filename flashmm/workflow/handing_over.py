@@ -27,6 +27,8 @@ _STARTS_WITHIN, _PAUSE = 20.0, 0.02
 _PACKAGE = Path(__file__).absolute().parents[1]
 # What the worker answers, followed by the exit code where a job is done.
 REFUSED, DONE = b"r", b"d"
+# Workers that this process has started; they outlive it.
+_STARTED: list[subprocess.Popen[bytes]] = []
 
 
 class Address(NamedTuple):
@@ -142,7 +144,7 @@ def _attempts() -> Iterator[None]:
 def _start(address: Address) -> subprocess.Popen[bytes]:
     """Start a worker; where another job does the same, the later one ends by itself."""
     paths = [str(_PACKAGE.parent), os.environ.get("PYTHONPATH", "")]
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-P", "-m", "flashmm.workflow.worker", address.name, str(address.run)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
         stdin=subprocess.DEVNULL,
@@ -150,3 +152,5 @@ def _start(address: Address) -> subprocess.Popen[bytes]:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
+    _STARTED.append(process)
+    return process
