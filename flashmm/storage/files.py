@@ -19,9 +19,6 @@ from typing import BinaryIO, TypeAlias
 
 from flashmm.options import FlashmmError, InputError
 
-# Of the sources; an installed package says its own.
-__version__ = "0.1.0"
-
 PathLike: TypeAlias = str | os.PathLike[str]
 
 _PIECES, _PIECE = 64, 2**16
@@ -42,11 +39,11 @@ _READ_ERRORS = (
 
 
 def package_version() -> str:
-    """Version of the installed package, or of the sources where it is not installed."""
+    """Version of the installed package, of a tag of git; sources alone do not know theirs."""
     try:
         return metadata.version("flashmm")
     except metadata.PackageNotFoundError:
-        return __version__
+        return "0+unknown"
 
 
 @contextmanager
