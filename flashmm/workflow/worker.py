@@ -27,6 +27,8 @@ from flashmm.workflow.start import do
 
 # Seconds within which a job has to say what it is.
 _SAID_WITHIN = 30.0
+# Seconds after which jobs that have ended are let go, where no other job comes meanwhile.
+_REAPED_EVERY = 2.0
 
 
 def serve(name: str, run: int) -> int:
@@ -56,12 +58,22 @@ def serve(name: str, run: int) -> int:
             return 0
         listener.listen(256)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the jobs
-        while end not in select.select([listener.fileno(), end], [], [])[0]:
-            connection, _ = listener.accept()
-            with connection:
-                _take(connection, (listener.fileno(), end))
+        ready: list[int] = []
+        while end not in ready:
+            if ready:
+                connection, _ = listener.accept()
+                with connection:
+                    _take(connection, (listener.fileno(), end))
+            ready = select.select([listener.fileno(), end], [], [], _REAPED_EVERY)[0]
+            _reap()
     return 0
+
+
+def _reap() -> None:
+    """Let jobs that have ended go, and with them what they took: it is this process's then."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG) != (0, 0):
+            pass
 
 
 def _take(connection: socket.socket, ours: tuple[int, ...]) -> None:
@@ -118,7 +130,6 @@ def _become(connection: socket.socket, request: dict[str, Any], streams: list[in
     """Be the job, in its folder and with its streams, and say how it ended."""
     code = 1
     try:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
         os.chdir(request["folder"])
