@@ -51,8 +51,6 @@ use rule fit_shard as fit with:
         status="results/status/{dataset}/{method}.json",
     log:
         "logs/fit/{dataset}/{method}.log",
-    benchmark:
-        "results/benchmarks/fit/{dataset}/{method}.jsonl"
     wildcard_constraints:
         dataset=only(PLAN.datasets if config["shards"]["genes"] == 1 else []),
         method=only(PLAN.others.models),
