@@ -293,9 +293,13 @@ HEADINGS = {
 
 
 def outcomes(rows: pd.DataFrame) -> pd.DataFrame:
-    """How fits ended, by bounds: counts of every status."""
+    """How fits ended, by noise and bounds: counts of every status."""
     asked = rows[rows.status != "no such engine"]
-    return pd.crosstab(asked.status, asked.bounded).reset_index().astype(str)
+    bounded = asked.bounded.map({"yes": "bounded", "no": "not bounded"})
+    columns = asked.noise + " residual variance, " + bounded
+    lost = (asked.status == "not_converged") & asked.best.notna()
+    status = asked.status.mask(lost, "not_converged, though there is an optimum")
+    return pd.crosstab(status, columns).reset_index(names="status").astype(str)
 
 
 def table_of(frame: pd.DataFrame) -> str:
