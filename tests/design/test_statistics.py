@@ -104,6 +104,7 @@ MODELS = [
     ("~ m * log(libsize) + condition", ["scale(m) || subject", "subject:cell_type"]),
     ("~ center(m):scale(log(libsize)):cell_type", ["condition/subject"]),
     ("~ bs(age, df=4)", ["0 + cell_type || subject"]),
+    ("~ m + condition", ["m | subject"]),
     ("~ C(cell_type, contr.sum) * scale(age)", ["0 + m + log(libsize) || subject:cell_type"]),
 ]
 
