@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from flashmm.inference.explained import VarianceExplained, variance_explained
     from flashmm.inference.gene_sets import gene_set_tests
     from flashmm.inference.influence import InfluenceTable, influence, jackknife
+    from flashmm.inference.pairs import pairwise
     from flashmm.inference.permutation import PermutationTable, permutation_tests
     from flashmm.inference.posterior import posterior_of
     from flashmm.inference.power import PowerTable, power
@@ -134,6 +135,7 @@ __all__ = [
     "merge",
     "merge_files",
     "multitrait_by_gene",
+    "pairwise",
     "permutation_tests",
     "pooled_tests",
     "posterior_of",

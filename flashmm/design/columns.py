@@ -123,7 +123,10 @@ def _slopes(rows: Rows, term: RandomTerm) -> CodedColumns:
 
 
 def group_design(
-    groups: GroupStatistics, fixed: str, random: str | Sequence[str] | None = None
+    groups: GroupStatistics,
+    fixed: str,
+    random: str | Sequence[str] | None = None,
+    learn_from: GroupStatistics | None = None,
 ) -> GroupDesign:
     """Make the design of a model on groups of cells.
 
@@ -141,6 +144,8 @@ def group_design(
         intercept and an independent slope, "0 + x || subject" for the slope alone, and
         "1 + x | subject" for both with a covariance; it follows them as a component of its own,
         "cov(subject, subject|x)".
+    learn_from : GroupStatistics, optional
+        Groups whose cells give means and knots to scale, poly, bs and cr; `groups` by default.
 
     Returns
     -------
@@ -157,7 +162,7 @@ def group_design(
         Where a random term has one level or one level per cell, or no column is left.
     """
     terms, random_terms = read_model(fixed, random)
-    rows = _group_rows(groups)
+    rows = _group_rows(groups, None if learn_from is None else _group_rows(learn_from))
     columns = coded_columns(rows, terms)
     components = _random_components(rows, random_terms)
     return GroupDesign(
@@ -170,13 +175,14 @@ def group_design(
     )
 
 
-def _group_rows(groups: GroupStatistics) -> Rows:
+def _group_rows(groups: GroupStatistics, origin: Rows | None = None) -> Rows:
     """Return the groups as rows; the columns of sums are not for formulas."""
     names = [c for c in groups.obs.columns if c != "n_cells" and not str(c).startswith("sum:")]
     m = len(groups.covariates)
     moments = [[groups.moment(k, j).sum() for j in range(m + 1)] for k in range(m + 1)]
     cells = groups.moment(0, 0).astype(np.int64)
-    return Rows(groups.obs[names], cells, "groups", layers_of(groups.covariates), np.array(moments))
+    layers = layers_of(groups.covariates)
+    return Rows(groups.obs[names], cells, "groups", layers, np.array(moments), origin=origin)
 
 
 def cell_design(

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from flashmm.inference.explained import VarianceExplained, variance_explained
     from flashmm.inference.gene_sets import gene_set_tests
     from flashmm.inference.influence import InfluenceTable, influence, jackknife
+    from flashmm.inference.pairs import pairwise
     from flashmm.inference.permutation import PermutationTable, permutation_tests
     from flashmm.inference.posterior import posterior_of
     from flashmm.inference.power import PowerTable, power
@@ -32,6 +33,7 @@ __all__ = [
     "gene_set_tests",
     "influence",
     "jackknife",
+    "pairwise",
     "permutation_tests",
     "posterior_of",
     "power",
