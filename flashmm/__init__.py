@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from flashmm.inference.empirical_bayes import VarianceRatioPrior
     from flashmm.inference.explained import VarianceExplained, variance_explained
     from flashmm.inference.gene_sets import gene_set_tests
+    from flashmm.inference.heterogeneity import HeterogeneityTable, heterogeneity
     from flashmm.inference.influence import InfluenceTable, influence, jackknife
     from flashmm.inference.pairs import pairwise
     from flashmm.inference.permutation import PermutationTable, permutation_tests
@@ -93,6 +94,7 @@ __all__ = [
     "FormulaError",
     "GaussianSimulation",
     "GroupStatistics",
+    "HeterogeneityTable",
     "InfluenceTable",
     "InputError",
     "KinshipFactor",
@@ -126,6 +128,7 @@ __all__ = [
     "fit_multitrait_lmm",
     "fit_within",
     "gene_set_tests",
+    "heterogeneity",
     "influence",
     "jackknife",
     "join_fits",
