@@ -308,7 +308,7 @@ def test_formulas_have_the_meaning_of_r(formula, expected):
         ("~ m + (1 | subject)", ["subject"], FormulaError, "leave `random` out"),
         ("~ m - (1 | subject)", None, FormulaError, "only be added"),
         ("~ m:(1 | subject)", None, FormulaError, "only be added"),
-        ("~ m", ["(m | subject)"], FormulaError, "write \\|\\|"),
+        ("~ m", ["(m + age | subject)"], FormulaError, "write \\|\\|"),
         ("~ m", ["(0 | subject)"], FormulaError, "nothing varies"),
         ("~ m", ["(1 | log(age))"], FormulaError, "grouping"),
         ("~ m", ["subject + cell_type"], FormulaError, "grouping"),
