@@ -11,6 +11,7 @@
 #                                   results/donors/report.html
 # make lock                         constraints.txt: the versions in the environment of make test
 # make test | lint                  tests, style and workflow checks
+# make dist                         dist/: wheel and archive of sources, checked for publishing
 # make bench                        speed and memory, with docs/performance.md written anew; 15 minutes
 # make bench QUICK=1                small sizes, 2 minutes; SECTIONS="summarise peers" for some only
 # make million                      a million cells x 20,000 genes, from simulation to tested table
@@ -51,7 +52,7 @@ export OMP_NUM_THREADS = 1
 export OPENBLAS_NUM_THREADS = 1
 export MKL_NUM_THREADS = 1
 
-.PHONY: help report plan scenarios calibration test test-slurm lock lint bench million clean
+.PHONY: help report plan scenarios calibration test test-slurm lock lint dist bench million clean
 .DELETE_ON_ERROR:
 
 help:
@@ -110,6 +111,12 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check $(SMK)
 	$(BIN)/snakemake --lint
+
+dist: $(VENV)/bin/python
+	@$(PIP) build twine
+	@rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
 
 bench: $(VENV)/.installed-dev
 	@$(BIN)/python benchmarks/bench.py $(if $(QUICK),--quick,$(if $(SECTIONS),,--docs)) $(SECTIONS)

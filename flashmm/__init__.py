@@ -77,7 +77,7 @@ if TYPE_CHECKING:
         simulate_counts,
         simulate_gaussian_groups,
     )
-    from flashmm.storage.files import __version__ as __version__
+    from flashmm.storage.version import __version__ as __version__
     from flashmm.subject_level.means import SubjectMeans, subject_means
     from flashmm.subject_level.models import kinship_by_trait, multitrait_by_gene
     from flashmm.within import FitsWithin, fit_within

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.version import Version
 from source_code import cycle, file_access, imported_modules, imports
 
 import flashmm
@@ -17,7 +18,8 @@ from flashmm.shown import attached
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "flashmm"
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT, BUILD = PYPROJECT["project"], PYPROJECT["tool"]["hatch"]
 
 # Who may import whom: a module imports from its own room and from those before it.
 ROOMS = (
@@ -103,10 +105,14 @@ def test_dependencies_are_those_that_the_package_imports():
 
 
 def test_versions_agree():
+    """A tag gives the version; what the sources say of themselves is the release to come."""
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert newest is not None
-    assert flashmm.__version__ == PROJECT["version"] == citation["version"] == newest[1]
+    untagged = BUILD["version"]["fallback-version"]
+    assert citation["version"] == newest[1] == untagged.removesuffix(".dev0")
+    assert PROJECT["dynamic"] == ["version"]
+    assert Version(flashmm.__version__)
 
 
 def is_module(name: str) -> bool:

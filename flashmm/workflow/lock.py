@@ -16,7 +16,7 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-EXTRAS = ("workflow", "dev")
+EXTRAS = ("workflow", "docs", "dev")
 
 
 def locked(project: Mapping[str, Any], extras: Iterable[str] = EXTRAS) -> dict[str, str]:

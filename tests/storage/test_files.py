@@ -66,7 +66,11 @@ def test_package_version(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metadata, "version", lambda name: f"{name} 9")
     assert package_version() == "flashmm 9"
     monkeypatch.setattr(metadata, "version", absent)
-    assert package_version() == flashmm.__version__
+    assert package_version() == "0+unknown"
+
+
+def test_the_package_says_the_version_that_is_installed() -> None:
+    assert flashmm.__version__ == package_version()
 
 
 def test_file_identity(tmp_path: Path) -> None:
