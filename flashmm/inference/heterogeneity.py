@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,11 @@ from flashmm.kernels.tails import f_tail
 from flashmm.lmm import LMMFit
 from flashmm.options import InputError, Status
 from flashmm.shown import Shown
+
+COLUMNS = (
+    *("n_levels", "statistic", "df_num", "df", "i2"),
+    *("p_value", "log10_p", "adj_p_value", "status"),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,9 +67,7 @@ class HeterogeneityTable(Shown):
         Its columns are gene, effect, n_levels, statistic, df_num, df, i2, p_value, log10_p,
         adj_p_value and status.
         """
-        names = ("n_levels", "statistic", "df_num", "df", "i2")
-        names += ("p_value", "log10_p", "adj_p_value", "status")
-        columns = {name: getattr(self, name) for name in names}
+        columns = {name: getattr(self, name) for name in COLUMNS}
         return pd.DataFrame(tidy(self.genes, {"effect": self.effects}, columns))
 
 
@@ -141,8 +144,12 @@ def _joint(table: TestTable) -> HeterogeneityTable:
     statistic = np.where(joint.df_num > 1, joint.statistic, joint.statistic**2)
     numbers = (n_levels, statistic, df_num, joint.df)
     result = _table(table, tuple(rows), "joint", numbers, joint.status)
-    columns = {name: getattr(joint, name) for name in ("p_value", "log10_p", "adj_p_value")}
-    return HeterogeneityTable(**(vars(result) | columns))
+    return replace(
+        result,
+        p_value=joint.p_value,
+        log10_p=joint.log10_p,
+        adj_p_value=joint.adj_p_value,
+    )
 
 
 def _require_levels(sizes: list[int]) -> None:
