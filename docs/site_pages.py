@@ -17,10 +17,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-import flashmm
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+
+import flashmm
 
 ROOT = Path(__file__).resolve().parents[1]
 # Files of the repository that are pages of the site too.
@@ -49,6 +50,17 @@ _LINK = re.compile(r"(!?)\[((?:[^\]\[]|\[[^\]\[]*\])*)\]\(([^)\s]+)\)")
 _FENCED = re.compile(r"(^ *```.*?^ *```$)", re.MULTILINE | re.DOTALL)
 
 
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Put pages that the menu does not name at the end of a part: "How to", or "Guides"."""
+    named = set(re.findall(r"[\w/-]+\.md", repr(config.nav)))
+    parts = {title: pages for part in config.nav for title, pages in part.items()}
+    for path in sorted((ROOT / "docs").rglob("*.md")):
+        place = path.relative_to(ROOT / "docs").as_posix()
+        if place not in named:
+            parts["How to" if place.startswith("how-to/") else "Guides"].append(place)
+    return config
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are made: guides, notebooks, the API."""
     made: dict[str, str | bytes] = {
@@ -73,7 +85,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def with_links(markdown: str, source: str, page: str) -> str:
-    """Text of a file of the repository, with links as a page of the site has them."""
+    """Text of a file of the repository, with links and tables as a page of the site has them."""
 
     def led(link: re.Match[str]) -> str:
         picture, text, target = link.groups()
@@ -82,6 +94,8 @@ def with_links(markdown: str, source: str, page: str) -> str:
             return link[0]
         found = posixpath.normpath(posixpath.join(posixpath.dirname(source), path))
         found = f"docs/{GUIDES[found]}" if found in GUIDES else found
+        if found.startswith("docs/notebooks/") and found.endswith(".ipynb"):
+            found = found.removesuffix("ipynb") + "md"
         if found.startswith("docs/"):
             place = posixpath.relpath(found, posixpath.dirname(f"docs/{page}"))
         elif repository := os.environ.get("FLASHMM_REPOSITORY"):
@@ -91,7 +105,16 @@ def with_links(markdown: str, source: str, page: str) -> str:
         return f"{picture}[{text}]({place}{sign}{anchor})"
 
     parts = _FENCED.split(markdown)
-    return "".join(part if "```" in part else _LINK.sub(led, part) for part in parts)
+    return "".join(part if "```" in part else _LINK.sub(led, with_bars(part)) for part in parts)
+
+
+def with_bars(markdown: str) -> str:
+    """Text whose tables have bars in code as they are: other readers want them escaped."""
+
+    def bare(row: re.Match[str]) -> str:
+        return re.sub(r"`[^`]*`", lambda code: code[0].replace(r"\|", "|"), row[0])
+
+    return re.sub(r"^\|.*$", bare, markdown, flags=re.MULTILINE)
 
 
 # The API
@@ -142,7 +165,9 @@ def compat_page() -> str:
     """Page of other programs' functions."""
     text = [f"# Other programs' functions\n\n{inspect.getdoc(flashmm.compat)}"]
     for module in COMPAT:
-        text.append(f"::: flashmm.compat.{module}\n    options:\n      heading: flashmm.compat.{module}")
+        text.append(
+            f"::: flashmm.compat.{module}\n    options:\n      heading: flashmm.compat.{module}"
+        )
     return "\n\n".join(text)
 
 

@@ -8,8 +8,16 @@
 import flashmm as fm
 
 spec = fm.SimulationSpec(
-    n_genes=200, n_cells=6000, n_subjects=20, n_cell_types=6, n_de_genes=60, min_log_fc=0.6, max_log_fc=1.3,
-    subject_variance=0.08, marker_fraction=0.5, cells_cv=0.8,
+    n_genes=200,
+    n_cells=6000,
+    n_subjects=20,
+    n_cell_types=6,
+    n_de_genes=60,
+    min_log_fc=0.6,
+    max_log_fc=1.3,
+    subject_variance=0.08,
+    marker_fraction=0.5,
+    cells_cv=0.8,
 )
 sim = fm.simulate_counts(spec, seed=7)
 adata = sim.adata
@@ -66,7 +74,9 @@ table.plot.forest(table.top(1)["gene"].item())
 
 # %%
 stats = fm.summary_statistics(
-    groups, "~ 0 + log(libsize) + cell_type + site + cell_type:condition", ["subject", "0 + cell_type || subject"],
+    groups,
+    "~ 0 + log(libsize) + cell_type + site + cell_type:condition",
+    ["subject", "0 + cell_type || subject"],
     size_factors="tmm",
 )
 joint = fm.fit_lmm(stats)

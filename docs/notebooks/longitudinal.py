@@ -11,14 +11,21 @@ import pandas as pd
 import flashmm as fm
 
 rng = np.random.default_rng(1)
-patients = pd.DataFrame({"subject": [f"P{i:02d}" for i in range(1, 13)], "arm": ["placebo", "drug"] * 6})
+patients = pd.DataFrame(
+    {"subject": [f"P{i:02d}" for i in range(1, 13)], "arm": ["placebo", "drug"] * 6}
+)
 visits = patients.merge(pd.DataFrame({"week": [0, 4, 8]}), how="cross")
 cells = visits.loc[visits.index.repeat(60)].reset_index(drop=True)
 cells["cell_type"] = "monocyte"
 acts = (cells["arm"] == "drug") & (cells["week"] == 8)
 cells["condition"] = np.where(acts, "on", "off")  # where the simulated effects act
 spec = fm.SimulationSpec(
-    metadata=cells, n_genes=200, n_de_genes=25, min_log_fc=0.5, max_log_fc=1.2, subject_variance=0.1,
+    metadata=cells,
+    n_genes=200,
+    n_de_genes=25,
+    min_log_fc=0.5,
+    max_log_fc=1.2,
+    subject_variance=0.1,
     treated="on",
 )
 sim = fm.simulate_counts(spec, seed=2)

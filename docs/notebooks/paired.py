@@ -8,8 +8,17 @@
 import flashmm as fm
 
 spec = fm.SimulationSpec(
-    n_genes=200, n_cells=4000, n_subjects=8, n_cell_types=2, nested=False, n_de_genes=30,
-    min_log_fc=0.3, max_log_fc=0.9, subject_variance=0.3, subject_condition_variance=0.02, marker_fraction=0.2,
+    n_genes=200,
+    n_cells=4000,
+    n_subjects=8,
+    n_cell_types=2,
+    nested=False,
+    n_de_genes=30,
+    min_log_fc=0.3,
+    max_log_fc=0.9,
+    subject_variance=0.3,
+    subject_condition_variance=0.02,
+    marker_fraction=0.2,
 )
 sim = fm.simulate_counts(spec, seed=5)
 adata = sim.adata
@@ -39,7 +48,9 @@ table
 
 # %%
 adata.obs["sample"] = adata.obs["subject"].astype(str) + adata.obs["condition"].astype(str)
-unpaired = fm.de(adata, "~ log(libsize) + condition + (1 | sample)", ("condition", "B", "A"), within="cell_type")
+unpaired = fm.de(
+    adata, "~ log(libsize) + condition + (1 | sample)", ("condition", "B", "A"), within="cell_type"
+)
 print(len(table.found()), "genes found with pairs,", len(unpaired.found()), "without")
 
 # %% [markdown]

@@ -1,7 +1,8 @@
 """Make the notebooks of this folder from their scripts, and execute them.
 
-``python docs/notebooks/run.py`` writes those whose script has changed, ``--all`` every one. A script
-is cells after lines ``# %%``; those of ``# %% [markdown]`` are text behind ``# ``.
+``python docs/notebooks/run.py`` writes those whose script has changed, ``--all`` every one, and
+``--check`` says which are stale. A script is cells after lines ``# %%``; those of
+``# %% [markdown]`` are text behind ``# ``.
 """
 
 from __future__ import annotations
@@ -59,12 +60,20 @@ def executed(script: Path) -> nbformat.NotebookNode:
     return book
 
 
+def scripts() -> list[Path]:
+    """Scripts that are notebooks."""
+    return [path for path in sorted(FOLDER.glob("*.py")) if path != Path(__file__).resolve()]
+
+
 def main() -> None:
-    """Execute what is not current."""
-    for script in sorted(FOLDER.glob("*.py")):
-        if script != Path(__file__).resolve() and ("--all" in sys.argv or not is_current(script)):
-            print(f"executing {script.name}", flush=True)
-            nbformat.write(executed(script), script.with_suffix(".ipynb"))
+    """Execute what is not current, or say what is not."""
+    found = [path for path in scripts() if "--all" in sys.argv or not is_current(path)]
+    if "--check" in sys.argv:
+        names = ", ".join(path.name for path in found)
+        sys.exit(f"Notebooks are older than {names}: make site" if found else None)
+    for script in found:
+        print(f"executing {script.name}", flush=True)
+        nbformat.write(executed(script), script.with_suffix(".ipynb"))
 
 
 if __name__ == "__main__":

@@ -9,8 +9,16 @@
 import flashmm as fm
 
 spec = fm.SimulationSpec(
-    n_genes=200, n_cells=4000, n_subjects=16, n_cell_types=3, n_de_genes=40,
-    min_log_fc=0.5, max_log_fc=1.2, subject_variance=0.08, marker_fraction=0.3, cells_cv=0.5,
+    n_genes=200,
+    n_cells=4000,
+    n_subjects=16,
+    n_cell_types=3,
+    n_de_genes=40,
+    min_log_fc=0.5,
+    max_log_fc=1.2,
+    subject_variance=0.08,
+    marker_fraction=0.3,
+    cells_cv=0.5,
 )
 sim = fm.simulate_counts(spec, seed=3)
 adata = sim.adata
@@ -46,7 +54,10 @@ for sentence in found.findings:
 
 # %%
 table = fm.de(
-    "cells.h5ad", "~ log(libsize) + condition + (1 | subject)", ("condition", "B", "A"), within="cell_type"
+    "cells.h5ad",
+    "~ log(libsize) + condition + (1 | subject)",
+    ("condition", "B", "A"),
+    within="cell_type",
 )
 table
 
@@ -55,7 +66,9 @@ table
 # is the evidence, and `adj_p_value` what remains of it when all genes of the cell type are looked at.
 
 # %%
-table.top(8, details=True)[["cell_type", "gene", "log2_fc", "log2_fc_low", "log2_fc_high", "p_value", "adj_p_value"]]
+table.top(8, details=True)[
+    ["cell_type", "gene", "log2_fc", "log2_fc_low", "log2_fc_high", "p_value", "adj_p_value"]
+]
 
 # %%
 table.plot.volcano(level="type1")
