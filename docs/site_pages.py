@@ -180,6 +180,10 @@ def api_list() -> str:
             for name, place in offered(page).items()
         ]
         text.append("\n".join([f"## [{title}]({page}.md)\n", "| | |", "|---|---|", *rows]))
+    text.append(
+        "## [Other programs' functions](compat.md)\n\nThose of FLASHMM, lmmlite and glimix-core under "
+        "their own names, in `flashmm.compat`."
+    )
     return "\n\n".join(text)
 
 
