@@ -181,8 +181,8 @@ def api_list() -> str:
         ]
         text.append("\n".join([f"## [{title}]({page}.md)\n", "| | |", "|---|---|", *rows]))
     text.append(
-        "## [Other programs' functions](compat.md)\n\nThose of FLASHMM, lmmlite and glimix-core under "
-        "their own names, in `flashmm.compat`."
+        "## [Other programs' functions](compat.md)\n\n"
+        "Those of FLASHMM, lmmlite and glimix-core under their own names, in `flashmm.compat`."
     )
     return "\n\n".join(text)
 

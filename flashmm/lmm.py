@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,8 @@ from flashmm.model import factor as factor
 from flashmm.model import prepare as prepare
 from flashmm.options import FitOptions, InputError, Status, note
 from flashmm.shown import Shown
+
+Result = TypeVar("Result")
 
 # Sums of squares relative to the whole below which nothing but rounding is left.
 NOTHING_LEFT = 1e-12
@@ -180,6 +182,11 @@ class LMMFit(Shown):
         """Fitted genes in blocks, with what their tests need."""
         for index, gamma, bounds in self.blocks():
             yield FittedGenes(self, index, gamma, bounds)
+
+    def over_blocks(self, function: Callable[[FittedGenes], Result]) -> list[Result]:
+        """What a function gives for each of `test_blocks`, in order; small blocks in threads."""
+        with single_blas_thread():
+            return self.model.over_blocks(function, self.test_blocks())
 
     def blocks(
         self, wanted: np.ndarray | None = None
@@ -360,10 +367,10 @@ def refit(stats: SummaryStatistics, options: FitOptions) -> LMMFit:
     """Fit as `fit_lmm` does, with options that were checked, and say nothing."""
     with single_blas_thread():
         model = prepare(stats, options)
-        parts = [
-            _fit_block(model, stats, options, *bounds)
-            for bounds in model.gene_blocks(stats.n_genes, options)
-        ]
+        parts = model.over_blocks(
+            lambda bounds: _fit_block(model, stats, options, *bounds),
+            model.gene_blocks(stats.n_genes, options),
+        )
     return _assemble(model, stats, options, parts)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,8 +20,12 @@ from flashmm.kernels.rotation import (
 )
 from flashmm.kernels.spectral import SpectralEngine
 from flashmm.kernels.structure import CovarianceStructure, Elimination
+from flashmm.kernels.threads import in_threads
 from flashmm.names import listed
 from flashmm.options import DesignError, FitOptions, InputError, note
+
+Block = TypeVar("Block")
+Result = TypeVar("Result")
 
 # Columns of Z above which q × q systems are refused.
 MAX_DENSE_COLUMNS = 10_000
@@ -56,6 +60,14 @@ class Model:
         size = options.block_size or self.engine.genes_per_block()
         for start in range(0, n_genes, size):
             yield start, min(start + size, n_genes)
+
+    def over_blocks(
+        self, function: Callable[[Block], Result], blocks: Iterable[Block]
+    ) -> list[Result]:
+        """What a function gives for each block, in order; BLAS must be limited to one thread."""
+        if self.engine.small_blocks:
+            return in_threads(function, list(blocks))
+        return [function(block) for block in blocks]
 
     def responses(self, stats: SummaryStatistics, start: int, stop: int) -> Any:
         """The genes from `start` to `stop` in the engine's own form.

@@ -20,7 +20,7 @@ def adjust_p_values(p: np.ndarray) -> np.ndarray:
     """
     adjusted = np.full(len(p), np.nan)
     fine = np.flatnonzero(np.isfinite(p))
-    falling = fine[np.argsort(-p[fine], kind="stable")]
+    falling = fine[np.argsort(p[fine])][::-1]  # equal ones get one value in any order
     share = np.arange(len(fine), 0, -1) / max(len(fine), 1)
     # of the i-th smallest of m: min over j >= i of m p_(j) / j
     adjusted[falling] = np.minimum(np.minimum.accumulate(p[falling] / share), 1.0)

@@ -7,12 +7,16 @@ from dataclasses import replace
 import numpy as np
 
 from flashmm.design.contrasts import Contrast
-from flashmm.inference.plan import Tails, TestPlan, Tests
+from flashmm.inference.plan import T_TEST, Tails, TestPlan, Tests
 from flashmm.kernels import ddf as kernels
 from flashmm.kernels import moderation, student
 from flashmm.kernels.tails import f_tail, t_tail
+from flashmm.kernels.threads import by_parts
 from flashmm.names import some_names
 from flashmm.options import note
+
+# Tests that a thread finishes at a time.
+PART_TESTS = 2**14
 
 
 def moderate_tests(plan: TestPlan, contrasts: tuple[Contrast, ...], tests: Tests) -> Tests:
@@ -101,13 +105,33 @@ def finish(plan: TestPlan, tests: Tests, df_num: np.ndarray) -> Tests:
         return tests
     if plan.lfc > 0:
         tests = _at_one_level(plan, tests)
+    n_genes, n_contrasts = tests.df.shape
+
+    def part(genes: slice) -> tuple[np.ndarray, ...]:
+        return _finished(plan, _rows(tests, genes), df_num)
+
+    found = by_parts(part, max(1, PART_TESTS // max(n_contrasts, 1)), n_genes)
+    statistic, df, p, log10_p, low, high = found
+    tails = Tails(p, log10_p, low, high)
+    return replace(tests, statistic=statistic, df=df, df_loss=None, tails=tails)
+
+
+def _rows(tests: Tests, genes: slice) -> Tests:
+    """The t and F tests of some genes."""
+    values = {name: getattr(tests, name)[genes] for name in T_TEST}
+    loss = None if tests.df_loss is None else tests.df_loss[genes]
+    return replace(tests, **values, df_loss=loss)
+
+
+def _finished(plan: TestPlan, tests: Tests, df_num: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Statistic, df, p, log10 p and the two limits, (genes, contrasts) each."""
     single = df_num <= 1
     low, high = _limits(plan, tests, single)
     if tests.df_loss is not None:
         df = kernels.second_order_df(tests.statistic, tests.df, tests.df_loss)
         tests = replace(tests, df=df)
     statistic, p, log10_p = _p_values(plan, tests, single, df_num)
-    return replace(tests, statistic=statistic, df_loss=None, tails=Tails(p, log10_p, low, high))
+    return statistic, tests.df, p, log10_p, low, high
 
 
 def _limits(plan: TestPlan, tests: Tests, single: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,8 @@ from flashmm.design.statistics import SummaryStatistics
 from flashmm.kernels.empirical_bayes_points import Points
 from flashmm.kernels.engine import VarianceForms
 from flashmm.options import FitOptions
+
+Result = TypeVar("Result")
 
 
 class FittedBlock(Protocol):
@@ -110,3 +112,6 @@ class ModelFit(Protocol):
 
     def test_blocks(self) -> Iterator[FittedBlock]:
         """Fitted genes in blocks of bounded memory and one design."""
+
+    def over_blocks(self, function: Callable[[Any], Result]) -> list[Result]:
+        """What a function gives for each of `test_blocks`, in order, some of them in threads."""

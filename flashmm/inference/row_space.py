@@ -30,6 +30,9 @@ def triangle(X: np.ndarray) -> np.ndarray:
 
 def overlap(rows: np.ndarray, space: np.ndarray) -> bool:
     """Whether a combination of rows lies in the span of orthonormal rows."""
+    if len(rows) == 1:  # the only cosine is a length
+        length = float(np.linalg.norm(rows))
+        return length > 0 and bool(np.linalg.norm(rows @ space.T) > (1 - NOTHING) * length)
     cosines = np.linalg.svd(row_space(rows) @ space.T, compute_uv=False)
     return bool((cosines > 1 - NOTHING).any())
 

@@ -76,7 +76,7 @@ class Screened:
             Tests that turned out not to exist.
         """
         own = self.fit.status.astype(f"<U{max(map(len, Status))}")
-        status = np.repeat(own[:, None], len(self.contrasts), axis=1)
+        status = np.broadcast_to(own[:, None], self.shape).copy()
         for j, verdict in enumerate(self.verdicts):
             if verdict == Status.TOO_FEW_SUBJECTS:
                 status[self.fit.fitted, j] = verdict

@@ -27,13 +27,14 @@ def numbers_as_slopes(fit: ModelFit) -> tuple[str, ...]:
     if subjects is None or fit.stats is None or fit.stats.model is None:
         return ()
     groups, _ = fit.stats.require_source()
+    doubtful = [column for column in groups.by if _like_levels(groups.obs[column], subjects)]
+    if not doubtful:
+        return ()
     terms, random = read_model(fit.stats.model.fixed, fit.stats.model.random)
     plain = {c for t in terms for f in t if isinstance(f.node, ast.Name) for c in f.columns}
     meant = {c for r in random for slope in r.slopes for f in slope for c in f.columns}
     return tuple(
-        note(_asked(column, groups.obs[column]))
-        for column in groups.by
-        if column in plain - meant and _like_levels(groups.obs[column], subjects)
+        note(_asked(column, groups.obs[column])) for column in doubtful if column in plain - meant
     )
 
 

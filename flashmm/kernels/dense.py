@@ -109,6 +109,11 @@ class DenseEngine:
             nonnegative,
         )
 
+    @property
+    def small_blocks(self) -> bool:
+        """Threads take parts of a block."""
+        return False
+
     def genes_per_block(self) -> int:
         """Genes whose vectors fit in a bounded amount of memory; matrices are made by parts."""
         return max(64, BLOCK_ELEMENTS // max(len(self.S), 1))

@@ -125,6 +125,11 @@ class EliminationEngine:
         """Dimension of the span of Z outside the span of X."""
         return len(self.groups.sizes) + self.within_root.shape[1] - len(self.basis)
 
+    @property
+    def small_blocks(self) -> bool:
+        """Threads take parts of a block."""
+        return False
+
     def genes_per_block(self) -> int:
         """Genes that fit in a bounded amount of memory; matrices are made by parts."""
         return max(64, BLOCK_ELEMENTS // len(self.groups.sizes))

@@ -123,6 +123,10 @@ class Engine(Protocol[Genes]):
     def blup(self, gamma: Array, genes: Genes) -> Array:
         """Predicted random effects, (genes, q)."""
 
+    @property
+    def small_blocks(self) -> bool:
+        """Whether a thread takes a block of genes; else it takes parts of one."""
+
     def genes_per_block(self) -> int:
         """Genes that fit in a bounded amount of memory."""
 

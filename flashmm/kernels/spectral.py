@@ -14,10 +14,9 @@ import numpy as np
 from scipy.linalg import eigvalsh
 
 from flashmm.kernels.bracket import Root, increasing_root
-from flashmm.kernels.engine import Estimates, Optimum, VarianceForms, by_homogeneity, take
+from flashmm.kernels.engine import Estimates, Optimum, VarianceForms, by_homogeneity
 from flashmm.kernels.rotation import Rotated, Rotation, rotate_genes
 from flashmm.kernels.structure import CovarianceStructure
-from flashmm.kernels.threads import by_parts
 
 Array = np.ndarray
 
@@ -29,9 +28,8 @@ NEGATIVE_FRACTIONS = np.array(
     [0.999, 0.99, 0.97, 0.93, 0.85, 0.7, 0.5, 0.3, 0.15, 0.05, 0.01, 1e-3]
 )
 # Numbers per array that a block of genes may hold, covariances of the fixed effects among them:
-# what fits into the caches is worked on much faster.
-BLOCK_ELEMENTS = 2**20
-PART_ELEMENTS = 2**17
+# what fits into the caches is worked on much faster, and some threads have a block each.
+BLOCK_ELEMENTS = 2**19
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,9 +77,10 @@ class SpectralEngine:
         """Genes that fit in a bounded amount of memory."""
         return max(64, BLOCK_ELEMENTS // (self.rotation.rank + len(self.rotation.A) ** 2))
 
-    def _part(self) -> int:
-        """Genes that a thread works on at a time."""
-        return max(1, PART_ELEMENTS // max(self.rotation.rank, 1))
+    @property
+    def small_blocks(self) -> bool:
+        """A thread takes a block."""
+        return True
 
     @property
     def rank(self) -> int:
@@ -168,15 +167,6 @@ class SpectralEngine:
 
     def optimise(self, genes: Rotated, start: Array | None, max_iter: int, tol: float) -> Optimum:
         """Global search on the shared grid, then safeguarded Newton, vectorised over genes."""
-
-        def part(rows: slice) -> Optimum:
-            return self._optimise(take(genes, rows), start, max_iter, tol)
-
-        optimum: Optimum = by_parts(part, self._part(), len(genes.e))
-        return optimum
-
-    def _optimise(self, genes: Rotated, start: Array | None, max_iter: int, tol: float) -> Optimum:
-        """The same for a part of the genes."""
         t2, e = genes.t**2, genes.e
         if start is None:
             low, gamma, high = self._brackets(t2, e)

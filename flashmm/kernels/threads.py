@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import cache
+from threading import local
 from typing import Any, TypeVar
 
 import numba
@@ -19,6 +20,8 @@ from threadpoolctl import ThreadpoolController
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+_here = local()  # of each thread: whether it works for `in_threads`
 
 
 def thread_count() -> int:
@@ -38,12 +41,19 @@ def _libraries() -> ThreadpoolController:
 
 
 def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """Results of a function for each item, in order; BLAS must be limited to one thread."""
+    """Results of a function for each item, in order; BLAS must be limited to one thread.
+
+    A function that itself calls this one works in the thread that it has.
+    """
     threads = min(thread_count(), len(items))
-    if threads <= 1:
+    if threads <= 1 or getattr(_here, "working", False):
         return [function(item) for item in items]
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(threads, initializer=_begin_work) as pool:
         return list(pool.map(function, items))
+
+
+def _begin_work() -> None:
+    _here.working = True
 
 
 def by_parts(function: Callable[..., Any], size: int, n: int) -> Any:
@@ -71,3 +81,10 @@ def _joined(results: list[Any]) -> Any:
         return np.concatenate(results)
     arrays = (np.concatenate(values) for values in zip(*results, strict=True))
     return type(first)(*arrays) if hasattr(first, "_fields") else tuple(arrays)
+
+
+def limit_threads(threads: int) -> None:
+    """Let compiled code and BLAS of this process use so many threads from now on."""
+    # as many as numba has begun with, at most
+    numba.set_num_threads(min(threads, int(vars(numba.config)["NUMBA_NUM_THREADS"])))
+    ThreadpoolController().limit(limits=threads)

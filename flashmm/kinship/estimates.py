@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,7 @@ from flashmm.options import FitOptions, InputError, Status
 from flashmm.shown import Shown
 
 COMPONENTS = ("kinship", "residual")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,6 +152,10 @@ class KinshipFit(Shown):
     def test_blocks(self) -> Iterator[FittedTraits]:
         """Fitted traits in blocks of bounded memory and one design."""
         yield from self._blocks(self.fitted)
+
+    def over_blocks(self, function: Callable[[FittedTraits], Result]) -> list[Result]:
+        """What a function gives for each of `test_blocks`, in order."""
+        return [function(block) for block in self.test_blocks()]
 
     def _blocks(self, wanted: np.ndarray) -> Iterator[FittedTraits]:
         """Walk over traits, BLAS in one thread meanwhile."""

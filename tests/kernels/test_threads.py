@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
+from threading import current_thread
+from time import sleep
 from typing import NamedTuple
 
 import numpy as np
@@ -10,10 +13,13 @@ import oracle
 import pytest
 
 import flashmm as fm
+from flashmm.inference import finish
 from flashmm.kernels import dense, spectral, threads
 from flashmm.kernels.rotation import Rotated, rotate_design
+from flashmm.options import FitOptions
 
 RESULTS = ("theta", "coef", "loglik", "fisher_information", "decrement", "n_iter", "cov")
+TABLE = ("estimate", "std_error", "statistic", "df", "p_value", "log10_p", "conf_low", "status")
 GENES = 23
 
 
@@ -32,7 +38,7 @@ def thread_count(request, monkeypatch):
 def small_parts(monkeypatch):
     """Parts of two or three genes, so that small problems have many."""
     monkeypatch.setattr(dense, "PART_ELEMENTS", 500)
-    monkeypatch.setattr(spectral, "PART_ELEMENTS", 20)
+    monkeypatch.setattr(finish, "PART_TESTS", 10)
 
 
 def statistics(components, n_genes=GENES):
@@ -81,8 +87,52 @@ def test_threads_do_not_change_a_byte(engine, components, method, small_parts, m
     stats, found = statistics(components), []
     for count in (1, 2, 3):
         monkeypatch.setattr(threads, "thread_count", lambda count=count: count)
-        found.append(bytes_of(fm.fit_lmm(stats, method=method, engine=engine)))
+        found.append(bytes_of(fm.fit_lmm(stats, method=method, engine=engine, block_size=4)))
     assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.filterwarnings("ignore::flashmm.FlashmmWarning")
+@pytest.mark.parametrize("ddf", ["kenward-roger", "kenward-roger-2", "satterthwaite"])
+def test_threads_do_not_change_a_byte_of_a_table(ddf, small_parts, monkeypatch):
+    """Several blocks of genes without a break, with gaps, and a joint contrast."""
+    stats, found = statistics(1), []
+    stats = replace(stats, yty=np.where(np.arange(GENES) % 9 == 5, np.nan, stats.yty))
+    for count in (1, 2, 3):
+        monkeypatch.setattr(threads, "thread_count", lambda count=count: count)
+        fit = fm.fit_lmm(stats, block_size=4)
+        table = fm.contrast_tests(fit, {"first": "x1", "both": ["x1", "x2"]}, ddf=ddf)
+        found.append([getattr(table, name).tobytes() for name in TABLE])
+    assert np.isnan(table.p_value).sum() == 2 * 2  # of two genes
+    assert found[0] == found[1] == found[2]
+
+
+def test_blocks_of_one_component_are_for_threads(monkeypatch):
+    """Blocks of other engines are large, and their parts are for threads."""
+    monkeypatch.setattr(threads, "thread_count", lambda: 3)
+    names = set()
+
+    def name(block):
+        names.add(current_thread().name)
+        sleep(0.01)
+        return block
+
+    model = fm.fit_lmm(statistics(1)).model
+    blocks = list(model.gene_blocks(10, FitOptions(block_size=2)))
+    assert model.over_blocks(name, blocks) == blocks and len(blocks) == 5
+    assert len(names) == 3
+    names.clear()
+    assert fm.fit_lmm(statistics(2)).model.over_blocks(name, blocks) == blocks
+    assert names == {current_thread().name}
+
+
+def test_threads_start_no_threads(monkeypatch):
+    monkeypatch.setattr(threads, "thread_count", lambda: 3)
+
+    def inside(_):
+        return threads.in_threads(lambda _: current_thread().name, range(4))
+
+    for names in threads.in_threads(inside, range(6)):
+        assert len(set(names)) == 1 and names[0] != current_thread().name
 
 
 @pytest.mark.parametrize("method", ["REML", "ML"])

@@ -121,6 +121,22 @@ pseudobulk <- function(arguments, fit) {
   write_tests(parts, arguments[3])
 }
 
+# One model of the cells of all types: a mean per type, an effect of the condition in each, and the
+# logarithm of the library size. Columns of empty cells of the design are left out.
+joint_matrix <- function(cells) {
+  cells$cell_type <- factor(cells$cell_type)
+  cells$size <- log(cells$libsize)
+  one_type <- nlevels(cells$cell_type) == 1
+  X <- stats::model.matrix(if (one_type) ~ 0 + size + condition else ~ 0 + size + cell_type + cell_type:condition, cells)
+  pivoted <- qr(X)
+  X[, sort(pivoted$pivot[seq_len(pivoted$rank)]), drop = FALSE]
+}
+
+# Which column of it is the effect of a level of the condition in a cell type; none where it is left out.
+joint_column <- function(X, name, level) {
+  which(colnames(X) %in% c(paste0("condition", level), paste0("cell_type", name, ":condition", level)))
+}
+
 # Genes that are tested: as edgeR filters them, or with the argument min_counts=20 those with 20
 # counts in all samples of a cell type together.
 kept_genes <- function(counts, X, arguments = commandArgs(TRUE)) {

@@ -1,9 +1,9 @@
 # Rscript dreamlet.R {groups} {design} {out}: dreamlet's weighted regression of pseudobulk, voom with
-# the precision of the sums, by the functions of variancePartition that it is made of.
+# the precision of the sums, by the functions of variancePartition that it is made of (1.33 or newer).
 arguments <- commandArgs(TRUE)
 here <- dirname(sub("^--file=", "", grep("^--file=", commandArgs(FALSE), value = TRUE)))
 source(file.path(here, "common.R"))
-needs("dreamlet", "variancePartition", "edgeR")
+needs("variancePartition", "edgeR")
 
 pseudobulk(arguments, function(counts, X, tested, samples) {
   y <- normalised(counts, X)
