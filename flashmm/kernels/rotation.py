@@ -12,7 +12,6 @@ errors are functions of (t, e) and of matrices that genes share.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -237,16 +236,11 @@ def rotate_genes(rotation: Rotation, YtX: Array, YtZ: Array, yty: Array) -> Rota
     return Rotated(xy, t, np.maximum(rss - np.einsum("gr,gr->g", t, t), 0.0), rss)
 
 
-def span_components(ZtZ: Array, blocks: Sequence[slice]) -> Array:
-    """Z_kZ_k' of each component in an orthonormal basis of the span of Z, (K, r, r)."""
+def span_root(ZtZ: Array) -> Array:
+    """F with FF' = Z'Z, (q, r): Z in an orthonormal basis of its span."""
     values, vectors = eigh(ZtZ)
     kept = values > EIGEN_TOLERANCE * values.max()
-    return components_of(vectors[:, kept] * np.sqrt(values[kept]), blocks)
-
-
-def components_of(F: Array, blocks: Sequence[slice]) -> Array:
-    """F_k'F_k for each block of rows of F, (K, r, r)."""
-    return np.stack([F[b].T @ F[b] for b in blocks])
+    return np.asarray(vectors[:, kept] * np.sqrt(values[kept]))
 
 
 def original_basis(projection: Projection, values: Array) -> Array:
