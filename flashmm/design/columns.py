@@ -134,7 +134,7 @@ def group_design(
         Where a random term has one level or one level per cell, or no column is left.
     """
     terms, random_terms = read_model(fixed, random)
-    rows = _group_rows(groups)
+    rows = group_rows(groups)
     columns = coded_columns(rows, terms)
     components = _random_components(rows, random_terms)
     return GroupDesign(
@@ -147,7 +147,7 @@ def group_design(
     )
 
 
-def _group_rows(groups: GroupStatistics) -> Rows:
+def group_rows(groups: GroupStatistics) -> Rows:
     """Return the groups as rows; the columns of sums are not for formulas."""
     names = [c for c in groups.obs.columns if c != "n_cells" and not str(c).startswith("sum:")]
     m = len(groups.covariates)
