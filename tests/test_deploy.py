@@ -1,16 +1,26 @@
-"""The image and the locked versions: what can be checked of them without building anything."""
+"""The workflow in the workflow of somebody else; the image and the locked versions."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
+import anndata as ad
+import numpy as np
+import pandas as pd
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from scipy import sparse
+from snakemake_runs import run_snakemake
 
 from flashmm.workflow.lock import locked
 
@@ -110,3 +120,129 @@ def test_the_lock_names_what_dependencies_need_in_turn():
     assert {"jsonschema", "pyyaml", "pygments", "llvmlite"} <= set(found)
     assert "flashmm" not in found and "pytest" not in found
     assert list(found) == sorted(found)
+
+
+# The workflow as a module
+
+MODELS = {
+    "within": {"fixed": "~ log(libsize) + condition", "random": "subject", "within": "cell_type"}
+}
+USED = {"counts": "data/cells.h5ad", "methods": MODELS}
+UPSTREAM = """
+rule counts:
+    output:
+        "data/cells.h5ad",
+    run:
+        import os
+        os.rename("made.h5ad", output[0])
+"""
+PREFIXED = """
+rule wanted:
+    input:
+        "de/results/tests/cells/within.tsv",
+
+module flashmm:
+    snakefile: {snakefile}
+    config: config["differences"]
+    prefix: "de"
+
+use rule * from flashmm as flashmm_*
+"""
+# what `snakedeploy deploy-workflow` writes
+DEPLOYED = """
+from snakemake.utils import min_version
+
+min_version("9.19")
+
+configfile: "config/config.yaml"
+
+module flashmm:
+    snakefile:
+        github("somebody/flashmm", path="workflow/Snakefile", tag="v1.0.0")
+    config:
+        config
+
+use rule * from flashmm
+"""
+
+
+def snakemake(folder: Path, snakefile: str, *options: str, **environment: str) -> tuple[int, str]:
+    """Exit code of a run with this Snakefile in a folder, and what it printed."""
+    (folder / "Snakefile").write_text(snakefile)
+    printed = folder / "printed.txt"
+    code = run_snakemake(folder, ["--cores", "2", *options], printed, environment)
+    return code, printed.read_text()
+
+
+@pytest.fixture
+def hosted(tmp_path):
+    """Environment in which the tag of an address of GitHub is that of a repository here."""
+    repository = tmp_path / "hosted"
+    shutil.copytree(ROOT / "workflow", repository / "workflow")
+    git = ("git", "-C", str(repository), "-c", "user.name=me", "-c", "user.email=me@example.org")
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "All"], ["tag", "v1.0.0"]):
+        subprocess.run([*git, *command], check=True)
+    return {
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": f"url.file://{repository}.insteadOf",
+        "GIT_CONFIG_VALUE_0": "https://github.com/somebody/flashmm",
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+    }
+
+
+@pytest.fixture
+def cells_of_subjects() -> ad.AnnData:
+    """Counts of four subjects in two conditions."""
+    n = np.arange(120)
+    obs = pd.DataFrame({"subject": [f"S{i % 4}" for i in n], "cell_type": "B"})
+    obs["condition"] = np.where(n % 4 < 2, "ctrl", "stim")
+    counts = np.random.default_rng(1).poisson(3, (len(n), 8)).astype(np.float32)
+    return ad.AnnData(sparse.csr_matrix(counts), obs=obs.rename(index=str))
+
+
+def test_a_module_takes_what_another_rule_makes(tmp_path, cells_of_subjects):
+    """A real run: own first rule, own config, results in a folder, inputs where they are said."""
+    cells_of_subjects.write_h5ad(tmp_path / "made.h5ad")
+    config = {1: "another key of ours", "differences": USED}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    module = PREFIXED.format(snakefile=repr(str(ROOT / "workflow" / "Snakefile")))
+    snakefile = "configfile: 'config.yaml'\n" + module + UPSTREAM
+    code, printed = snakemake(tmp_path, snakefile)
+    assert code == 0, printed
+    assert (tmp_path / "de/results/tests/cells/within.tsv").is_file()
+    assert not (tmp_path / "results").exists()
+    assert not (tmp_path / "de/results/report.html").exists()  # nobody wanted it
+    code, printed = snakemake(tmp_path, snakefile, "--dry-run")
+    assert code == 0 and "Nothing to be done" in printed
+
+
+def test_the_shape_of_the_catalogue(tmp_path, hosted):
+    (tmp_path / "config").mkdir()
+    path = tmp_path / "config/config.yaml"
+    path.write_text(yaml.safe_dump(USED))
+    code, printed = snakemake(tmp_path, DEPLOYED, "--dry-run", **hosted)
+    assert code != 0 and "data/cells.h5ad" in printed and "MissingInput" in printed
+    code, printed = snakemake(tmp_path, DEPLOYED + UPSTREAM, "--dry-run", **hosted)
+    assert code == 0, printed
+    assert re.search(r"^report +1$", printed, re.MULTILINE), printed
+    path.write_text(path.read_text() + "counts: other.h5ad\n")
+    code, printed = snakemake(tmp_path, DEPLOYED, "--dry-run", **hosted)
+    assert code != 0 and "'counts' is there twice" in printed
+
+
+def test_a_missing_package_is_said_with_where_it_is(tmp_path, hosted):
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/config.yaml").write_text("{}")
+    (tmp_path / "Snakefile").write_text(DEPLOYED)
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none/flashmm.py").write_text("raise ModuleNotFoundError('no flashmm')")
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--dry-run"],
+        cwd=tmp_path,
+        env={**os.environ, **hosted, "PYTHONPATH": str(tmp_path / "none")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    wanted = "-m pip install 'flashmm[workflow] @ git+https://github.com/somebody/flashmm@v1.0.0'"
+    assert wanted in done.stderr

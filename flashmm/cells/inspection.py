@@ -12,7 +12,9 @@ import anndata as ad
 import pandas as pd
 
 from flashmm.cells.counts import CellMatrix, open_counts
+from flashmm.cells.gene_names import GeneNames
 from flashmm.cells.looks import Values
+from flashmm.cells.sheet import Sheet
 from flashmm.names import did_you_mean, listed
 from flashmm.options import InputError
 from flashmm.shown import Shown
@@ -149,19 +151,24 @@ def check(
     within: str | None = None,
     reference: str | None = None,
     layer: str | None = None,
+    obs: Sheet | None = None,
+    gene_names: str | None = None,
+    duplicate_genes: str | None = None,
 ) -> DataCheck:
     """Say what cells hold and what they can and cannot be asked, before any run.
 
     Parameters
     ----------
-    data : AnnData or path of an .h5ad file
-        The cells; of their values a first block is looked at.
+    data : AnnData or path
+        The cells, as for `summarise`; of their values a first block is looked at.
     condition, subject, within : str, optional
         Columns of obs; those that are not given are found by their usual names, which is said.
     reference : str, optional
         Reference level of the condition; by default the first of its order.
     layer : str, optional
         The matrix to read; by default the first that holds counts, X before others.
+    obs, gene_names, duplicate_genes
+        As in `summarise`.
 
     Returns
     -------
@@ -174,26 +181,29 @@ def check(
     InputError
         A file, layer, column or level that there is not.
     """
-    with open_counts(data, layer) as source:
+    named = GeneNames(gene_names, duplicate_genes)
+    with open_counts(data, layer, obs=obs, genes=named) as source:
         matrices, chosen = _matrices(source, layer)
-        obs = source.table()
+        table = source.table()
+        said = source.said(source.column_names())
         size, name, genes = (source.n_cells, len(source.genes)), source.name, source.genes
     asked = {"subject": subject, "condition": condition, "within": within}
-    roles = {role: _column(obs, role, given) for role, given in asked.items()}
+    roles = {role: _column(table, role, given) for role, given in asked.items()}
     guessed = [f"{role}={roles[role]!r}" for role in asked if roles[role] and not asked[role]]
     findings = [
         f"{size[0]} cells x {size[1]} genes in {name}.",
         _said_of_matrices(matrices, chosen),
+        *said,
     ]
     findings += [f"Taken by their names: {', '.join(guessed)}."] if guessed else []
     problems = list(_problems(roles, matrices, chosen, genes))
     design, paired = pd.DataFrame(), False
     if roles["subject"] is not None and roles["condition"] is not None:
-        reference = _reference(obs[roles["condition"]], reference)
-        paired = _paired(obs, roles["subject"], roles["condition"])
-        design = _design(obs, roles, reference)
+        reference = _reference(table[roles["condition"]], reference)
+        paired = _paired(table, roles["subject"], roles["condition"])
+        design = _design(table, roles, reference)
         findings += _said_of(design, roles, paired)
-        confounded = list(_confounded(obs, roles)) if not paired else []
+        confounded = list(_confounded(table, roles)) if not paired else []
         findings += confounded
     return DataCheck(
         name,
@@ -201,7 +211,7 @@ def check(
         *size,
         matrices,
         chosen,
-        _columns(obs, roles["subject"]),
+        _columns(table, roles["subject"]),
         roles,
         reference,
         paired,
@@ -300,8 +310,9 @@ def _problems(
     if not genes.is_unique:
         twice = genes[genes.duplicated()].unique()
         yield (
-            f"{len(twice)} gene names are given to several genes ({listed(twice, 3)}): make them "
-            "unique (adata.var_names_make_unique(), or take the identifiers)."
+            f"{len(twice)} gene names are given to several genes ({listed(twice, 3)}): "
+            "add them up (duplicate_genes='sum'), number them (duplicate_genes='unique'), or name "
+            "genes by a column of identifiers (gene_names=)."
         )
 
 

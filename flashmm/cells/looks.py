@@ -1,4 +1,4 @@
-"""What the values of a matrix look like: counts, their logarithms, or something else."""
+"""What values look like: counts, their logarithms, or something else; labels that were lost."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import StrEnum
 import numpy as np
 import pandas as pd
 
-from flashmm.cells.matrices import Block
+from flashmm.cells.block import Block
 
 # Parts of values that have to be whole for the whole to be taken as multiples of a unit.
 MOSTLY = 0.9
@@ -18,6 +18,10 @@ NEAR = 2e-3
 MOST_MULTIPLE = 100
 # Part of whole numbers among corrected counts.
 SOME_WHOLE = 0.2
+
+
+# What text a missing value becomes, of numpy and pandas: never the name of a level.
+LOST = ("nan", "NaN", "<NA>", "NaT")
 
 
 class Values(StrEnum):
@@ -99,3 +103,13 @@ def _are_multiples(values: np.ndarray, cells: np.ndarray) -> bool:
     multiple = multiple[told]
     near = np.abs(multiple - np.round(multiple)) <= NEAR * multiple
     return bool(near.mean() >= MOSTLY)
+
+
+def without_lost_labels(column: pd.Series) -> pd.Series:
+    """A column of labels, in which the text that a missing value became is missing again."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        lost = [level for level in column.cat.categories if level in LOST]
+        return column.cat.remove_categories(lost) if lost else column
+    if pd.api.types.is_numeric_dtype(column) or not column.isin(LOST).any():
+        return column
+    return column.mask(column.isin(LOST))

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from flashmm.cells.matrices import Block
+from flashmm.cells.block import Block
 from flashmm.cells.transforms import Transform, is_counts
 from flashmm.kernels.group_sums import (
     MOST_COUNTS,

@@ -38,6 +38,9 @@ def de(
     covariate: flags.Covariates = None,
     reference: flags.Reference = None,
     layer: flags.Layer = None,
+    obs: flags.Obs = None,
+    gene_names: flags.GeneNames = None,
+    duplicate_genes: flags.DuplicateGenes = None,
     transform: flags.Transform = "log2p1",
     missing: flags.Missing = "error",
     ddf: flags.Ddf = None,
@@ -54,16 +57,25 @@ def de(
         flashmm de cells.h5ad --condition condition --subject donor --within cell_type -o out/
 
         flashmm de cells.h5ad --condition disease --reference healthy --covariate age -o out/
+
+        flashmm de filtered_feature_bc_matrix/ --obs cells.tsv --condition disease -o out/
     """
-    roles = _roles(cells[0], condition, subject, within, reference, layer)
+    reading: dict[str, Any] = {
+        "layer": layer,
+        "gene_names": gene_names,
+        "duplicate_genes": duplicate_genes,
+    }
+    first = obs[0] if obs else None
+    roles = _roles(cells[0], condition, subject, within, reference, obs=first, **reading)
     step("Reading the cells ...")
     groups = of_cells.summarise(
         [str(path) for path in cells],
         by=list(dict.fromkeys([*filter(None, roles.values()), *(covariate or [])])),
         covariates=["log(libsize)"],
         transform=transform,
-        layer=layer,
+        obs=flags.sheets(obs),
         missing=missing,
+        **reading,
     )
     io.write_groups(groups, out / "groups.h5ad")
     step(f"Fitting {groups.n_genes} genes ...")
@@ -172,7 +184,7 @@ def plan(
 
         flashmm power pilot.h5ad --condition condition --subject donor --within cell_type -o out/
     """
-    roles = _roles(cells, condition, subject, within, reference, layer)
+    roles = _roles(cells, condition, subject, within, reference, layer=layer)
     sizes = flags.numbers(subjects, "--subjects"), flags.numbers(log2_fc, "--log2-fc")
     each = None if cells_of is None else flags.numbers(cells_of, "--cells")
     step("Reading and fitting the pilot ...")
@@ -241,11 +253,11 @@ def _roles(
     subject: str | None,
     within: str | None,
     reference: str | None,
-    layer: str | None,
+    **reading: Any,
 ) -> dict[str, str | None]:
     """The columns that were named, or found; `within` has to be named."""
     found = of_cells.check(
-        cells, condition=condition, subject=subject, reference=reference, layer=layer
+        cells, condition=condition, subject=subject, reference=reference, **reading
     )
     for problem in found.problems:
         raise InputError(problem)
@@ -254,7 +266,7 @@ def _roles(
             step(f"--{role} {found.roles[role]}, taken by its name")
     if within is None and found.roles["within"] is not None:
         step(f"One model of all cells; --within {found.roles['within']} has one for each.")
-    if layer is None and found.layer is not None:
+    if reading["layer"] is None and found.layer is not None:
         held = found.matrices[next(iter(found.matrices))]
         raise InputError(
             f"X holds {held}; the counts are in another matrix: layer={found.layer!r}."

@@ -20,12 +20,19 @@ if TYPE_CHECKING:
 
 @reported
 def check(
-    cells: Annotated[Path, typer.Argument(help="The cells: an .h5ad file.")],
+    cells: Annotated[
+        Path, typer.Argument(help="The cells: an .h5ad, a zarr store, a .h5 or folder of 10x.")
+    ],
     condition: flags.Condition = None,
     subject: flags.Subject = None,
     within: flags.Within = None,
     reference: flags.Reference = None,
     layer: flags.Layer = None,
+    obs: Annotated[
+        Path | None, typer.Option("--obs", help="Table of the cells by barcode.")
+    ] = None,
+    gene_names: flags.GeneNames = None,
+    duplicate_genes: flags.DuplicateGenes = None,
     write: Annotated[
         Path | None, typer.Option("--write", help="Write a config of the workflow to start from.")
     ] = None,
@@ -41,6 +48,8 @@ def check(
         flashmm check cells.h5ad
 
         flashmm check cells.h5ad --condition disease --subject donor_id --write config.yaml
+
+        flashmm check filtered_feature_bc_matrix.h5 --obs cells.tsv
     """
     found = of_cells.check(
         cells,
@@ -49,6 +58,9 @@ def check(
         within=within,
         reference=reference,
         layer=layer,
+        obs=obs,
+        gene_names=gene_names,
+        duplicate_genes=duplicate_genes,
     )
     if as_json:
         show_json(_as_dict(found))
@@ -90,6 +102,9 @@ def summarise(
     ] = None,
     transform: flags.Transform = "log2p1",
     layer: flags.Layer = None,
+    obs: flags.Obs = None,
+    gene_names: flags.GeneNames = None,
+    duplicate_genes: flags.DuplicateGenes = None,
     libsize: Annotated[str, typer.Option(help="Column with the library sizes.")] = "libsize",
     missing: flags.Missing = "error",
     shard: Annotated[
@@ -111,6 +126,9 @@ def summarise(
         covariates=["log(libsize)"] if covariate is None else covariate,
         transform=transform,
         layer=layer,
+        obs=flags.sheets(obs),
+        gene_names=gene_names,
+        duplicate_genes=duplicate_genes,
         libsize=libsize,
         missing=missing,
         shard=None if shard is None else _part(shard),

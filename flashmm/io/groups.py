@@ -63,8 +63,9 @@ def write_groups(groups: GroupStatistics, path: PathLike) -> None:
 def _write_digest(file: h5py.File, checksums: np.ndarray) -> None:
     """Add the digests, of what will be read: the format gives some columns other types."""
     header, recipe = _header_of(file, file.filename)
-    ad.io.write_elem(file, f"uns/flashmm/{_CHECKSUMS}", checksums)
-    ad.io.write_elem(file, f"uns/flashmm/{_DIGEST}", _digest(recipe, header, checksums))
+    place = file["uns/flashmm"]  # the keys of newer versions of anndata hold no slash
+    ad.io.write_elem(place, _CHECKSUMS, checksums)
+    ad.io.write_elem(place, _DIGEST, _digest(recipe, header, checksums))
 
 
 def _digest(recipe: Mapping[str, Any], header: GroupStatistics, checksums: np.ndarray) -> str:

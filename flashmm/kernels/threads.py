@@ -81,3 +81,10 @@ def _joined(results: list[Any]) -> Any:
         return np.concatenate(results)
     arrays = (np.concatenate(values) for values in zip(*results, strict=True))
     return type(first)(*arrays) if hasattr(first, "_fields") else tuple(arrays)
+
+
+def limit_threads(threads: int) -> None:
+    """Let compiled code and BLAS of this process use so many threads from now on."""
+    # as many as numba has begun with, at most
+    numba.set_num_threads(min(threads, int(vars(numba.config)["NUMBA_NUM_THREADS"])))
+    ThreadpoolController().limit(limits=threads)

@@ -42,7 +42,7 @@ def read_ahead(
     Parameters
     ----------
     arrays : sequence of array_like
-        One-dimensional arrays or HDF5 datasets; only datasets are read in threads.
+        One-dimensional arrays, HDF5 datasets or arrays of zarr; only these are read in threads.
     types : sequence of dtype
         The type to which each array is turned.
     ranges : iterable of (start, stop)
@@ -50,8 +50,12 @@ def read_ahead(
         thread to work in (`flashmm.kernels.threads.thread_count`).
     """
     readers = [slice_reader(array, kind) for array, kind in zip(arrays, types, strict=True)]
-    in_file = any(isinstance(array, h5py.Dataset) for array in arrays)
-    return in_advance(readers, ranges, in_file)
+    return in_advance(readers, ranges, any(map(is_stored, arrays)))
+
+
+def is_stored(array: Any) -> bool:
+    """Whether slices are read from a file: HDF5 and zarr have chunks, arrays in memory none."""
+    return hasattr(array, "chunks")
 
 
 def in_advance(

@@ -78,7 +78,13 @@ class Plan:
     def cells_for(self, dataset: str, method: str) -> list[Any]:
         """The files of counts, for a command or function that reads the cells."""
         wanted = self.others.model(dataset, method)["cells"]
-        return [self.sources.input(p) for p in self.datasets[dataset]["counts"]] if wanted else []
+        return self.counts_of(dataset) if wanted else []
+
+    def counts_of(self, dataset: str) -> list[Any]:
+        """The files of counts of a data set: given ones, or those of a simulation."""
+        data = self.datasets[dataset]
+        made = data["truth"] is not None
+        return [path if made else self.sources.input(path) for path in data["counts"]]
 
     @property
     def split(self) -> list[str]:

@@ -22,22 +22,31 @@ class Sources:
         Whether inputs and outputs lie in a storage instead of the working folder.
     storage : callable or None
         An address such as s3://... to what the rules take; None where there is no plugin.
+    made : bool
+        Whether rules of another workflow, which uses this one, may make the files first.
+    given : callable
+        A path of the config to what the rules take.
     """
 
     in_storage: bool = False
     storage: Callable[[str], Any] | None = None
+    made: bool = False
+    given: Callable[[str], Any] = str
 
     def require(self, path: str, where: str) -> None:
-        """Refuse a local file that is missing; a storage is looked up by its plugin."""
+        """Refuse a local file that is missing and that no rule will make.
+
+        A storage is looked up by its plugin; what rules make is looked up by Snakemake.
+        """
         if "://" in path:
             self.input(path, where)
-        elif not self.in_storage and not Path(path).is_file():
+        elif not (self.in_storage or self.made or Path(path).is_file()):
             raise ConfigError(f"{where}: {path}: no such file")
 
     def input(self, path: str, where: str = "input") -> Any:
         """The path as an input of a rule: an address belongs to a storage plugin."""
         if "://" not in path:
-            return path
+            return self.given(path)
         if self.storage is None:
             raise ConfigError(f"{where}: {path}: there is no storage plugin")
         try:

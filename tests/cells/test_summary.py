@@ -782,11 +782,11 @@ def test_a_file_that_is_replaced_between_its_table_and_its_counts(
     opened = summary.open_counts
     seen = []
 
-    def replacing(*given: object) -> object:
+    def replacing(*given: object, **named: object) -> object:
         seen.append(given)
         if len(seen) == 2:
             os.replace(other, path)
-        return opened(*given)
+        return opened(*given, **named)
 
     monkeypatch.setattr(summary, "open_counts", replacing)
     with pytest.raises(InputError, match=r"a\.h5ad' was replaced or changed while it was read"):

@@ -29,7 +29,6 @@ def test_files_of_a_run(finished):
         "results/tests/small-1/nested.parquet",
         "results/tests/small-1/nested.tsv",
         "results/benchmarks/fit/small-1/nested.json",
-        "results/benchmarks/fit/small-1/nested.jsonl",
         "results/evaluation/metrics.parquet",
         "results/evaluation/agreement.parquet",
         "results/report.html",

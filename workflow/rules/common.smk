@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from flashmm.storage.provenance import source_digest
+from flashmm.storage.provenance import PACKAGE, source_digest
 
 
 wildcard_constraints:
@@ -22,9 +22,9 @@ scattergather:
     genes=config["shards"]["genes"],
 
 
-def code(script):
-    """Part of the params of every rule: another version of the code behind a script computes again."""
-    path = workflow.source_path(f"../scripts/{script}.py")
+def code(step):
+    """Part of the params of every rule: another version of the code behind it computes again."""
+    path = PACKAGE / "workflow" / "steps" / f"{step}.py"
     return lambda wildcards: source_digest(path)
 
 
@@ -41,8 +41,7 @@ def shard(wildcards):
 
 def counts_file(wildcards):
     """The one file of counts that a job summarises."""
-    counts = PLAN.datasets[wildcards.dataset]["counts"]
-    return PLAN.sources.input(counts[int(wildcards.get("file", 1)) - 1])
+    return PLAN.counts_of(wildcards.dataset)[int(wildcards.get("file", 1)) - 1]
 
 
 def shards_of_cells(wildcards):

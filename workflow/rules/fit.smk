@@ -7,8 +7,6 @@ rule fit_shard:
         measured="results/benchmarks/fit/{dataset}/{method}/{scatteritem}.json",
     log:
         "logs/fit/{dataset}/{method}/{scatteritem}.log",
-    benchmark:
-        "results/benchmarks/fit/{dataset}/{method}/{scatteritem}.jsonl"
     wildcard_constraints:
         dataset=only(PLAN.datasets if config["shards"]["genes"] > 1 else []),
     group:

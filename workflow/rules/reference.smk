@@ -9,8 +9,6 @@ rule reference:
         measured="results/benchmarks/reference/{dataset}/{method}.json",
     log:
         "logs/reference/{dataset}/{method}.log",
-    benchmark:
-        "results/benchmarks/reference/{dataset}/{method}.jsonl"
     conda:
         "../envs/flashmm.yaml"
     threads: 1

@@ -30,6 +30,7 @@ rule test:
         ddf=of_method("ddf"),
         alternative=of_method("alternative"),
         lfc=of_method("lfc"),
+        moderate=of_method("moderate"),
         version=code("test"),
     script:
         "../scripts/test.py"
@@ -51,8 +52,6 @@ use rule fit_shard as fit with:
         status="results/status/{dataset}/{method}.json",
     log:
         "logs/fit/{dataset}/{method}.log",
-    benchmark:
-        "results/benchmarks/fit/{dataset}/{method}.jsonl"
     wildcard_constraints:
         dataset=only(PLAN.datasets if config["shards"]["genes"] == 1 else []),
         method=only(PLAN.others.models),
@@ -61,3 +60,4 @@ use rule fit_shard as fit with:
         ddf=of_method("ddf"),
         alternative=of_method("alternative"),
         lfc=of_method("lfc"),
+        moderate=of_method("moderate"),

@@ -1,24 +1,3 @@
-import pandas as pd
-from job import job, recipe
+from flashmm.workflow.start import start
 
-from flashmm.benchmark.calibration import CalibrationMethod
-from flashmm.benchmark.criteria import average_replicates
-from flashmm.io.tables import read_table, write_table
-from flashmm.report.calibration import write_calibration_report
-
-with job(snakemake):
-    params, out = snakemake.params, snakemake.output
-    parts = [
-        read_table(path).assign(scenario=scenario, replicate=replicate)
-        for path, (scenario, replicate) in zip(snakemake.input.metrics, params.runs, strict=True)
-    ]
-    metrics = average_replicates(pd.concat(parts, ignore_index=True))
-    write_table(metrics, out.metrics, out.tsv, recipe(snakemake))
-    write_calibration_report(
-        out.html,
-        out.figures,
-        metrics=metrics,
-        scenarios=params.scenarios,
-        methods=[CalibrationMethod.of(method) for method in params.methods],
-        config=params.config,
-    )
+start("calibration_report", snakemake)

@@ -1,6 +1,3 @@
-from job import job
+from flashmm.workflow.start import start
 
-from flashmm.io.groups import merge_files, write_groups
-
-with job(snakemake):
-    write_groups(merge_files(snakemake.input.parts), snakemake.output.groups)
+start("merge", snakemake)

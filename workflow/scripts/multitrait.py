@@ -1,27 +1,3 @@
-from job import job, write_notes, write_tables
+from flashmm.workflow.start import start
 
-from flashmm.io.groups import read_groups
-from flashmm.io.kinship import read_kinship_file
-from flashmm.io.tables import read_table
-from flashmm.subject_level.means import subject_means
-from flashmm.subject_level.models import indicators, most_significant, multitrait_by_gene
-
-with job(snakemake):
-    given, files = snakemake.params.settings, snakemake.input
-    means = subject_means(read_groups(files.groups), **given["means"])
-    genes = given["genes"]
-    if isinstance(genes, int) and files.get("tests"):
-        genes = most_significant(read_table(files.tests), genes)
-    elif isinstance(genes, int):
-        genes = means.most_variable(genes)
-    result = multitrait_by_gene(
-        means,
-        read_kinship_file(files.relatedness, given["kind"])
-        if files.get("relatedness")
-        else indicators(means.column(given["column"])),
-        genes,
-        **given["model"],
-    )
-    names = ("fits", "effects", "covariances")
-    write_tables(snakemake, {name: getattr(result, name) for name in names})
-    write_notes(snakemake.output.notes, result.notes)
+start("multitrait", snakemake)

@@ -1,26 +1,3 @@
-from job import job, measured, recipe
+from flashmm.workflow.start import start
 
-from flashmm.benchmark.data import DataSet, Request
-from flashmm.benchmark.methods import Method
-from flashmm.benchmark.mixedlm import choose_genes
-from flashmm.io.groups import read_groups
-from flashmm.io.tables import write_table
-
-with job(snakemake):
-    params = snakemake.params
-    data = DataSet(
-        read_groups(snakemake.input.groups), cells=snakemake.input.counts, layer=params.layer
-    )
-    genes = choose_genes(data.groups, params.genes, params.seed)
-    names = ("random", "method", "transform", "optimisers")
-    row = {name: params[name] for name in names} | {"name": "MixedLM", "genes": genes}
-    method = Method.of(row | {"test": "mixedlm"})
-    with measured(snakemake.output.measured, genes=len(genes)):
-        result = method.run(data, Request(params.fixed, contrasts=None))
-    # measured times stay in results/benchmarks, so that the tables are the same in every run
-    made = recipe(snakemake)
-    fits = result.tables["fits"].drop(columns=["seconds", "peak_memory_mib"])
-    write_table(result.tests, snakemake.output.tests, provenance=made)
-    write_table(fits, snakemake.output.fits, provenance=made)
-    attempts = result.tables["attempts"].drop(columns=["seconds"])
-    write_table(attempts, snakemake.output.attempts, provenance=made)
+start("reference", snakemake)

@@ -1,7 +1,3 @@
-from job import job
+from flashmm.workflow.start import start
 
-from flashmm.report.inputs import Inputs
-from flashmm.report.run import write_report
-
-with job(snakemake):
-    write_report(snakemake.output.html, Inputs.from_job(snakemake))
+start("report", snakemake)

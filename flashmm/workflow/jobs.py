@@ -1,49 +1,50 @@
-"""What every script needs: a log, one line for an error, and the measured time and memory."""
+"""What every job needs: a log, one line for an error, and the measured time and memory.
+
+A job is what Snakemake hands to a script: `rule, wildcards, input, output, params, log, threads`.
+"""
+
+from __future__ import annotations
 
 import json
 import sys
 import time
 import traceback
 import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TextIO
 
-import numba
-from threadpoolctl import threadpool_limits
-
-# The package of this checkout, if there is one, serves the jobs in any environment.
-CHECKOUT = Path(__file__).resolve().parents[2]
-if (CHECKOUT / "flashmm" / "__init__.py").is_file():
-    sys.path.insert(0, str(CHECKOUT))
+import pandas as pd
 
 from flashmm.io.tables import write_table
+from flashmm.kernels.threads import limit_threads
 from flashmm.options import FlashmmError, FlashmmWarning
-from flashmm.storage.files import atomic_path, file_digest
+from flashmm.storage.files import PathLike, atomic_path, file_digest
 from flashmm.storage.usage import Clock, peak_memory_mib
 from flashmm.workflow.wording import in_yaml
 
 
 @contextmanager
-def job(snakemake):
+def recorded(job: Any) -> Iterator[None]:
     """Send what is printed to the rule's log; end with one line and exit code 1 at an error.
 
     What the whole job took, from reading to writing, is added to the output `measured`.
     """
     clock = Clock.start()
     # the jobs of a run stand side by side: each keeps to the threads that it was given
-    numba.set_num_threads(min(snakemake.threads, numba.config.NUMBA_NUM_THREADS))
-    threadpool_limits(snakemake.threads)
+    limit_threads(job.threads)
     terminal = sys.stderr
-    with open(snakemake.log[0], "w", buffering=1) as log:
+    with open(job.log[0], "w", buffering=1) as log:
         sys.stdout = sys.stderr = log
-        warnings.showwarning = log_warning
+        warnings.showwarning = _log_warning
         try:
             yield
-            record(snakemake.output.get("measured"), clock)
+            _record(job.output.get("measured"), clock)
         except Exception as error:
             expected = isinstance(error, FlashmmError | OSError)
             text = in_yaml(str(error)) if expected else f"{type(error).__name__}: {error}"
-            message = f"flashmm: {text} [{snakemake.log[0]}]"
+            message = f"flashmm: {text} [{job.log[0]}]"
             if not expected:
                 traceback.print_exc()
             for stream in (log, terminal):
@@ -53,32 +54,39 @@ def job(snakemake):
             sys.stdout, sys.stderr = sys.__stdout__, terminal
 
 
-def log_warning(message, category, filename, lineno, file=None, line=None):
+def _log_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
     """Print one line per warning; those of other packages say where they come from."""
     ours = issubclass(category, FlashmmWarning)
     print(f"note: {message}" if ours else f"{filename}:{lineno}: {message}", file=sys.stderr)
 
 
-def recipe(snakemake):
+def recipe(job: Any) -> dict[str, Any]:
     """What made a table: the rule, its parameters and the digests of the files that it read.
 
     Files go by their names in the rule: where they lie depends on the machine and the storage.
     """
     return {
-        "rule": snakemake.rule,
-        "wildcards": dict(snakemake.wildcards),
-        "params": dict(snakemake.params),
-        "inputs": {name: digests(files) for name, files in snakemake.input.items()},
+        "rule": job.rule,
+        "wildcards": dict(job.wildcards),
+        "params": dict(job.params),
+        "inputs": {name: _digests(files) for name, files in job.input.items()},
     }
 
 
-def digests(files):
+def _digests(files: str | Iterable[str]) -> str | list[str]:
     """The digest of one file, or those of a list of files."""
     return file_digest(files) if isinstance(files, str) else [file_digest(path) for path in files]
 
 
 @contextmanager
-def measured(path, **more):
+def measured(path: PathLike, **more: Any) -> Iterator[None]:
     """Write the seconds of the block and the peak memory of the process (MiB) as JSON."""
     start = time.perf_counter()
     yield
@@ -86,7 +94,7 @@ def measured(path, **more):
     write_measured(path, seconds=seconds, peak_memory_mib=peak_memory_mib(), **more)
 
 
-def record(path, clock):
+def _record(path: PathLike | None, clock: Clock) -> None:
     """Add to what was measured what the job as a whole took; a method has measured itself."""
     if path is None:
         return
@@ -95,21 +103,21 @@ def record(path, clock):
         write_measured(path, **known, job=clock.took())
 
 
-def write_measured(path, **numbers):
+def write_measured(path: PathLike, **numbers: Any) -> None:
     """Write what was measured as JSON."""
     with atomic_path(path) as unfinished:
         unfinished.write_text(json.dumps(numbers) + "\n")
 
 
-def write_notes(path, notes):
+def write_notes(path: PathLike, notes: Iterable[str]) -> None:
     """Write one note per line, each once."""
     with atomic_path(path) as unfinished:
         unfinished.write_text("".join(f"{note}\n" for note in dict.fromkeys(notes)))
 
 
-def write_tables(snakemake, tables):
+def write_tables(job: Any, tables: Mapping[str, pd.DataFrame]) -> None:
     """Write tables by the names of the outputs; those among `tsv` as text too."""
-    made = recipe(snakemake)
-    texts = {Path(path).stem: path for path in snakemake.output.tsv}
+    made = recipe(job)
+    texts = {Path(path).stem: path for path in job.output.tsv}
     for name, table in tables.items():
-        write_table(table, snakemake.output[name], texts.get(name), made)
+        write_table(table, job.output[name], texts.get(name), made)
