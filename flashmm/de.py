@@ -24,7 +24,7 @@ from flashmm.lmm import fit_lmm
 from flashmm.names import listed
 from flashmm.options import note
 from flashmm.storage.files import PathLike
-from flashmm.within import SIZE_FACTORS, fit_within
+from flashmm.within import SIZE_FACTORS, check_min_counts, fit_within, without_rare_genes
 
 # Functions whose result, on a cell-level column, follows from the stored sums of their argument.
 STANDARDISING = ("scale", "center")
@@ -82,7 +82,8 @@ def de(
         As in `summary_statistics`; "auto" is that of `fit_within` with `within` where there are raw
         counts, else None.
     min_counts : float or None
-        With `within`: as in `fit_within`; values that are not counts have no such filter.
+        Rare genes have the status `low_expression` and no test, as in `fit_within`; None tests all.
+        Values that are not counts have no such filter.
     reference : mapping of str to str, optional
         Reference level of some columns, ``{"condition": "ctrl"}``; by default the first one.
     method : {"REML", "ML"}
@@ -109,6 +110,7 @@ def de(
     random term of its own, subject:factor, which is said in the notes. For other formulas on the
     same cells, `summarise` once and go on from the groups.
     """
+    check_min_counts(min_counts)
     by, covariates = split_columns(
         _columns_of(data, formula, random, within, obs, layer), formula, random
     )
@@ -137,7 +139,8 @@ def de(
     }
     if within is None:
         stats = summary_statistics(groups, formula, random, size_factors, reference)
-        return contrast_tests(fit_lmm(stats, method=method), contrasts, ddf, **asked)
+        fit = without_rare_genes(fit_lmm(stats, method=method), groups, formula, random, min_counts)
+        return _with_notes(contrast_tests(fit, contrasts, ddf, **asked), groups)
     fixed, terms, notes = with_subject_terms(groups, formula, random)
     fits = fit_within(
         groups,
@@ -150,7 +153,12 @@ def de(
         method=method,
     )
     fits = replace(fits, notes=fits.notes + notes)
-    return contrast_tests(fits, contrasts, ddf, **asked)
+    return _with_notes(contrast_tests(fits, contrasts, ddf, **asked), groups)
+
+
+def _with_notes(table: TestTable, groups: GroupStatistics) -> TestTable:
+    """A table that says what was decided when the cells were read, too."""
+    return replace(table, notes=tuple(dict.fromkeys([*groups.notes, *table.notes])))
 
 
 def with_subject_terms(

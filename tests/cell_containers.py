@@ -20,19 +20,20 @@ IDS = [f"ENSG{j:05d}" for j in range(N_GENES)]
 
 
 def study(seed: int = 0) -> ad.AnnData:
-    """Counts of forty cells of four subjects, some cells and a gene without any."""
+    """Counts of forty cells of four subjects, a gene without any."""
     random = np.random.default_rng(seed)
     counts = random.poisson(random.gamma(1.0, 2.0, N_GENES), (N_CELLS, N_GENES))
     counts[[0, 17, -1]] = 0
     counts[:, 3] = 0
     counts[:, 5] += 1
+    b = "ACGT"
     obs = pd.DataFrame(
         {
             "subject": pd.Categorical([f"P{i % 4}" for i in range(N_CELLS)]),
             "condition": pd.Categorical(["ctrl" if i % 4 < 2 else "stim" for i in range(N_CELLS)]),
             "age": [30.0 + i % 4 for i in range(N_CELLS)],
         },
-        index=[f"ACGTACGT{i:02d}-1" for i in range(N_CELLS)],
+        index=[f"ACGTACGT{b[i // 16]}{b[i // 4 % 4]}{b[i % 4]}-1" for i in range(N_CELLS)],
     )
     var = pd.DataFrame({"gene_ids": IDS}, index=SYMBOLS)
     return ad.AnnData(sparse.csr_matrix(counts.astype(np.float32)), obs=obs, var=var)

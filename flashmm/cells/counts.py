@@ -17,10 +17,10 @@ from flashmm.cells.block import Block, Matrix
 from flashmm.cells.container import Container
 from flashmm.cells.containers import opened
 from flashmm.cells.gene_names import STORED_NAMES, ChosenGenes, GeneNames, Genes, named_genes
-from flashmm.cells.looks import Values, looks_like, without_lost_labels
+from flashmm.cells.looks import COUNTED, Values, looks_like, without_lost_labels
 from flashmm.cells.matrices import matrix_shape, wrap_matrix
 from flashmm.cells.sheet import MatchedSheet, Sheet, matched
-from flashmm.cells.transforms import check_libsize, find_transform
+from flashmm.cells.transforms import check_libsize, find_transform, is_counts
 from flashmm.names import listed, text
 from flashmm.options import InputError
 from flashmm.storage.files import PathLike
@@ -225,17 +225,57 @@ class CellMatrix:
                     self._refuse(block, np.isinf(block.values), "infinite")
                 yield block
 
+    def check_looks(self, transform: str, counted: str | None) -> None:
+        """Refuse what a look at the first values shows to be no counts, where counts are needed.
+
+        Parameters
+        ----------
+        transform : str
+            The transform.
+        counted : str or None
+            The column of library sizes, where these have to be counted from the values.
+
+        Raises
+        ------
+        InputError
+            The values are no counts, neither whole nor fractional, and the transform is one of
+            counts, or library sizes would be sums of them.
+        """
+        block = next(self.blocks(PEEK))
+        look = looks_like(block)
+        if look in COUNTED:
+            return
+        if find_transform(transform).needs_counts:
+            self.require_counts(block, transform)
+        if counted is not None:
+            raise InputError(
+                f"{self.name}: {look.sentence} Library sizes cannot be counted from these, and obs "
+                f"has no column '{counted}': leave log({counted}) out of the model, or add the "
+                f"totals of the raw counts to obs as the column '{counted}'."
+            )
+
+    def has_fractions(self, block: Block, transform: str) -> bool:
+        """Whether counts of a block are fractional; an InputError where one is negative."""
+        if block.largest_count >= 0 or is_counts(block.values):
+            return False
+        if (negative := block.values < 0).any():
+            self._refuse(block, negative, "negative", self._advice(block, transform))
+        return True
+
     def require_counts(self, block: Block, transform: str) -> None:
         """Raise an InputError unless the values are integers from 0, as `transform` needs."""
         if block.largest_count >= 0:
             return
-        advice = (
+        advice = self._advice(block, transform)
+        self._refuse(block, block.values < 0, "negative", advice)
+        self._refuse(block, block.values != np.floor(block.values), "not an integer", advice)
+
+    def _advice(self, block: Block, transform: str) -> str:
+        return (
             f" {looks_like(block).sentence} The transform '{transform}' needs raw counts: "
             f"{self._where_counts_are()}, or use transform='none' for values that are transformed "
             "already, in a formula without log(libsize), which they do not have."
         )
-        self._refuse(block, block.values < 0, "negative", advice)
-        self._refuse(block, block.values != np.floor(block.values), "not an integer", advice)
 
     def _where_counts_are(self) -> str:
         """What to do to read counts: the layers that hold them, by name."""
@@ -300,6 +340,7 @@ def read_genes(
             lacking = wanted[~wanted.isin(source.genes)]
             raise InputError(f"{source.name} has no gene {listed(lacking)}.")
         obs = source.table()
+        source.check_looks(transform, None if libsize in obs or not rule.needs_libsize else libsize)
         if libsize not in obs:
             obs[libsize] = source.totals()
         sizes = obs[libsize].to_numpy() if rule.needs_libsize else np.ones(len(obs))
@@ -308,7 +349,7 @@ def read_genes(
         columns = wanted.get_indexer(source.genes)
         for block in source.blocks():
             if rule.needs_counts:
-                source.require_counts(block, transform)
+                source.has_fractions(block, transform)
             column = columns[block.genes]
             kept = (column >= 0) & (block.values != 0)
             cells, raw = block.cells[kept], block.values[kept]

@@ -13,7 +13,7 @@ import pandas as pd
 
 from flashmm.cells.counts import CellMatrix, open_counts
 from flashmm.cells.gene_names import GeneNames
-from flashmm.cells.looks import Values
+from flashmm.cells.looks import COUNTED, Values
 from flashmm.cells.sheet import Sheet
 from flashmm.names import did_you_mean, listed
 from flashmm.options import InputError
@@ -90,6 +90,17 @@ class DataCheck(Shown):
         """Whether a comparison of the design can be asked, of counts that are there."""
         some = len(self.design) > 0 and bool((self.design["can_be_asked"] != CANNOT).any())
         return some and not self.problems
+
+    def problems_for(self, transform: str) -> list[str]:
+        """What stands in the way of an analysis by a transform; "none" takes all values."""
+        read = self.layer or next(iter(self.matrices))
+        of_values = _no_counts(read, self.matrices[read])
+        return [text for text in self.problems if transform != "none" or text != of_values]
+
+    @property
+    def has_counts(self) -> bool:
+        """Whether the matrix that an analysis would read holds counts, whole or fractional."""
+        return self.matrices[self.layer or next(iter(self.matrices))] in COUNTED
 
     def config(self) -> dict[str, Any]:
         """A configuration of the workflow that analyses these cells.
@@ -229,7 +240,7 @@ def _matrices(source: CellMatrix, layer: str | None) -> tuple[dict[str, str], st
     looks = {layer or "X": source.looks_like()}
     looks |= {name: source.looks_like(name) for name in source.container.others if name != layer}
     chosen = layer
-    if layer is None and looks["X"] is not Values.COUNTS:
+    if layer is None and looks["X"] not in COUNTED:
         chosen = next((name for name, look in looks.items() if look is Values.COUNTS), None)
     return {name: str(look) for name, look in looks.items()}, chosen
 
@@ -283,6 +294,13 @@ def _columns(obs: pd.DataFrame, subject: str | None) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["column", "kind", "levels", "missing", "of", "examples"])
 
 
+def _no_counts(name: str, held: str) -> str:
+    return (
+        f"{name} holds {held}, and no matrix of this input holds raw counts: take the file from "
+        "before normalisation, or use transform='none' without log(libsize)."
+    )
+
+
 def _example(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
@@ -296,11 +314,8 @@ def _problems(
     """What stands in the way of an analysis."""
     main = next(iter(matrices))
     read = main if chosen is None else chosen
-    if matrices[read] != Values.COUNTS:
-        yield (
-            f"{read} holds {matrices[read]}, and no matrix of this input holds raw counts: take "
-            "the file from before normalisation, or use transform='none' without log(libsize)."
-        )
+    if matrices[read] not in COUNTED:
+        yield _no_counts(read, matrices[read])
     for role in ("subject", "condition"):
         if roles[role] is None:
             yield f"No column is known to be the {role}: name it with {role}=."

@@ -37,6 +37,7 @@ from flashmm.cells.matrices import CompressedMatrix
 from flashmm.cells.running_sums import RunningSums
 from flashmm.cells.sheet import Sheet, check_one_sheet, sheets_of
 from flashmm.cells.transforms import TRANSFORMS, Transform, check_libsize, find_transform
+from flashmm.cells.withheld import check_minimum, without_small_groups
 from flashmm.kernels.group_sums import MOST_CELLS, by_kind
 from flashmm.kernels.threads import thread_count
 from flashmm.names import listed
@@ -55,6 +56,10 @@ from flashmm.storage.files import (
 Data: TypeAlias = ad.AnnData | PathLike
 
 _LIBSIZE = "libsize"
+_FRACTIONAL = (
+    "{} holds counts that are fractional, as a correction (SoupX, CellBender) or shared reads "
+    "(alevin, RSEM) leave them; they are taken as they are."
+)
 # Cells of each group that a block holds on average, and the most values that it may hold.
 _CELLS_PER_GROUP = 10
 _MOST_VALUES = 2**24
@@ -136,7 +141,19 @@ class _Input:
             for x, covariate in zip(self.x, request.covariates, strict=True):
                 x[cells] = evaluate_covariate(covariate, table)
         except InputError as error:
+            self._refuse_empty(cells, request)
             raise InputError(f"{self.name}: {error}") from error
+
+    def _refuse_empty(self, cells: np.ndarray, request: _Request) -> None:
+        """Say so where cells have no counts, of which there is no logarithm."""
+        empty = cells[self.libsize[cells] == 0] if self.counted else cells[:0]
+        if len(empty):
+            raise InputError(
+                f"{self.name}: {len(empty)} of {len(cells)} cells have no counts at all (the first "
+                f"is number {empty[0]}), so that there is no logarithm of '{request.libsize}'. "
+                "Leave empty cells out, adata[adata.X.sum(1) > 0], or give the column "
+                f"'{request.libsize}' in obs."
+            )
 
     def read_libsize(self, request: _Request) -> None:
         """Take the library sizes, where the transform divides by them, from their column."""
@@ -162,6 +179,7 @@ def summarise(
     progress: bool | None = None,
     cells: tuple[int, int] | None = None,
     shard: tuple[int, int] | None = None,
+    minimum_cells: int | None = None,
 ) -> GroupStatistics:
     """Reduce cells to statistics of groups, in one pass and bounded memory.
 
@@ -211,6 +229,8 @@ def summarise(
         values are read, and those of other cells dropped.
     shard : tuple of int, optional
         (i, n): instead of `cells`, part i from 1 to n of n ranges of (almost) as many cells.
+    minimum_cells : int, optional
+        Leave out groups of fewer cells, as `write_groups` does: for sums that leave a site.
 
     Returns
     -------
@@ -256,6 +276,7 @@ def summarise(
             f"cells and shard choose among the cells of one input; data holds {len(items)}. "
             "Summarise each of them in a call of its own."
         )
+    check_minimum(minimum_cells, request.part.is_whole)
     inputs = [_prepare(*pair, request) for pair in zip(items, sheets, strict=True)]
     check_one_sheet(obs, [cells.cell_names for cells in inputs])
     for other in inputs[1:]:
@@ -275,7 +296,7 @@ def summarise(
     expressing = sums.expressing()
     total, squares, counts, *crossed = by_kind(sums.values).swapaxes(0, 1)
     x = np.concatenate([cells.x[:, cells.kept] for cells in inputs], axis=1)
-    return GroupStatistics(
+    groups = GroupStatistics(
         obs=obs.assign(**_moments(codes, x, request.covariates, len(obs))),
         genes=inputs[0].genes,
         sum=total,
@@ -289,6 +310,7 @@ def summarise(
         notes=tuple(text for cells in inputs for text in cells.notes) + tuple(notes),
         expressing=expressing,
     )
+    return groups if minimum_cells is None else without_small_groups(groups, minimum_cells)
 
 
 def _names(names: str | Sequence[str]) -> tuple[str, ...]:
@@ -320,6 +342,7 @@ def _prepare(data: Data, obs: Sheet | None, request: _Request) -> _Input:
     with _opened(data, obs, request) as source:
         source.check_names()
         wanted, counted = _columns_in_use(source, request)
+        source.check_looks(request.transform, request.libsize if counted else None)
         columns = source.columns(wanted)
         name, genes, rows = source.name, source.genes, source.rows
         n_all = len(source.container.cell_names)
@@ -380,8 +403,8 @@ def _complete(
     n_lost = np.count_nonzero(~kept)
     if request.missing == "error":
         raise InputError(
-            f"{name}: {n_lost} of {len(kept)} cells have missing values (or the text 'nan') in the "
-            f"column(s) {found}; fill them in, or use missing='drop' to leave these cells out."
+            f"{name}: {n_lost} of {len(kept)} cells have missing values in the column(s) {found} "
+            "(the text 'nan' is one); fill them in, or use missing='drop' to leave these cells out."
         )
     if not kept.any():
         raise InputError(f"{name}: no cell is left, all have missing values in {found}.")
@@ -429,18 +452,20 @@ def _stream(
     group = np.full(len(cells.kept), -1)
     group[cells.kept] = codes
     gene = genes.get_indexer(cells.genes)
-    n_nonzero, total = 0, 0.0
+    n_nonzero, total, fractional = 0, 0.0, False
     with (
         cells.open(request) as source,
         _hashing(cells) as identity,
     ):
         for block in _blocks(source, cells, request, len(sums.values)):
-            if cells.transform.needs_counts:
-                source.require_counts(block, request.transform)
+            if cells.transform.needs_counts and source.has_fractions(block, request.transform):
+                fractional = True
             sums.add(block, cells, group, gene)
             if identity is None:
                 n_nonzero += int(np.count_nonzero(block.values))
                 total += float(block.values.sum())
+        if fractional:
+            cells.notes.append(note(_FRACTIONAL.format(cells.name)))
         if identity is not None:
             with reading(_label(cells.data)):
                 found = identity()

@@ -20,7 +20,7 @@ from flashmm.storage.files import atomic_path
 if TYPE_CHECKING:
     import pandas as pd
 
-    from flashmm.cells import GroupStatistics
+    from flashmm.cells import DataCheck, GroupStatistics
     from flashmm.inference import PowerTable, TestTable
 
 Fdr = Annotated[
@@ -66,12 +66,14 @@ def de(
         "duplicate_genes": duplicate_genes,
     }
     first = obs[0] if obs else None
-    roles = _roles(cells[0], condition, subject, within, reference, obs=first, **reading)
+    found = _checked(cells[0], transform, condition, subject, reference, obs=first, **reading)
+    roles = _roles(found, within, condition, subject, layer)
+    covariates = ["log(libsize)"] if found.has_counts else []
     step("Reading the cells ...")
     groups = of_cells.summarise(
         [str(path) for path in cells],
         by=list(dict.fromkeys([*filter(None, roles.values()), *(covariate or [])])),
-        covariates=["log(libsize)"],
+        covariates=covariates,
         transform=transform,
         obs=flags.sheets(obs),
         missing=missing,
@@ -80,7 +82,7 @@ def de(
     io.write_groups(groups, out / "groups.h5ad")
     step(f"Fitting {groups.n_genes} genes ...")
     start = time.perf_counter()
-    terms = ["log(libsize)", roles["condition"], *(covariate or [])]
+    terms = [*covariates, roles["condition"], *(covariate or [])]
     table = tests_of(
         groups,
         f"~ {' + '.join(filter(None, terms))} + (1 | {roles['subject']})",
@@ -184,7 +186,8 @@ def plan(
 
         flashmm power pilot.h5ad --condition condition --subject donor --within cell_type -o out/
     """
-    roles = _roles(cells, condition, subject, within, reference, layer=layer)
+    checked = _checked(cells, "log2p1", condition, subject, reference, layer=layer)
+    roles = _roles(checked, within, condition, subject, layer)
     sizes = flags.numbers(subjects, "--subjects"), flags.numbers(log2_fc, "--log2-fc")
     each = None if cells_of is None else flags.numbers(cells_of, "--cells")
     step("Reading and fitting the pilot ...")
@@ -235,38 +238,50 @@ def tests_of(
     from flashmm.de import with_subject_terms
     from flashmm.design.from_groups import summary_statistics
     from flashmm.lmm import fit_lmm
-    from flashmm.within import fit_within
+    from flashmm.within import fit_within, without_rare_genes
 
     fixed, random, notes = with_subject_terms(groups, formula, None)
     if within is None:
         stats = summary_statistics(groups, fixed, random, None, reference)
-        table = inference.contrast_tests(fit_lmm(stats), contrasts, ddf)
+        fit = without_rare_genes(fit_lmm(stats), groups, fixed, random)
+        table = inference.contrast_tests(fit, contrasts, ddf)
     else:
         fits = fit_within(groups, within, fixed, random, reference=reference)
         table = inference.contrast_tests(fits, contrasts, ddf)
-    return replace(table, notes=(*notes, *table.notes))
+    return replace(table, notes=(*groups.notes, *notes, *table.notes))
 
 
-def _roles(
+def _checked(
     cells: Path,
+    transform: str,
     condition: str | None,
     subject: str | None,
-    within: str | None,
     reference: str | None,
     **reading: Any,
-) -> dict[str, str | None]:
-    """The columns that were named, or found; `within` has to be named."""
+) -> DataCheck:
+    """What the cells are, if nothing stands in the way of an analysis."""
     found = of_cells.check(
         cells, condition=condition, subject=subject, reference=reference, **reading
     )
-    for problem in found.problems:
+    for problem in found.problems_for(transform):
         raise InputError(problem)
+    return found
+
+
+def _roles(
+    found: DataCheck,
+    within: str | None,
+    condition: str | None,
+    subject: str | None,
+    layer: str | None,
+) -> dict[str, str | None]:
+    """The columns that were named, or found; `within` has to be named."""
     for role, given in (("condition", condition), ("subject", subject)):
         if given is None:
             step(f"--{role} {found.roles[role]}, taken by its name")
     if within is None and found.roles["within"] is not None:
         step(f"One model of all cells; --within {found.roles['within']} has one for each.")
-    if reading["layer"] is None and found.layer is not None:
+    if layer is None and found.layer is not None:
         held = found.matrices[next(iter(found.matrices))]
         raise InputError(
             f"X holds {held}; the counts are in another matrix: layer={found.layer!r}."
@@ -293,7 +308,7 @@ def _finish(table: TestTable, out: Path, fdr: float, as_json: bool) -> None:
     notes = [in_flags(text) for text in dict.fromkeys(table.notes)]
     with atomic_path(out / "notes.txt") as unfinished:
         unfinished.write_text("".join(f"{line}\n" for line in notes))
-    found = _found(frame, table.within, fdr)
+    found = found_genes(frame, table.within, fdr)
     if as_json:
         show_json({"found": found, "notes": notes, "folder": str(out)})
         return
@@ -301,7 +316,7 @@ def _finish(table: TestTable, out: Path, fdr: float, as_json: bool) -> None:
     say([f"{out}: tests.tsv, tests.parquet, notes.txt"])
 
 
-def _found(frame: pd.DataFrame, within: str | None, fdr: float) -> pd.DataFrame:
+def found_genes(frame: pd.DataFrame, within: str | None, fdr: float) -> pd.DataFrame:
     """Genes found, up and down, by level and contrast, with the first of them."""
     keys = [*([] if within is None else [within]), "contrast"]
     import pandas as pd
