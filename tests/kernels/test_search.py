@@ -16,7 +16,7 @@ def test_flat_directions_are_left_as_they_are():
     """Two equal components: only their sum is determined, and it is shared."""
     same = [[[2.0, 2.0], [2.0, 2.0]]]
     d = derivatives([[-1.0, -1.0]], same, same)
-    step, decrement, newton = _direction(np.ones((1, 2)), d, nonnegative=True)
+    step, decrement, newton = _direction(np.ones((1, 2)), d, bounded=np.array(True))
     np.testing.assert_allclose(step, [[0.25, 0.25]])
     np.testing.assert_allclose(decrement, [0.25])
     assert newton.all()
@@ -24,7 +24,7 @@ def test_flat_directions_are_left_as_they_are():
 
 def test_an_indefinite_hessian_gives_way_to_the_expected_one():
     d = derivatives([[1.0, -4.0]], [[[-1.0, 0.0], [0.0, 2.0]]], [[[4.0, 0.0], [0.0, 8.0]]])
-    step, _, newton = _direction(np.ones((1, 2)), d, nonnegative=True)
+    step, _, newton = _direction(np.ones((1, 2)), d, bounded=np.array(True))
     np.testing.assert_allclose(step, [[-0.25, 0.5]])
     assert not newton.any()
 
@@ -32,10 +32,10 @@ def test_an_indefinite_hessian_gives_way_to_the_expected_one():
 def test_components_held_at_zero_do_not_move():
     hessian = [[[2.0, 1.0], [1.0, 3.0]]]
     d = derivatives([[5.0, -3.0]], hessian, hessian)
-    step, decrement, _ = _direction(np.array([[0.0, 1.0]]), d, nonnegative=True)
+    step, decrement, _ = _direction(np.array([[0.0, 1.0]]), d, bounded=np.array(True))
     np.testing.assert_allclose(step, [[0.0, 1.0]])
     np.testing.assert_allclose(decrement, [1.5])
-    free, _, _ = _direction(np.array([[0.0, 1.0]]), d, nonnegative=False)
+    free, _, _ = _direction(np.array([[0.0, 1.0]]), d, bounded=np.array(False))
     np.testing.assert_allclose(free, [-np.linalg.solve(hessian[0], [5.0, -3.0])])
 
 
@@ -45,7 +45,7 @@ def test_components_held_at_zero_do_not_move_by_rounding():
     hessian = root @ root.swapaxes(1, 2)
     gradient = rng.normal(size=(50, 3))
     gamma = np.tile([0.3, 0.0, 0.7], (50, 1))
-    step, _, _ = _direction(gamma, derivatives(gradient, hessian, hessian), nonnegative=True)
+    step, _, _ = _direction(gamma, derivatives(gradient, hessian, hessian), bounded=np.array(True))
     held = gradient[:, 1] >= 0
     assert held.any() and not held.all()
     assert (step[held, 1] == 0).all()
@@ -59,7 +59,7 @@ def test_a_component_that_would_leave_stays_and_the_others_move_without_it():
     d = derivatives([[-1.0, -4.0]], hessian, hessian)
     whole = -np.linalg.solve(hessian[0], [-1.0, -4.0])
     assert whole[0] < 0
-    step, decrement, _ = _direction(np.array([[0.0, 1.0]]), d, nonnegative=True)
+    step, decrement, _ = _direction(np.array([[0.0, 1.0]]), d, bounded=np.array(True))
     np.testing.assert_allclose(step, [[0.0, 4.0 / 3.0]])
     # that of all free components: the search has not ended while it is not zero
     np.testing.assert_allclose(decrement, 0.5 * whole @ [1.0, 4.0])
@@ -69,7 +69,9 @@ def test_units_of_the_components_do_not_matter():
     units = np.array([1e-6, 1e5])
     hessian = np.array([[[2.0, 1.0], [1.0, 3.0]]])
     outer = units[:, None] * units
-    plain, *_ = _direction(np.ones((1, 2)), derivatives([[1.0, 2.0]], hessian, hessian), True)
+    plain, *_ = _direction(
+        np.ones((1, 2)), derivatives([[1.0, 2.0]], hessian, hessian), np.array(True)
+    )
     scaled, *_ = _direction(
         np.ones((1, 2)), derivatives([[1.0, 2.0] * units], hessian * outer, hessian * outer), True
     )
