@@ -15,6 +15,8 @@
 # make dist                         dist/: wheel and archive of sources, checked for publishing
 # make bench                        speed and memory, with docs/performance.md written anew; 15 minutes
 # make bench QUICK=1                small sizes, 2 minutes; SECTIONS="summarise peers" for some only
+# make fuzz                         3,000 random designs against a dense likelihood of other code, and
+#                                   docs/reliability.md written anew; an hour. DESIGNS=100 for some only
 # make million                      a million cells x 20,000 genes, from simulation to tested table;
 #                                   FILES=10 reads ten files of them, a model per cell type (29 GB)
 # make test-slurm                   a run on a Slurm of its own on this machine, against a local one;
@@ -54,7 +56,7 @@ export OMP_NUM_THREADS = 1
 export OPENBLAS_NUM_THREADS = 1
 export MKL_NUM_THREADS = 1
 
-.PHONY: help report plan scenarios calibration test test-slurm lock lint site dist bench million clean
+.PHONY: help report plan scenarios calibration test test-slurm lock lint site dist bench fuzz million clean
 .DELETE_ON_ERROR:
 
 help:
@@ -129,6 +131,9 @@ dist: $(VENV)/bin/python
 
 bench: $(VENV)/.installed-dev
 	@$(BIN)/python benchmarks/bench.py $(if $(QUICK),--quick,$(if $(SECTIONS),,--docs)) $(SECTIONS)
+
+fuzz: $(VENV)/.installed-dev
+	@$(BIN)/python benchmarks/fuzz.py --jobs $(CORES) $(if $(DESIGNS),--designs $(DESIGNS),--docs)
 
 million: $(VENV)/.installed-dev
 	@$(BIN)/python benchmarks/million.py --docs $(if $(FILES),--files $(FILES))

@@ -27,7 +27,7 @@ from flashmm.shown import Shown
 
 Result = TypeVar("Result")
 
-# Sums of squares relative to the whole below which nothing but rounding is left.
+# Sums of squares relative to that of the values below which nothing but rounding is left.
 NOTHING_LEFT = 1e-12
 # Variance above which its third power, or that of its inverse, may be no number.
 LARGEST_VARIANCE = 1e100
@@ -331,8 +331,7 @@ def fit_lmm(
         join the fixed effects. "nested" is the same for two components of which one groups the
         levels of the other, and for nothing else. "dense" for any components. "auto" takes the
         first of spectral, eliminated and dense that holds, but the dense one for up to 64 levels of
-        several components that share cells, and the eliminating one for more than 5,000 levels of
-        one.
+        several components, and the eliminating one for more than 5,000 levels of one.
     start : sequence of float, optional
         Start values of the K + 1 components, residual last, instead of the global search on a grid.
     max_iter : int
@@ -505,7 +504,7 @@ def _degenerate(stats: SummaryStatistics, block: slice, genes: Any) -> np.ndarra
     """Status of genes with nothing to fit; `ok` for the others."""
     yty, rss = stats.yty[block], genes.rss
     status = np.full(len(yty), Status.OK, dtype=object)
-    status[genes.e <= NOTHING_LEFT * rss] = Status.NO_WITHIN_VARIANCE
+    status[genes.e <= NOTHING_LEFT * yty] = Status.NO_WITHIN_VARIANCE
     status[rss <= NOTHING_LEFT * yty] = Status.PERFECT_FIT
     status[yty == 0] = Status.ALL_ZERO
     # θ³ is needed, and its inverse; squares of values below 1e-162 are zero, values are not

@@ -147,14 +147,10 @@ def _build_engine(projection: Projection, options: FitOptions) -> Engine[Any]:
 
 
 def _better_eliminated(structure: CovarianceStructure) -> bool:
-    """Whether elimination is possible, and faster or surer than the other engines."""
-    sizes, few = structure.component_sizes, FEW_LEVELS
-    found = structure.elimination
-    if found is None:
-        return False
-    if len(sizes) == 1:
-        few = MANY_LEVELS
-    return sum(sizes) > few or len(found.inner) > 1
+    """Whether elimination is possible, and faster than the other engines."""
+    sizes = structure.component_sizes
+    few = MANY_LEVELS if len(sizes) == 1 else FEW_LEVELS
+    return sum(sizes) > few and structure.elimination is not None
 
 
 def _check_elimination(structure: CovarianceStructure, named: str) -> None:

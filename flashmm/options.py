@@ -140,8 +140,8 @@ class FitOptions:
         Whether variance components are bounded below by zero.
     engine : {"auto", "spectral", "eliminated", "nested", "dense"}
         The algorithm; "auto" takes the spectral engine for one component, the eliminating one for
-        several of which one is the levels of a factor where they have more than 64 levels or some
-        share no cell (a variance for each cell type), else the dense one.
+        several of which one is the levels of a factor where they have more than 64 levels, else the
+        dense one.
     start : tuple of float or None
         Start values of the components, residual last; None searches a shared grid.
     max_iter : int

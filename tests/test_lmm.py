@@ -309,6 +309,15 @@ def test_a_gene_whose_squares_overflow_does_not_stop_the_others():
     np.testing.assert_array_equal(fit.theta[1:], fm.fit_lmm(stats).theta[1:])
 
 
+@pytest.mark.parametrize("engine", ["spectral", "dense", "eliminated"])
+def test_a_variance_that_has_lost_all_digits_is_none(engine):
+    """Between levels 1e7 standard deviations: of those within levels nothing is left of y'y."""
+    Y, X, Z = oracle.problem(3, components=1)
+    between = Z[0] @ np.random.default_rng(0).normal(size=(Z[0].shape[1], 2))
+    fit = fm.fit_lmm(statistics(between + Y[:, :2] * [1e-7, 1e-2], X[:, :1], Z), engine=engine)
+    assert list(fit.status) == ["no_within_variance", "ok"]
+
+
 def test_offsets_that_cost_digits_are_said():
     Y, X, Z = oracle.problem(3, components=1)
     X = np.column_stack([np.ones(len(Y)), X[:, -1]])

@@ -13,16 +13,18 @@ factor, with W° = W, m = ν for REML and, for ML, W° = I + Σ γ_k B°_k from 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-from scipy.linalg import eigh, solve_triangular
+from scipy.linalg import solve_triangular
 
 from flashmm.kernels.engine import Estimates, Optimum, VarianceForms, by_homogeneity, each, take
 from flashmm.kernels.random_covariance import SINGULAR, RandomCovariance, Scale
-from flashmm.kernels.rotation import EIGEN_TOLERANCE, Rotated, Rotation
+from flashmm.kernels.rotation import Rotated, Rotation, span_of
 from flashmm.kernels.search import (
     Derivatives,
     Moments,
+    best_optimum,
     cholesky,
     given_start,
     invert,
@@ -32,6 +34,17 @@ from flashmm.kernels.search import (
     solve,
     theta_information,
     theta_score,
+)
+from flashmm.kernels.starts import (
+    NEGATIVE_FRACTIONS,
+    SEARCHED_LEVELS,
+    Grid,
+    Starts,
+    definite_grids,
+    grid_starts,
+    is_searched_again,
+    joined,
+    start_grid,
 )
 from flashmm.kernels.structure import CovarianceStructure
 from flashmm.kernels.threads import by_parts, in_threads
@@ -95,10 +108,8 @@ class DenseEngine:
     @classmethod
     def build(cls, rotation: Rotation, reml: bool, nonnegative: bool) -> DenseEngine:
         """Prepare the engine for a design."""
-        values, vectors = eigh(rotation.ZtZ)
-        kept = values > EIGEN_TOLERANCE * values.max()
         random = RandomCovariance.of(rotation.ZtZ, rotation.component_sizes)
-        B_cells = random.components(vectors[:, kept] * np.sqrt(values[kept]))
+        B_cells = random.components(span_of(rotation.ZtZ))
         B = random.components(rotation.F)
         S = rotation.F @ rotation.F.T
         return cls(
@@ -202,38 +213,67 @@ class DenseEngine:
         moments: Moments = by_parts(part, self._part(), len(gamma))
         return moments
 
-    def _derivatives(self, gamma: Array, genes: Rotated) -> Derivatives:
+    def derivatives(self, gamma: Array, genes: Rotated) -> Derivatives:
         """f, its gradient and two Hessians in γ, at one γ per gene."""
         return profile_derivatives(self._all_moments(gamma, genes), self.dof)
 
     # ---- optimisation ------------------------------------------------------------------------
 
-    def _grid_start(self, genes: Rotated) -> Array:
-        """Best point of a coarse grid that genes share, (genes, K)."""
-        grid = self.random.start_grid(self.random.largest(self.B))
+    @property
+    def _few(self) -> bool:
+        return len(self.S) <= SEARCHED_LEVELS
 
-        def at(point: Array) -> Array:
-            W = _weighted_sum(point[None], self.B)[0]
-            Q = genes.e + ((genes.t @ np.linalg.inv(W)) * genes.t).sum(1)
-            shared: float = log_det(_weighted_sum(point[None], self.B_log_det))[0]
-            return self.dof * np.log(Q) + shared
+    @cached_property
+    def _grid(self) -> Grid:
+        """Points of γ that genes share, with Γ positive semidefinite."""
+        largest = self.random.largest(self.B)
+        if self.random.pairs:
+            return self.random.start_grid(largest)
+        return start_grid(list(largest), self._few)
 
-        return grid[np.argmin(in_threads(at, list(grid)), axis=0)]
+    @cached_property
+    def _definite_grids(self) -> list[Grid]:
+        """Grids that reach below zero; none where there are many levels or components."""
+        few = self._few and len(self.B) <= len(NEGATIVE_FRACTIONS) and not self.random.pairs
+        return definite_grids(self.B_cells) if few else [self._grid]
+
+    def _on_grid(self, points: Array, genes: Rotated) -> Array:
+        """Objective of every gene at points that genes share (points, K), (points, genes)."""
+
+        def at(some: Array) -> Array:
+            W = _weighted_sum(some, self.B)
+            Q = genes.e + ((genes.t @ np.linalg.inv(W)) * genes.t).sum(2)
+            of_cells = self.B_log_det is not self.B
+            log_dets = log_det(_weighted_sum(some, self.B_log_det) if of_cells else W)
+            return self.dof * np.log(Q) + log_dets[:, None]
+
+        size = max(1, PART_ELEMENTS // (self.B.shape[1] * (len(genes.t) + self.B.shape[1])))
+        parts = np.array_split(points, -(-len(points) // size))
+        return np.concatenate(in_threads(at, parts))
+
+    def starts(self, genes: Rotated) -> Starts:
+        """Where f is low on a grid of γ ≥ 0 that genes share."""
+        return grid_starts(self._grid, lambda points: self._on_grid(points, genes))
+
+    def definite_starts(self, genes: Rotated) -> Starts:
+        """The same on grids that reach below zero, with V positive definite."""
+        return joined(
+            grid_starts(grid, lambda points: self._on_grid(points, genes))
+            for grid in self._definite_grids
+        )
+
+    @property
+    def raised(self) -> float | None:
+        """γ from which components at zero are searched again; None where none are."""
+        sizes = self.rotation.ZtZ.diagonal()
+        again = is_searched_again(len(sizes), len(self.B)) and not self.random.pairs
+        return 1.0 / float(np.median(sizes[sizes > 0])) if again else None
 
     def optimise(self, genes: Rotated, start: Array | None, max_iter: int, tol: float) -> Optimum:
-        """Coarse shared grid, then Newton with an active set, batched over genes."""
+        """Valleys of a shared grid, then Newton with an active set, batched over genes."""
         if self.random.pairs and self.nonnegative:
             return self._optimise_factors(genes, start, max_iter, tol)
-        return minimise(
-            self.objective,
-            self._derivatives,
-            genes,
-            self._grid_start,
-            start,
-            nonnegative=self.nonnegative,
-            max_iter=max_iter,
-            tol=tol,
-        )
+        return best_optimum(self, genes, start, max_iter, tol)
 
     def _optimise_factors(
         self, genes: Rotated, start: Array | None, max_iter: int, tol: float
@@ -241,24 +281,23 @@ class DenseEngine:
         """The same in the Cholesky factors of the covariances, which have no bounds."""
         random, unit = self.random, 1.0 / self.random.largest(self.B)
 
-        def first(genes: Rotated) -> Array:
-            if start is None:
-                return random.factors(self._grid_start(genes), START_VARIANCE * unit)
+        if start is None:
+            points = self._grid.points
+            gamma = points[np.argmin(self._on_grid(points, genes), axis=0)]
+        else:
             gamma = given_start(start, genes, self.objective)
-            return random.factors(gamma, START_VARIANCE * unit)
 
         def objective(x: Array, genes: Rotated) -> Array:
             return self.objective(random.from_factors(x), genes)
 
         def derivatives(x: Array, genes: Rotated) -> Derivatives:
-            return random.in_factors(self._derivatives(random.from_factors(x), genes), x)
+            return random.in_factors(self.derivatives(random.from_factors(x), genes), x)
 
         found = minimise(
             objective,
             derivatives,
             genes,
-            first,
-            None,
+            random.factors(gamma, START_VARIANCE * unit),
             nonnegative=random.bounded,
             max_iter=max_iter,
             tol=tol,

@@ -5,9 +5,8 @@ The engine of `flashmm.kernels.eliminated_model`: search, estimates and inferenc
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import product
+from functools import cached_property
 
 import numpy as np
 from scipy import sparse
@@ -17,15 +16,29 @@ from flashmm.kernels.eliminated_groups import Grouped, Groups, total
 from flashmm.kernels.eliminated_model import EliminatedModel
 from flashmm.kernels.engine import Estimates, Optimum, VarianceForms, by_homogeneity, each, take
 from flashmm.kernels.interpolation import chebyshev_axes, lowest_point
-from flashmm.kernels.rotation import EIGEN_TOLERANCE, Projection
+from flashmm.kernels.random_covariance import RandomCovariance
+from flashmm.kernels.rotation import EIGEN_TOLERANCE, Projection, span_of
 from flashmm.kernels.search import (
     Derivatives,
     Moments,
-    minimise,
+    best_optimum,
     profile_derivatives,
     theta_information,
     theta_score,
-    with_restarts,
+)
+from flashmm.kernels.starts import (
+    MANY_AXES,
+    NEGATIVE_FRACTIONS,
+    SEARCHED_LEVELS,
+    Grid,
+    Starts,
+    definite_grids,
+    grid_starts,
+    is_first,
+    is_searched_again,
+    joined,
+    start_grid,
+    valleys,
 )
 from flashmm.kernels.structure import (
     CovarianceStructure,
@@ -44,8 +57,6 @@ PART_ELEMENTS = 2**17
 PART_LIMITS = (4, 64)
 # Components beside the eliminated ones up to which each has an axis of the start grid.
 FREE_AXES = 4
-# Groups of several inner components up to which more than one start is tried.
-SEARCHED_GROUPS = 128
 # Genes in one product with a matrix that all genes share.
 PANEL_GENES = 64
 
@@ -202,49 +213,83 @@ class EliminationEngine:
         *moments, v = by_parts(part, self._part(), len(gamma))
         return Moments(*moments), v
 
-    def _derivatives(self, gamma: Array, genes: Grouped) -> Derivatives:
+    def derivatives(self, gamma: Array, genes: Grouped) -> Derivatives:
         """f, its gradient and two Hessians in γ, at one γ per gene."""
         return profile_derivatives(self._moments(gamma, genes), self.dof)
 
     # ---- optimisation ------------------------------------------------------------------------
 
-    def _start(self, genes: Grouped) -> Array:
-        """Lowest point of a polynomial through a grid that genes share, (genes, K).
+    def starts(self, genes: Grouped) -> Starts:
+        """Where f is low on a grid of γ ≥ 0 that genes share.
 
-        Several inner components have one axis of the grid, and so have many others.
+        The lowest start of each gene is that of a polynomial through the grid, but where γ < 0 is
+        looked at. Several inner components of many levels have one axis of the grid, and so have
+        many others.
         """
         blocks, ZtZ = self.projection.blocks, self.projection.ZtZ
         largest = np.array([largest_eigenvalue(ZtZ[block][:, block]) for block in blocks])
-        of_axis = self._axes()
-        number = next(k for k, tied in enumerate(of_axis) if self.elimination.inner[0] in tied)
-        scale = [float(largest[tied].max()) for tied in of_axis]
+        if not self.nonnegative and self._definite_grids:
+            fine = start_grid(list(largest), fine=True)
+            return grid_starts(fine, lambda points: self._on_grid(points, genes))
+        scale = [float(largest[tied].max()) for tied in self._axes()]
         axes = chebyshev_axes(scale)
-        points = np.array(list(product(*(a if k != number else [0.0] for k, a in enumerate(axes)))))
+        grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
+        f = self._on_grid(self._spread(grid.reshape(-1, len(axes))), genes)
+        values = f.T.reshape(-1, *grid.shape[:-1])
+        found = valleys(values)
+        gamma = grid[tuple(found.gamma.T)]
+        gamma[is_first(found.gene)] = lowest_point(values, scale)
+        return Starts(found.gene, self._spread(gamma))
 
-        def spread(gamma: Array) -> Array:
-            whole = np.empty((len(gamma), len(blocks)))
-            for values, tied in zip(gamma.T, of_axis, strict=True):
-                whole[:, tied] = values[:, None]
-            return whole
+    def definite_starts(self, genes: Grouped) -> Starts:
+        """The same on grids that reach below zero, with V positive definite.
 
-        def at(value: float) -> Array:
-            grid = points.copy()
-            grid[:, number] = value
-            return self._on_grid(spread(grid), genes)
+        Those of γ ≥ 0 where there are many levels or components.
+        """
+        if not self._definite_grids:
+            return self.starts(genes)
+        return joined(
+            grid_starts(grid, lambda points: self._on_grid(points, genes))
+            for grid in self._definite_grids
+        )
 
-        f = np.stack(in_threads(at, list(axes[number])))
-        f = f.reshape(*(len(axes[0]) for _ in axes), -1)
-        return spread(lowest_point(np.moveaxis(np.moveaxis(f, 0, number), -1, 0), scale))
+    @cached_property
+    def _definite_grids(self) -> list[Grid]:
+        sizes, ZtZ = self.projection.component_sizes, sparse.csr_array(self.projection.ZtZ)
+        if sum(sizes) > SEARCHED_LEVELS or len(sizes) > len(NEGATIVE_FRACTIONS):
+            return []
+        components = RandomCovariance(sizes).components(span_of(ZtZ.toarray()))
+        return definite_grids(components)
+
+    def _spread(self, gamma: Array) -> Array:
+        """γ of every component from those of the axes of the start grid, (points, axes)."""
+        whole = np.empty((len(gamma), len(self.projection.component_sizes)))
+        for values, tied in zip(gamma.T, self._axes(), strict=True):
+            whole[:, tied] = values[:, None]
+        return whole
 
     def _axes(self) -> list[list[int]]:
         """Components of each axis of the start grid."""
         found = self.elimination
         rest = [[k] for k in found.rest] if len(found.rest) <= FREE_AXES else [found.rest]
         outer = [] if found.outer is None else [[found.outer]]
-        return sorted([*outer, found.inner, *rest])
+        sizes = self.projection.component_sizes
+        few = sum(sizes) <= SEARCHED_LEVELS and len(sizes) < MANY_AXES
+        inner = [[k] for k in found.inner] if few else [found.inner]
+        return sorted([*outer, *inner, *rest])
 
-    def _on_grid(self, grid: Array, genes: Grouped) -> Array:
-        """Objective of every gene at points that share the inner γ, (points, genes)."""
+    def _on_grid(self, points: Array, genes: Grouped) -> Array:
+        """Objective of every gene at points that genes share (points, K), (points, genes)."""
+        inner, number = np.unique(points[:, self.elimination.inner], axis=0, return_inverse=True)
+        together = [np.flatnonzero(number == k) for k in range(len(inner))]
+        f = np.empty((len(points), len(genes.e)))
+        parts = in_threads(lambda rows: self._with_one_inner(points[rows], genes), together)
+        for rows, part in zip(together, parts, strict=True):
+            f[rows] = part
+        return f
+
+    def _with_one_inner(self, grid: Array, genes: Grouped) -> Array:
+        """The same at points that share the inner γ."""
         groups, system = self.groups, self.model.system(grid)
         # what does not depend on the other components
         means = np.ascontiguousarray(genes.means.T)
@@ -261,30 +306,16 @@ class EliminationEngine:
             f[k] = self.dof * np.log(Q) + system.log_det[k]
         return f
 
+    @property
+    def raised(self) -> float | None:
+        """γ from which components at zero are searched again; None where none are."""
+        sizes, K = self.groups.sizes, len(self.projection.component_sizes)
+        again = is_searched_again(sum(self.projection.component_sizes), K)
+        return 1.0 / float(np.median(sizes)) if again else None
+
     def optimise(self, genes: Grouped, start: Array | None, max_iter: int, tol: float) -> Optimum:
-        """Shared grid, then Newton with an active set, batched over genes.
-
-        Few groups of several inner components, which share an axis of the grid, are searched again
-        from what was found.
-        """
-
-        def run(grid_start: Callable[[Grouped], Array]) -> Optimum:
-            return minimise(
-                self.objective,
-                self._derivatives,
-                genes,
-                grid_start,
-                start,
-                nonnegative=self.nonnegative,
-                max_iter=max_iter,
-                tol=tol,
-            )
-
-        found, sizes = run(self._start), self.groups.sizes
-        several = len(self.elimination.inner) > 1 and len(sizes) <= SEARCHED_GROUPS
-        if start is not None or not self.nonnegative or not several:
-            return found
-        return with_restarts(found, lambda gamma: run(lambda _: gamma), 1.0 / np.median(sizes))
+        """Valleys of a shared grid, then Newton with an active set, batched over genes."""
+        return best_optimum(self, genes, start, max_iter, tol)
 
     # ---- what follows from γ -----------------------------------------------------------------
 

@@ -141,6 +141,14 @@ def take(genes: Any, rows: Array | slice) -> Any:
     return type(genes)(*(values[rows] for values in genes))
 
 
+def replaced(values: Any, rows: Array, others: Any) -> Any:
+    """Arrays of a named tuple with some rows from another one."""
+    whole = [array.copy() for array in values]
+    for array, other in zip(whole, others, strict=True):
+        array[rows] = other
+    return type(values)(*whole)
+
+
 def by_homogeneity(value: Array, gradient: Array, hessian: Array, theta: Array) -> VarianceForms:
     """Append the derivatives in σ² by Euler's relations; v is homogeneous of degree one in θ.
 

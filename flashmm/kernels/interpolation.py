@@ -16,7 +16,8 @@ import numpy as np
 from numpy.polynomial import chebyshev
 
 from flashmm.kernels.engine import each
-from flashmm.kernels.search import GRID_DECADES, Derivatives, minimise
+from flashmm.kernels.search import Derivatives, minimise
+from flashmm.kernels.starts import GRID_DECADES
 
 Array = np.ndarray
 
@@ -83,8 +84,7 @@ def lowest_point(values: Array, largest: Sequence[float]) -> Array:
         lambda at, surface: _derivatives(at, surface).f,
         _derivatives,
         Surface(above, *beside),
-        lambda _: x[best],
-        None,
+        x[best],
         nonnegative=True,
         max_iter=MAX_ITER,
         tol=TOLERANCE,

@@ -236,6 +236,13 @@ def rotate_genes(rotation: Rotation, YtX: Array, YtZ: Array, yty: Array) -> Rota
     return Rotated(xy, t, np.maximum(rss - np.einsum("gr,gr->g", t, t), 0.0), rss)
 
 
+def span_of(ZtZ: Array) -> Array:
+    """Z' in an orthonormal basis of the span of Z, (q, r)."""
+    values, vectors = eigh(ZtZ)
+    kept = values > EIGEN_TOLERANCE * values.max()
+    return np.asarray(vectors[:, kept] * np.sqrt(values[kept]))
+
+
 def original_basis(projection: Projection, values: Array) -> Array:
     """R⁻¹ applied to the rows of (genes, p), one by one: coefficients of X from those of R⁻ᵀX'."""
     inverse = solve_triangular(projection.R, np.eye(len(projection.R)))

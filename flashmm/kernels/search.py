@@ -10,25 +10,19 @@ and everything about the objective follows from them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import product
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from flashmm.kernels.engine import Genes, Optimum, take
+from flashmm.kernels.engine import Genes, Optimum, replaced, take
+from flashmm.kernels.starts import LOWER, Starts, search_all
 
 Array = np.ndarray
 
-# Points per axis of the shared start grid, by the number of components (the last for all larger K).
-GRID_POINTS = (40, 8, 5, 4, 3)
-# Points of the grid above which it is no product of axes.
-LARGEST_GRID = 4096
-# Decades of γ_k, relative to 1 / (largest eigenvalue of component k), that the start grid spans.
-GRID_DECADES = (-1.5, 4.5)
 MAX_HALVINGS = 40
-# How much lower f must be for another minimum to be preferred.
-LOWER = 1e-7
+# Evaluations after which a search within the domain of V has none to find: it creeps along the end.
+DEFINITE_ITER = 30
 # Newton decrement (log-likelihood units) below which steps are taken without looking at f.
 UNSEARCHED = 1e-7
 # Eigenvalue of the Hessian, relative to the expected one, at which a direction counts as flat.
@@ -123,32 +117,6 @@ def _square_with_residual(total: Array, parts: Array, square: Array, gamma: Arra
     return full
 
 
-def grid_axes(largest: Sequence[float]) -> list[Array]:
-    """Values of each γ_k on the shared grid: zero, then evenly spaced logarithms.
-
-    Parameters
-    ----------
-    largest : sequence of float
-        Largest eigenvalue of each component.
-    """
-    points = GRID_POINTS[min(len(largest), len(GRID_POINTS)) - 1]
-    span = np.logspace(*GRID_DECADES, points - 1)
-    return [np.append(0.0, span / max(value, 1e-300)) for value in largest]
-
-
-def start_grid(largest: Sequence[float]) -> Array:
-    """Points of the shared grid, (points, K).
-
-    The product of `grid_axes`, or with many components each axis alone and all together.
-    """
-    axes = grid_axes(largest)
-    if len(axes[0]) ** len(axes) <= LARGEST_GRID:
-        return np.array(list(product(*axes)))
-    together = np.column_stack(axes)
-    alone = np.concatenate([np.diag(row) for row in together[1:]])
-    return np.concatenate([together, alone])
-
-
 def given_start(theta: Array, genes: Any, objective: Objective) -> Array:
     """γ of start values θ for every gene, (genes, K); zero where f is not finite there."""
     gamma = np.tile(theta[:-1] / theta[-1], (len(genes.e), 1))
@@ -160,8 +128,7 @@ def minimise(
     objective: Objective,
     derivatives: Slope,
     genes: Genes,
-    grid_start: Callable[[Genes], Array],
-    start: Array | None,
+    start: Array,
     *,
     nonnegative: bool | Array,
     max_iter: int,
@@ -178,10 +145,8 @@ def minimise(
         domain, where the objective is infinite.
     genes : named tuple
         The engine's form of the genes.
-    grid_start : callable
-        Best point of a shared grid for each gene, (genes, K).
-    start : (K + 1,) array or None
-        Start values of θ, instead of the grid.
+    start : (genes, K) array
+        Where to begin.
     nonnegative : bool or (K,) bool array
         Whether γ is bounded below by zero, or which of its parts are.
     max_iter : int
@@ -194,9 +159,8 @@ def minimise(
     Optimum
         Where each gene stopped.
     """
-    trial = grid_start(genes) if start is None else given_start(start, genes, objective)
     bounded, everywhere = np.asarray(nonnegative), bool(np.any(nonnegative))
-    trial = np.where(bounded, np.maximum(trial, 0.0), trial)
+    trial = np.where(bounded, np.maximum(start, 0.0), start)
     gamma, step = trial.copy(), np.zeros_like(trial)
     n, active = len(gamma), np.arange(len(gamma))
     f, below = np.full(n, np.inf), np.full(n, np.inf)
@@ -230,6 +194,100 @@ def minimise(
         gamma[settled] = trial[settled]
         active = active[(halvings[active] < MAX_HALVINGS) & ~np.isin(active, settled)]
     return Optimum(gamma, f, decrement, n_iter)
+
+
+class Searched(Protocol):
+    """What an engine gives the search for the best optimum."""
+
+    @property
+    def nonnegative(self) -> bool:
+        """Whether γ is bounded below by zero."""
+
+    def objective(self, gamma: Array, genes: Any) -> Array:
+        """f at one γ per gene, (genes,); infinite outside its domain."""
+
+    def derivatives(self, gamma: Array, genes: Any) -> Derivatives:
+        """f, its gradient and two Hessians in γ, at one γ per gene."""
+
+    def is_positive_definite(self, gamma: Array) -> Array:
+        """Whether V = I + Σ γ_k Z_kZ_k' is positive definite, (genes,) bool."""
+
+    @property
+    def raised(self) -> float | None:
+        """γ from which components at zero are searched again; None where none are."""
+
+    def starts(self, genes: Any) -> Starts:
+        """Where f is low on a grid of γ ≥ 0 that genes share."""
+
+    def definite_starts(self, genes: Any) -> Starts:
+        """The same on grids that reach below zero, with V positive definite."""
+
+
+def best_optimum(
+    engine: Searched, genes: Any, start: Array | None, max_iter: int, tol: float
+) -> Optimum:
+    """Lowest minimum that the valleys of the shared grid lead to, for each gene.
+
+    Where the grid is coarse for its axes the search goes on from what was found with one component
+    after the other at zero or away from it. Without bounds minima with V positive definite come
+    first, however low those outside are; only where there is none the search goes on outside.
+
+    Parameters
+    ----------
+    engine : Searched
+        The likelihood.
+    genes : named tuple
+        The engine's form of the genes.
+    start : (K + 1,) array or None
+        Start values of θ, instead of the grid.
+    max_iter : int
+        Limit of the evaluations of the derivatives per gene and start.
+    tol : float
+        Newton decrement at which a gene has converged.
+
+    Returns
+    -------
+    Optimum
+        Where the search for each gene ended.
+    """
+
+    def run(
+        genes: Any, gamma: Array, objective: Objective = engine.objective, limit: int = max_iter
+    ) -> Optimum:
+        return minimise(
+            objective,
+            engine.derivatives,
+            genes,
+            gamma,
+            nonnegative=engine.nonnegative,
+            max_iter=limit,
+            tol=tol,
+        )
+
+    def definite(gamma: Array, genes: Any) -> Array:
+        return np.where(engine.is_positive_definite(gamma), engine.objective(gamma, genes), np.inf)
+
+    def within(genes: Any, gamma: Array) -> Optimum:
+        return run(genes, gamma, definite, min(max_iter, DEFINITE_ITER))
+
+    def converged(optimum: Optimum) -> Array:
+        return optimum.decrement < tol
+
+    if start is not None:
+        return run(genes, given_start(start, genes, engine.objective))
+    if engine.nonnegative:
+        found = search_all(engine.starts(genes), genes, run, converged)
+        if engine.raised is None:
+            return found
+        return with_restarts(found, lambda gamma: run(genes, gamma), engine.raised)
+    best = search_all(engine.definite_starts(genes), genes, within, converged)
+    # minima that no valley of the grid below zero leads to, then those outside
+    for search in (within, run):
+        left = np.flatnonzero(~converged(best))
+        if len(left):
+            some = take(genes, left)
+            best = replaced(best, left, search_all(engine.starts(some), some, search, converged))
+    return best
 
 
 def with_restarts(first: Optimum, run: Callable[[Array], Optimum], raised: float) -> Optimum:

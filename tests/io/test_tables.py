@@ -53,3 +53,12 @@ def test_tables_carry_what_made_them(tmp_path):
     pd.testing.assert_frame_equal(read_table(tmp_path / "t.parquet"), frame)
     frame.to_parquet(tmp_path / "other.parquet")
     assert read_provenance(tmp_path / "other.parquet") == {}
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-A1", "@sum", '=HYPERLINK("http://x")'])
+def test_names_that_spreadsheets_take_for_formulas_come_back_as_they_are(name, tmp_path):
+    """Documented in SECURITY.md: a changed name would be another gene."""
+    frame = pd.DataFrame({"gene": [name, "A"], "p_value": [0.1, 0.2]})
+    write_table(frame, tmp_path / "t.parquet", tsv=tmp_path / "t.tsv")
+    assert list(pd.read_csv(tmp_path / "t.tsv", sep="\t")["gene"]) == [name, "A"]
+    assert list(read_table(tmp_path / "t.parquet")["gene"]) == [name, "A"]

@@ -226,9 +226,13 @@ class TestStructure:
             engines = (SpectralEngine, DenseEngine, EliminationEngine)
             assert tuple(engine.takes(structure) for engine in engines) == takes
 
-    def test_chosen_for_few_levels_too(self):
+    def test_chosen_for_many_levels(self):
+        engines = [
+            fm.fit_lmm(statistics(*by_kind(0, subjects=subjects))).model.engine
+            for subjects in (8, 20)
+        ]
+        assert [type(engine) for engine in engines] == [DenseEngine, EliminationEngine]
         stats = statistics(*by_kind(0))
-        assert isinstance(fm.fit_lmm(stats).model.engine, EliminationEngine)
         assert isinstance(fm.fit_lmm(stats, engine="dense").model.engine, DenseEngine)
         with pytest.raises(fm.InputError, match="engine='nested'"):
             fm.fit_lmm(stats, engine="nested")

@@ -204,11 +204,11 @@ def test_derivatives_of_the_objective(engine, components, reml):
         def value(g):
             return fitted.engine._objective(g, t2, e)[0]
     else:
-        d = fitted.engine._derivatives(gamma[None], gene)
+        d = fitted.engine.derivatives(gamma[None], gene)
         gradient, hessian = d.gradient[0], d.observed[0]
 
         def slope(g):
-            return fitted.engine._derivatives(g[None], gene).gradient[0]
+            return fitted.engine.derivatives(g[None], gene).gradient[0]
 
         def value(g):
             return fitted.engine.objective(g[None], gene)[0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from flashmm.kernels import search
 from flashmm.kernels.search import Derivatives, _direction, solve
 
 
@@ -85,16 +84,3 @@ def test_solutions_of_singular_systems_are_nan_and_leave_the_others():
     found = solve(matrices, right)
     assert np.isnan(found[3]).all()
     np.testing.assert_array_equal(np.delete(found, 3, 0), np.delete(expected, 3, 0))
-
-
-def test_grids_of_many_components_stay_small():
-    few, many = (search.start_grid([1.0] * K) for K in (3, 20))
-    axis = search.grid_axes([1.0] * 3)[0]
-    assert len(few) == len(axis) ** 3
-    assert many.shape[1] == 20
-    assert len(many) < 100
-    assert (many == 0).all(1).any()
-    for axis_value in search.grid_axes([1.0] * 20)[0][1:]:
-        assert (many == axis_value).all(1).any()
-        for k in range(20):
-            assert (many == axis_value * np.eye(20)[k]).all(1).any()

@@ -158,10 +158,10 @@ def test_matrices_are_made_by_parts(thread_count, monkeypatch):
     t = rng.normal(size=(G, rotation.rank))
     genes = Rotated(np.zeros((G, 6)), t, np.ones(G), 1 + (t**2).sum(1))
     gamma = rng.gamma(1.0, 0.1, size=(G, 2))
-    engine._derivatives(gamma[:10], Rotated(*(a[:10] for a in genes)))
+    engine.derivatives(gamma[:10], Rotated(*(a[:10] for a in genes)))
     tracemalloc.start()
     try:
-        engine._derivatives(gamma, genes)
+        engine.derivatives(gamma, genes)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
