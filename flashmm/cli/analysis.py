@@ -175,6 +175,13 @@ def plan(
     ] = None,
     log2_fc: Annotated[str, typer.Option("--log2-fc", help="Log2 fold changes.")] = "0.5,1",
     alpha: Annotated[float, typer.Option("--alpha", help="Level of the tests.")] = 0.05,
+    rate: Annotated[
+        float | None,
+        typer.Option("--fdr", help="False discovery rate, instead of a level of the tests."),
+    ] = None,
+    changed: Annotated[
+        float, typer.Option("--changed", help="With --fdr: share of the genes that change.")
+    ] = 0.1,
     target: Annotated[float, typer.Option("--power", help="Power that is wanted.")] = 0.8,
     as_json: flags.Json = False,
 ) -> None:
@@ -201,14 +208,14 @@ def plan(
     levels = _reference(roles["condition"], reference)
     table = tests_of(groups, formula, roles["condition"], roles["within"], reference=levels)
     asked: dict[str, Any] = {"subjects": sizes[0], "cells": each, "log2_fc": sizes[1]}
-    found = inference.power(table, **asked, alpha=alpha)
+    found = inference.power(table, **asked, alpha=alpha, fdr=rate, changed=changed)
     _write_power(found, out, target)
     needed = found.needed(target)
     if as_json:
         show_json({"power": found.frame, "needed": needed, "paired": found.paired})
         return
     unit = "pairs" if found.paired else "subjects per condition"
-    show_table(needed, f"{unit} for a mean power of {target:.0%} at level {alpha:g}")
+    show_table(needed, f"{unit} for a mean power of {target:.0%} at {found.criterion}")
     say([f"{out}: power.tsv, power.parquet, figures"])
 
 
