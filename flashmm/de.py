@@ -12,6 +12,7 @@ import pandas as pd
 
 from flashmm.cells.counts import open_counts
 from flashmm.cells.groups import GroupStatistics, align_tables
+from flashmm.cells.sheet import Sheet, sheets_of
 from flashmm.cells.summary import summarise
 from flashmm.design.differences import is_factor
 from flashmm.design.from_groups import summary_statistics
@@ -23,7 +24,7 @@ from flashmm.lmm import fit_lmm
 from flashmm.names import listed
 from flashmm.options import note
 from flashmm.storage.files import PathLike
-from flashmm.within import SIZE_FACTORS, fit_within
+from flashmm.within import SIZE_FACTORS, check_min_counts, fit_within, without_rare_genes
 
 # Functions whose result, on a cell-level column, follows from the stored sums of their argument.
 STANDARDISING = ("scale", "center")
@@ -41,7 +42,10 @@ def de(
     within: str | None = None,
     random: Sequence[str] | None = None,
     transform: str = "log2p1",
+    obs: Sheet | Sequence[Sheet] | None = None,
     layer: str | None = None,
+    gene_names: str | None = None,
+    duplicate_genes: str | None = None,
     libsize: str = "libsize",
     missing: str = "error",
     chunk_nnz: int | None = None,
@@ -60,8 +64,9 @@ def de(
 
     Parameters
     ----------
-    data : AnnData (cells, genes), path of an .h5ad file, or several of them
-        Counts in `X` or a layer; the columns that the formula names in `obs`.
+    data : AnnData (cells, genes), path, or several of them
+        Counts in `X` or a layer, and the columns that the formula names in `obs`; the path is that
+        of an `.h5ad` file, a zarr store, or a `.h5` file or folder of 10x, as in `summarise`.
     formula : str
         One-sided formula; random terms in bars, such as ``(1|subject)``, or in `random`.
     contrasts : optional
@@ -71,13 +76,14 @@ def de(
         way to effects within cell types, as `fit_within`. The formula does not name the column.
     random : sequence of str, optional
         Random terms, where the formula has no bars.
-    transform, layer, libsize, missing, chunk_nnz, progress
+    transform, obs, layer, gene_names, duplicate_genes, libsize, missing, chunk_nnz, progress
         As in `summarise`.
     size_factors : {"auto", "tmm", "total"}, column, pandas.Series, array or None
         As in `summary_statistics`; "auto" is that of `fit_within` with `within` where there are raw
         counts, else None.
     min_counts : float or None
-        With `within`: as in `fit_within`; values that are not counts have no such filter.
+        Rare genes have the status `low_expression` and no test, as in `fit_within`; None tests all.
+        Values that are not counts have no such filter.
     reference : mapping of str to str, optional
         Reference level of some columns, ``{"condition": "ctrl"}``; by default the first one.
     method : {"REML", "ML"}
@@ -104,13 +110,19 @@ def de(
     random term of its own, subject:factor, which is said in the notes. For other formulas on the
     same cells, `summarise` once and go on from the groups.
     """
-    by, covariates = split_columns(_columns_of(data, formula, random, within), formula, random)
+    check_min_counts(min_counts)
+    by, covariates = split_columns(
+        _columns_of(data, formula, random, within, obs, layer), formula, random
+    )
     groups = summarise(
         data,
         by=list(dict.fromkeys([*by, *([] if within is None else [within])])),
         covariates=covariates,
         transform=transform,
+        obs=obs,
         layer=layer,
+        gene_names=gene_names,
+        duplicate_genes=duplicate_genes,
         libsize=libsize,
         missing=missing,
         chunk_nnz=chunk_nnz,
@@ -127,7 +139,8 @@ def de(
     }
     if within is None:
         stats = summary_statistics(groups, formula, random, size_factors, reference)
-        return contrast_tests(fit_lmm(stats, method=method), contrasts, ddf, **asked)
+        fit = without_rare_genes(fit_lmm(stats, method=method), groups, formula, random, min_counts)
+        return _with_notes(contrast_tests(fit, contrasts, ddf, **asked), groups)
     fixed, terms, notes = with_subject_terms(groups, formula, random)
     fits = fit_within(
         groups,
@@ -140,7 +153,12 @@ def de(
         method=method,
     )
     fits = replace(fits, notes=fits.notes + notes)
-    return contrast_tests(fits, contrasts, ddf, **asked)
+    return _with_notes(contrast_tests(fits, contrasts, ddf, **asked), groups)
+
+
+def _with_notes(table: TestTable, groups: GroupStatistics) -> TestTable:
+    """A table that says what was decided when the cells were read, too."""
+    return replace(table, notes=tuple(dict.fromkeys([*groups.notes, *table.notes])))
 
 
 def with_subject_terms(
@@ -190,7 +208,12 @@ def _varies(obs: pd.DataFrame, column: str, subject: str) -> bool:
 
 
 def _columns_of(
-    data: Any, formula: str, random: Sequence[str] | None, within: str | None
+    data: Any,
+    formula: str,
+    random: Sequence[str] | None,
+    within: str | None,
+    obs: Any,
+    layer: str | None,
 ) -> pd.DataFrame:
     """Columns of the cells that a model names, of all inputs: (cells, columns)."""
     terms, random_terms = read_model(formula, random)
@@ -198,9 +221,10 @@ def _columns_of(
     named |= {c for term in random_terms for c in term.columns}
     named |= set() if within is None else {within}
     several = isinstance(data, Iterable) and not isinstance(data, str | anndata.AnnData)
+    items = list(data) if several else [data]
     tables = []
-    for item in data if several else [data]:
-        with open_counts(item) as source:
+    for item, sheet in zip(items, sheets_of(obs, len(items)), strict=True):
+        with open_counts(item, layer, obs=sheet) as source:
             there = source.column_names()
             tables.append(source.columns([name for name in there if name in named]))
     return pd.concat(align_tables(tables), ignore_index=True) if len(tables) > 1 else tables[0]

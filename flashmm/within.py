@@ -209,16 +209,39 @@ def _fit(groups: GroupStatistics, model: _Model) -> LMMFit:
     """Fit one level; genes that are too rare there have a status instead of estimates."""
     stats = summary_statistics(groups, model.fixed, model.random)
     fit = fit_lmm(stats, **model.options)
-    if not model.min_counts or groups.counts is None:
+    return without_rare_genes(fit, groups, model.fixed, model.random, model.min_counts)
+
+
+def without_rare_genes(
+    fit: LMMFit,
+    groups: GroupStatistics,
+    fixed: str,
+    random: Sequence[str] | None,
+    min_counts: float | None = MIN_TOTAL,
+) -> LMMFit:
+    """Give genes that are too rare for a test the status `low_expression`.
+
+    Parameters
+    ----------
+    fit : LMMFit
+        Of all genes of the groups.
+    groups : GroupStatistics
+        What was fitted; without raw counts, nothing is rare.
+    fixed, random
+        The model.
+    min_counts : float or None
+        As in `fit_within`.
+    """
+    if not min_counts or groups.counts is None:
         return fit
-    kept = expressed(groups.counts, _smallest_condition(groups, model), model.min_counts)
+    kept = expressed(groups.counts, _smallest_condition(groups, fixed, random), min_counts)
     few = ~kept & (fit.status != str(Status.ALL_ZERO))
     return replace(fit, status=np.where(few, str(Status.LOW_EXPRESSION), fit.status))
 
 
-def _smallest_condition(groups: GroupStatistics, model: _Model) -> int:
+def _smallest_condition(groups: GroupStatistics, fixed: str, random: Sequence[str] | None) -> int:
     """Groups in the smallest combination of the factors among the fixed effects."""
-    terms, _ = read_model(model.fixed, model.random)
+    terms, _ = read_model(fixed, random)
     columns = {c for term in terms for factor in term for c in factor.columns} & set(groups.by)
     factors = [c for c in sorted(columns) if groups.obs[c].nunique() < groups.n_groups]
     if not factors:
@@ -244,12 +267,17 @@ def _check_column(
         )
 
 
-def _check_filter(groups: GroupStatistics, min_counts: float | None) -> None:
+def check_min_counts(min_counts: float | None) -> None:
+    """Refuse what is no number of counts."""
     if min_counts is None:
         return
     if isinstance(min_counts, bool) or not np.isfinite(min_counts) or min_counts < 0:
         raise InputError(f"min_counts is a number of counts from 0 on; found {min_counts!r}.")
-    if groups.counts is None and min_counts > 0:
+
+
+def _check_filter(groups: GroupStatistics, min_counts: float | None) -> None:
+    check_min_counts(min_counts)
+    if groups.counts is None and min_counts:
         raise InputError(
             "Rare genes are found by the sums of raw counts, which these groups do not have: "
             "summarise raw counts (layer=), or keep all genes with min_counts=None."

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from flashmm.cells.groups import GroupStatistics, merge
     from flashmm.cells.inspection import DataCheck, check
     from flashmm.cells.summary import summarise
+    from flashmm.cells.withheld import without_small_groups
 
 __all__ = [
     "DataCheck",
@@ -18,6 +19,7 @@ __all__ = [
     "check",
     "merge",
     "summarise",
+    "without_small_groups",
 ]
 
 on_demand(__name__)

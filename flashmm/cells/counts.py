@@ -13,10 +13,14 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from flashmm.cells.containers import CONTAINERS, Container
-from flashmm.cells.looks import Values, looks_like
-from flashmm.cells.matrices import Block, Matrix, matrix_shape, wrap_matrix
-from flashmm.cells.transforms import check_libsize, find_transform
+from flashmm.cells.block import Block, Matrix
+from flashmm.cells.container import Container
+from flashmm.cells.containers import opened
+from flashmm.cells.gene_names import STORED_NAMES, ChosenGenes, GeneNames, Genes, named_genes
+from flashmm.cells.looks import COUNTED, Values, looks_like, without_lost_labels
+from flashmm.cells.matrices import matrix_shape, wrap_matrix
+from flashmm.cells.sheet import MatchedSheet, Sheet, matched
+from flashmm.cells.transforms import check_libsize, find_transform, is_counts
 from flashmm.names import listed, text
 from flashmm.options import InputError
 from flashmm.storage.files import PathLike
@@ -89,16 +93,22 @@ class CellMatrix:
         What messages call it.
     container : Container
         Where it is: names of all cells and of the genes, and the table of all cells.
-    matrix : CompressedMatrix, CellsOfGenes or DenseMatrix
+    matrix : Matrix
         The values of the cells that are read.
     rows : slice
         Which cells these are.
+    chosen : Genes
+        The genes as they are used.
+    sheet : MatchedSheet or None
+        What is known of all cells beside their container; goes before its columns.
     """
 
     name: str
     container: Container
     matrix: Matrix
     rows: slice
+    chosen: Genes
+    sheet: MatchedSheet | None = None
 
     @property
     def path(self) -> Path | None:
@@ -108,7 +118,7 @@ class CellMatrix:
     @property
     def genes(self) -> pd.Index:
         """Names of the genes: (genes,)."""
-        return self.container.genes
+        return self.chosen.names
 
     @property
     def n_cells(self) -> int:
@@ -123,17 +133,30 @@ class CellMatrix:
         rows = self.rows if self.rows.start else slice(None)
         with self.container.reading():
             cells = pd.Index(np.asarray(self.container.cell_names[rows]))
-        for what, names in (("cells", cells), ("genes", self.genes)):
+        for what, names, advice in (
+            ("cells", cells, "Make them unique (adata.obs_names_make_unique())."),
+            ("genes", self.genes, self._of_gene_names()),
+        ):
             if not names.is_unique:
                 twice = names[names.duplicated()].unique()
                 raise InputError(
                     f"{self.name}: {len(twice)} names are given to more than one of the {what}: "
-                    f"{listed(map(text, twice), 3)}. Make them unique."
+                    f"{listed(map(text, twice), 3)}. {advice}"
                 )
 
+    def _of_gene_names(self) -> str:
+        """What to do where several genes have one name."""
+        columns = listed(self.container.gene_columns(), 5)
+        return (
+            "Add them up with duplicate_genes='sum', number them with duplicate_genes='unique', or "
+            f"name genes by another column with gene_names= (there are {columns})."
+        )
+
     def column_names(self) -> list[str]:
-        """Names of the columns of the table of cells."""
-        return self.container.column_names()
+        """Names of the columns of the table of cells, those of a sheet first."""
+        stored = self.container.column_names()
+        of_sheet = [] if self.sheet is None else list(self.sheet.table.columns)
+        return list(dict.fromkeys([*of_sheet, *stored]))
 
     def columns(self, names: Sequence[str]) -> pd.DataFrame:
         """Read some columns of the table of cells: (cells, names)."""
@@ -142,10 +165,34 @@ class CellMatrix:
         if lacking:
             raise InputError(
                 f"{self.name} has no column {listed(lacking)} in obs; it has {listed(there, 40)}."
+                f"{'' if there else ' Give the columns of the cells with obs=.'}"
             )
+        of_sheet = [] if self.sheet is None else [n for n in names if n in self.sheet.table]
         with self.container.reading():
-            table = self.container.columns(names)
-        return table.iloc[self.rows].reset_index(drop=True)
+            stored = self.container.columns([name for name in names if name not in of_sheet])
+        stored = stored.iloc[self.rows].reset_index(drop=True)
+        if self.sheet is not None:
+            ours = self.sheet.table[of_sheet].iloc[self.rows].reset_index(drop=True)
+            stored = pd.concat([ours, stored], axis=1)[list(names)]
+        return stored.assign(**{name: without_lost_labels(stored[name]) for name in names})
+
+    def said(self, names: Sequence[str]) -> list[str]:
+        """What was decided about genes, the sheet of cells and these columns."""
+        of_sheet = () if self.sheet is None else self.sheet.table.columns
+        stored = [name for name in names if name not in of_sheet]
+        with self.container.reading():
+            coded = self.container.coded(stored)
+        said = [*self.chosen.notes, *(() if self.sheet is None else self.sheet.notes)]
+        if coded:
+            said.append(
+                f"{self.name}: {listed(coded)} in obs holds numbers of labels, which stand in uns "
+                f"('{coded[0]}_categories'); the labels are used."
+            )
+        return said
+
+    def unlisted(self) -> int:
+        """Number of cells that a sheet has no row for."""
+        return 0 if self.sheet is None else int(np.count_nonzero(~self.sheet.listed[self.rows]))
 
     def table(self) -> pd.DataFrame:
         """Read all columns of the table of cells: (cells, columns), indexed by cell name."""
@@ -178,17 +225,57 @@ class CellMatrix:
                     self._refuse(block, np.isinf(block.values), "infinite")
                 yield block
 
+    def check_looks(self, transform: str, counted: str | None) -> None:
+        """Refuse what a look at the first values shows to be no counts, where counts are needed.
+
+        Parameters
+        ----------
+        transform : str
+            The transform.
+        counted : str or None
+            The column of library sizes, where these have to be counted from the values.
+
+        Raises
+        ------
+        InputError
+            The values are no counts, neither whole nor fractional, and the transform is one of
+            counts, or library sizes would be sums of them.
+        """
+        block = next(self.blocks(PEEK))
+        look = looks_like(block)
+        if look in COUNTED:
+            return
+        if find_transform(transform).needs_counts:
+            self.require_counts(block, transform)
+        if counted is not None:
+            raise InputError(
+                f"{self.name}: {look.sentence} Library sizes cannot be counted from these, and obs "
+                f"has no column '{counted}': leave log({counted}) out of the model, or add the "
+                f"totals of the raw counts to obs as the column '{counted}'."
+            )
+
+    def has_fractions(self, block: Block, transform: str) -> bool:
+        """Whether counts of a block are fractional; an InputError where one is negative."""
+        if block.largest_count >= 0 or is_counts(block.values):
+            return False
+        if (negative := block.values < 0).any():
+            self._refuse(block, negative, "negative", self._advice(block, transform))
+        return True
+
     def require_counts(self, block: Block, transform: str) -> None:
         """Raise an InputError unless the values are integers from 0, as `transform` needs."""
         if block.largest_count >= 0:
             return
-        advice = (
+        advice = self._advice(block, transform)
+        self._refuse(block, block.values < 0, "negative", advice)
+        self._refuse(block, block.values != np.floor(block.values), "not an integer", advice)
+
+    def _advice(self, block: Block, transform: str) -> str:
+        return (
             f" {looks_like(block).sentence} The transform '{transform}' needs raw counts: "
             f"{self._where_counts_are()}, or use transform='none' for values that are transformed "
             "already, in a formula without log(libsize), which they do not have."
         )
-        self._refuse(block, block.values < 0, "negative", advice)
-        self._refuse(block, block.values != np.floor(block.values), "not an integer", advice)
 
     def _where_counts_are(self) -> str:
         """What to do to read counts: the layers that hold them, by name."""
@@ -253,6 +340,7 @@ def read_genes(
             lacking = wanted[~wanted.isin(source.genes)]
             raise InputError(f"{source.name} has no gene {listed(lacking)}.")
         obs = source.table()
+        source.check_looks(transform, None if libsize in obs or not rule.needs_libsize else libsize)
         if libsize not in obs:
             obs[libsize] = source.totals()
         sizes = obs[libsize].to_numpy() if rule.needs_libsize else np.ones(len(obs))
@@ -261,7 +349,7 @@ def read_genes(
         columns = wanted.get_indexer(source.genes)
         for block in source.blocks():
             if rule.needs_counts:
-                source.require_counts(block, transform)
+                source.has_fractions(block, transform)
             column = columns[block.genes]
             kept = (column >= 0) & (block.values != 0)
             cells, raw = block.cells[kept], block.values[kept]
@@ -271,18 +359,27 @@ def read_genes(
 
 @contextmanager
 def open_counts(
-    data: ad.AnnData | PathLike, layer: str | None = None, part: CellRange = ALL_CELLS
+    data: ad.AnnData | PathLike,
+    layer: str | None = None,
+    part: CellRange = ALL_CELLS,
+    *,
+    obs: Sheet | None = None,
+    genes: GeneNames = STORED_NAMES,
 ) -> Iterator[CellMatrix]:
     """Open a matrix of cells x genes for streaming.
 
     Parameters
     ----------
     data : anndata.AnnData or path
-        In memory, backed, or an `.h5ad` file.
+        One of the kinds of `flashmm.cells.containers`.
     layer : str, optional
-        Name of the layer; None takes `X`.
+        Name of the layer; None takes `X`. In files of 10x, a kind of features or a genome.
     part : CellRange
         Which cells to read.
+    obs : DataFrame or path, optional
+        Further columns of the cells, matched by their names.
+    genes : GeneNames
+        How genes are named.
 
     Yields
     ------
@@ -292,21 +389,21 @@ def open_counts(
     Raises
     ------
     InputError
-        Where there is no such file, layer or range of cells, the file is damaged or no `.h5ad`, the
-        matrix is of an unknown kind, or there are no cells or no genes.
+        Where there is no such file, layer or range of cells, the file is damaged or of no known
+        format, the matrix is of an unknown kind, or there are no cells or no genes.
     """
-    for container in CONTAINERS:
-        if container.takes(data):
-            with container.opened(data, layer) as found:
-                yield _cells_of(found, part)
-            return
-    raise InputError(
-        f"data is a {type(data).__name__}; give {' or '.join(c.what for c in CONTAINERS)}, or a "
-        "list of them."
-    )
+    with opened(data, layer) as container:
+        sheet = None
+        if obs is not None:
+            with container.reading():
+                names = container.cell_names[:]
+            sheet = matched(obs, names, container.name)
+        yield _cells_of(container, part, named_genes(container, genes), sheet)
 
 
-def _cells_of(container: Container, part: CellRange) -> CellMatrix:
+def _cells_of(
+    container: Container, part: CellRange, chosen: Genes, sheet: MatchedSheet | None
+) -> CellMatrix:
     """Put together what has been found, if tables and matrix have the same, nonzero, sizes."""
     name = container.name
     shape = matrix_shape(container.values, name)
@@ -319,6 +416,8 @@ def _cells_of(container: Container, part: CellRange) -> CellMatrix:
     start, stop = part.bounds(shape[0], name)
     with container.reading():
         matrix = wrap_matrix(container.values, shape, start, stop, name)
+    if chosen.places is not None:
+        matrix = ChosenGenes(matrix, chosen.places, len(chosen.names))
     if not part.is_whole:
         name = f"{name}, cells {start} to {stop - 1}"
-    return CellMatrix(name, container, matrix, slice(start, stop))
+    return CellMatrix(name, container, matrix, slice(start, stop), chosen, sheet)

@@ -12,7 +12,9 @@ import anndata as ad
 import pandas as pd
 
 from flashmm.cells.counts import CellMatrix, open_counts
-from flashmm.cells.looks import Values
+from flashmm.cells.gene_names import GeneNames
+from flashmm.cells.looks import COUNTED, Values
+from flashmm.cells.sheet import Sheet
 from flashmm.names import did_you_mean, listed
 from flashmm.options import InputError
 from flashmm.shown import Shown
@@ -89,6 +91,17 @@ class DataCheck(Shown):
         some = len(self.design) > 0 and bool((self.design["can_be_asked"] != CANNOT).any())
         return some and not self.problems
 
+    def problems_for(self, transform: str) -> list[str]:
+        """What stands in the way of an analysis by a transform; "none" takes all values."""
+        read = self.layer or next(iter(self.matrices))
+        of_values = _no_counts(read, self.matrices[read])
+        return [text for text in self.problems if transform != "none" or text != of_values]
+
+    @property
+    def has_counts(self) -> bool:
+        """Whether the matrix that an analysis would read holds counts, whole or fractional."""
+        return self.matrices[self.layer or next(iter(self.matrices))] in COUNTED
+
     def config(self) -> dict[str, Any]:
         """A configuration of the workflow that analyses these cells.
 
@@ -149,19 +162,24 @@ def check(
     within: str | None = None,
     reference: str | None = None,
     layer: str | None = None,
+    obs: Sheet | None = None,
+    gene_names: str | None = None,
+    duplicate_genes: str | None = None,
 ) -> DataCheck:
     """Say what cells hold and what they can and cannot be asked, before any run.
 
     Parameters
     ----------
-    data : AnnData or path of an .h5ad file
-        The cells; of their values a first block is looked at.
+    data : AnnData or path
+        The cells, as for `summarise`; of their values a first block is looked at.
     condition, subject, within : str, optional
         Columns of obs; those that are not given are found by their usual names, which is said.
     reference : str, optional
         Reference level of the condition; by default the first of its order.
     layer : str, optional
         The matrix to read; by default the first that holds counts, X before others.
+    obs, gene_names, duplicate_genes
+        As in `summarise`.
 
     Returns
     -------
@@ -174,26 +192,29 @@ def check(
     InputError
         A file, layer, column or level that there is not.
     """
-    with open_counts(data, layer) as source:
+    named = GeneNames(gene_names, duplicate_genes)
+    with open_counts(data, layer, obs=obs, genes=named) as source:
         matrices, chosen = _matrices(source, layer)
-        obs = source.table()
+        table = source.table()
+        said = source.said(source.column_names())
         size, name, genes = (source.n_cells, len(source.genes)), source.name, source.genes
     asked = {"subject": subject, "condition": condition, "within": within}
-    roles = {role: _column(obs, role, given) for role, given in asked.items()}
+    roles = {role: _column(table, role, given) for role, given in asked.items()}
     guessed = [f"{role}={roles[role]!r}" for role in asked if roles[role] and not asked[role]]
     findings = [
         f"{size[0]} cells x {size[1]} genes in {name}.",
         _said_of_matrices(matrices, chosen),
+        *said,
     ]
     findings += [f"Taken by their names: {', '.join(guessed)}."] if guessed else []
     problems = list(_problems(roles, matrices, chosen, genes))
     design, paired = pd.DataFrame(), False
     if roles["subject"] is not None and roles["condition"] is not None:
-        reference = _reference(obs[roles["condition"]], reference)
-        paired = _paired(obs, roles["subject"], roles["condition"])
-        design = _design(obs, roles, reference)
+        reference = _reference(table[roles["condition"]], reference)
+        paired = _paired(table, roles["subject"], roles["condition"])
+        design = _design(table, roles, reference)
         findings += _said_of(design, roles, paired)
-        confounded = list(_confounded(obs, roles)) if not paired else []
+        confounded = list(_confounded(table, roles)) if not paired else []
         findings += confounded
     return DataCheck(
         name,
@@ -201,7 +222,7 @@ def check(
         *size,
         matrices,
         chosen,
-        _columns(obs, roles["subject"]),
+        _columns(table, roles["subject"]),
         roles,
         reference,
         paired,
@@ -219,7 +240,7 @@ def _matrices(source: CellMatrix, layer: str | None) -> tuple[dict[str, str], st
     looks = {layer or "X": source.looks_like()}
     looks |= {name: source.looks_like(name) for name in source.container.others if name != layer}
     chosen = layer
-    if layer is None and looks["X"] is not Values.COUNTS:
+    if layer is None and looks["X"] not in COUNTED:
         chosen = next((name for name, look in looks.items() if look is Values.COUNTS), None)
     return {name: str(look) for name, look in looks.items()}, chosen
 
@@ -273,6 +294,13 @@ def _columns(obs: pd.DataFrame, subject: str | None) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["column", "kind", "levels", "missing", "of", "examples"])
 
 
+def _no_counts(name: str, held: str) -> str:
+    return (
+        f"{name} holds {held}, and no matrix of this input holds raw counts: take the file from "
+        "before normalisation, or use transform='none' without log(libsize)."
+    )
+
+
 def _example(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
@@ -286,11 +314,8 @@ def _problems(
     """What stands in the way of an analysis."""
     main = next(iter(matrices))
     read = main if chosen is None else chosen
-    if matrices[read] != Values.COUNTS:
-        yield (
-            f"{read} holds {matrices[read]}, and no matrix of this input holds raw counts: take "
-            "the file from before normalisation, or use transform='none' without log(libsize)."
-        )
+    if matrices[read] not in COUNTED:
+        yield _no_counts(read, matrices[read])
     for role in ("subject", "condition"):
         if roles[role] is None:
             yield f"No column is known to be the {role}: name it with {role}=."
@@ -300,8 +325,9 @@ def _problems(
     if not genes.is_unique:
         twice = genes[genes.duplicated()].unique()
         yield (
-            f"{len(twice)} gene names are given to several genes ({listed(twice, 3)}): make them "
-            "unique (adata.var_names_make_unique(), or take the identifiers)."
+            f"{len(twice)} gene names are given to several genes ({listed(twice, 3)}): "
+            "add them up (duplicate_genes='sum'), number them (duplicate_genes='unique'), or name "
+            "genes by a column of identifiers (gene_names=)."
         )
 
 

@@ -1,4 +1,4 @@
-"""What the values of a matrix look like: counts, their logarithms, or something else."""
+"""What values look like: counts, their logarithms, or something else; labels that were lost."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import StrEnum
 import numpy as np
 import pandas as pd
 
-from flashmm.cells.matrices import Block
+from flashmm.cells.block import Block
 
 # Parts of values that have to be whole for the whole to be taken as multiples of a unit.
 MOSTLY = 0.9
@@ -16,8 +16,15 @@ MOSTLY = 0.9
 NEAR = 2e-3
 # Multiples of a cell's smallest value that are looked at: larger ones are near one by chance.
 MOST_MULTIPLE = 100
-# Part of whole numbers among corrected counts.
-SOME_WHOLE = 0.2
+# Part of whole numbers among corrected counts, or of those near one among values up to `SMALL`; or
+# a largest value that no logarithm reaches.
+SOME_WHOLE, NEARLY_WHOLE, SMALL, ABOVE_LOGARITHMS = 0.2, 0.6, 2.5, 50.0
+# Cells whose totals are looked at, at least, and how little those of normalised counts differ.
+ENOUGH_CELLS, ONE_TOTAL = 5, 1e-3
+
+
+# What text a missing value becomes, of numpy and pandas: never the name of a level.
+LOST = ("nan", "NaN", "<NA>", "NaT")
 
 
 class Values(StrEnum):
@@ -39,13 +46,16 @@ class Values(StrEnum):
 _SENTENCES = {
     Values.COUNTS: "These are whole numbers from 0 on, as counts are.",
     Values.LOGARITHMS: "These look like logarithms of normalised counts (each cell's values are "
-    "multiples of a smallest one before the logarithm).",
+    "multiples of a smallest one before the logarithm, or add up to one total).",
     Values.NORMALISED: "These look like normalised counts (each cell's values are multiples of its "
-    "smallest one).",
+    "smallest one, or add up to one total).",
     Values.SCALED: "Some are negative, so these look like scaled or centred values.",
     Values.FRACTIONS: "These look like counts that a correction made fractional.",
-    Values.OTHER: "These are no whole numbers.",
+    Values.OTHER: "These are no whole numbers, and nothing tells that they are counts.",
 }
+# What transforms of counts take: sums and logarithms of fractional counts mean what those of whole
+# ones do.
+COUNTED = (Values.COUNTS, Values.FRACTIONS)
 
 
 def looks_like(block: Block) -> Values:
@@ -73,8 +83,26 @@ def looks_like(block: Block) -> Values:
             counted = inverse(values)
         if _are_multiples(counted, cells):
             return kind
-    whole = (values == np.floor(values)).mean() if len(values) else 0.0
-    return Values.FRACTIONS if whole >= SOME_WHOLE else Values.OTHER
+        if block.by_cells and _have_one_total(counted, cells):
+            return kind
+    return Values.FRACTIONS if _are_corrected(values) else Values.OTHER
+
+
+def _have_one_total(values: np.ndarray, cells: np.ndarray) -> bool:
+    """Whether the values of every cell, of several, add up to the same number."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        totals = pd.Series(values).groupby(cells).sum().to_numpy()
+        spread = np.ptp(totals) if len(totals) >= ENOUGH_CELLS else np.inf
+        return bool(spread <= ONE_TOTAL * totals.mean())
+
+
+def _are_corrected(values: np.ndarray) -> bool:
+    """Whether values above zero are counts from which a little was taken, or shares of reads."""
+    if (values == np.floor(values)).mean() >= SOME_WHOLE or values.max() > ABOVE_LOGARITHMS:
+        return True
+    small = values[values < SMALL]
+    near = (np.round(small) >= 1) & (np.abs(small - np.round(small)) <= 1 / 4)
+    return len(small) > 0 and bool(near.mean() >= NEARLY_WHOLE)
 
 
 def _exp2m1(values: np.ndarray) -> np.ndarray:
@@ -99,3 +127,13 @@ def _are_multiples(values: np.ndarray, cells: np.ndarray) -> bool:
     multiple = multiple[told]
     near = np.abs(multiple - np.round(multiple)) <= NEAR * multiple
     return bool(near.mean() >= MOSTLY)
+
+
+def without_lost_labels(column: pd.Series) -> pd.Series:
+    """A column of labels, in which the text that a missing value became is missing again."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        lost = [level for level in column.cat.categories if level in LOST]
+        return column.cat.remove_categories(lost) if lost else column
+    if pd.api.types.is_numeric_dtype(column) or not column.isin(LOST).any():
+        return column
+    return column.mask(column.isin(LOST))

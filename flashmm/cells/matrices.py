@@ -9,89 +9,35 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import pairwise
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn
 
 import h5py
 import numpy as np
+import zarr
 from scipy import sparse
 
-from flashmm.kernels.group_sums import in_order, largest_count, line_totals, types_of_values
+from flashmm.cells.block import Block, Matrix, sorted_lines
+from flashmm.cells.dask_arrays import DaskMatrix, is_dask
+from flashmm.cells.matrix_market import MarketFile, MarketMatrix
+from flashmm.kernels.group_sums import in_order, types_of_values
 from flashmm.names import text
 from flashmm.options import InputError
 from flashmm.storage.chunks import read_ahead
 
-Matrix: TypeAlias = "CompressedMatrix | CellsOfGenes | DenseMatrix"
-
 _COMPRESSED = (sparse.csr_array, sparse.csc_array, sparse.csr_matrix, sparse.csc_matrix)
+_GROUPS = (h5py.Group, zarr.Group)
 
 
 @dataclass(frozen=True, eq=False)
-class Block:
-    """Some of the nonzero values of a matrix of cells x genes, by lines: cells, or genes for CSC.
+class StoredRows:
+    """A CSR matrix of cells x genes whose three arrays lie in a file."""
 
-    Attributes
-    ----------
-    first : int
-        Position of the first line in the matrix.
-    indptr : numpy.ndarray
-        (lines + 1,) int64; where in the block the values of each line begin.
-    minor, stored : numpy.ndarray
-        (values,) Positions along the line, ascending: genes, or cells for CSC; and the values, of
-        which some may be zero. Of the types that `types_of_values` gives.
-    by_cells : bool
-        Whether the lines are cells.
-    rows : slice
-        The cells to which the block belongs; where blocks go by cells, all their values are in it.
-    n_read : int
-        Stored values that were read for it, to show the progress.
-    """
-
-    first: int
-    indptr: np.ndarray
-    minor: np.ndarray
-    stored: np.ndarray
-    by_cells: bool
-    rows: slice
-    n_read: int
-
-    @cached_property
-    def largest_count(self) -> int:
-        """Largest value, where all are counts that a table can hold; -1 elsewhere."""
-        return int(largest_count(self.stored))
-
-    @property
-    def n_lines(self) -> int:
-        """Number of lines."""
-        return len(self.indptr) - 1
-
-    @cached_property
-    def values(self) -> np.ndarray:
-        """Values as float64: (values,)."""
-        return self.stored.astype(np.float64, copy=False)
-
-    @cached_property
-    def cells(self) -> np.ndarray:
-        """Position of the cell of each value: (values,)."""
-        return self._lines if self.by_cells else self.minor.astype(np.int64, copy=False)
-
-    @cached_property
-    def genes(self) -> np.ndarray:
-        """Position of the gene of each value: (values,)."""
-        return self.minor.astype(np.int64, copy=False) if self.by_cells else self._lines
-
-    @property
-    def _lines(self) -> np.ndarray:
-        lines = np.arange(self.first, self.first + self.n_lines)
-        return np.repeat(lines, np.diff(self.indptr))
-
-    def totals(self) -> np.ndarray:
-        """Sum of the values of each cell of `rows`, in a block by cells."""
-        totals = np.zeros(self.rows.stop - self.rows.start)
-        begin = self.first - self.rows.start
-        totals[begin : begin + self.n_lines] = line_totals(self.indptr, self.stored)
-        return totals
+    data: Any
+    indices: Any
+    indptr: Any
+    shape: tuple[int, int]
+    format: str = "csr"
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +69,7 @@ class CompressedMatrix:
     def __post_init__(self) -> None:
         """Check that the three arrays belong together."""
         steps = np.diff(self.indptr)
-        stored = min(len(self.data), len(self.indices))
+        stored = min(self.data.shape[0], self.indices.shape[0])
         fits = len(steps) == self.shape[0 if self.by_cells else 1] and stored >= self.indptr[-1]
         if not fits or self.indptr[0] < 0 or (steps < 0).any():
             _refuse_arrays(self.name)
@@ -144,7 +90,7 @@ class CompressedMatrix:
             before = last if self.indptr[first] < start else -1  # a gene that has been cut
             if not in_order(indptr, minor, width, before):
                 self._refuse(minor, width, start, stop)
-                indptr, minor, values = _sorted(indptr, minor, values, width)
+                indptr, minor, values = sorted_lines(indptr, minor, values, width)
             last = int(minor[-1]) if len(minor) else -1
             rows = self._rows(start, stop)
             yield Block(first, indptr, minor, values, self.by_cells, rows, stop - start)
@@ -190,18 +136,6 @@ class CompressedMatrix:
                 f"{self.name}: the cells of a gene's values are not in ascending order, and the "
                 "gene is too long for one block: sort the indices, or use a larger chunk_nnz."
             )
-
-
-def _sorted(
-    indptr: np.ndarray, minor: np.ndarray, values: np.ndarray, width: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sort the values of each line by position, and add those of the same cell and gene."""
-    n_lines = len(indptr) - 1
-    line = np.repeat(np.arange(n_lines), np.diff(indptr))
-    key, inverse = np.unique(line * width + minor, return_inverse=True)
-    line, minor = np.divmod(key, width)
-    begins = np.searchsorted(line, np.arange(n_lines + 1)).astype(np.int64)
-    return begins, minor, np.bincount(inverse, weights=values)
 
 
 def _refuse_arrays(name: str) -> NoReturn:
@@ -284,16 +218,17 @@ class DenseMatrix:
 
 
 def matrix_shape(values: Any, name: str) -> tuple[int, int]:
-    """Cells and genes of an array, a scipy matrix, or their HDF5 forms."""
+    """Cells and genes of an array, a scipy matrix, or their forms in files."""
     if values is None:
         raise InputError(f"{name} is empty: there are no values. Name a layer.")
-    stored = isinstance(values, h5py.Group)
+    stored = isinstance(values, _GROUPS)
     if stored and _encoding(values) not in ("csr_matrix", "csc_matrix"):
         raise InputError(
             f"{name} is stored as '{_encoding(values)}'; use CSR, CSC or a dense array."
         )
-    shape = values.attrs["shape"] if stored else getattr(values, "shape", ())
-    known = stored or isinstance(values, (*_COMPRESSED, np.ndarray, h5py.Dataset))
+    shape = _stored_shape(values) if stored else getattr(values, "shape", ())
+    arrays = (np.ndarray, h5py.Dataset, zarr.Array, StoredRows, MarketFile)
+    known = stored or isinstance(values, (*_COMPRESSED, *arrays)) or is_dask(values)
     if not known or len(shape) != 2:
         raise InputError(f"{name} is a {type(values).__name__}; use CSR, CSC or a dense array.")
     n_cells, n_genes = map(int, shape)
@@ -302,17 +237,21 @@ def matrix_shape(values: Any, name: str) -> tuple[int, int]:
 
 def wrap_matrix(values: Any, shape: tuple[int, int], start: int, stop: int, name: str) -> Matrix:
     """Wrap the cells from start to stop of what has a known shape."""
-    if isinstance(values, h5py.Group):
+    matrix: Any
+    if isinstance(values, MarketFile):
+        return MarketMatrix(values, start, stop)
+    if isinstance(values, _GROUPS):
         arrays = values["data"], values["indices"], values["indptr"]
         matrix = _compressed(arrays, _encoding(values)[:3], shape, start, stop, name)
-    elif isinstance(values, _COMPRESSED):
+    elif isinstance(values, (*_COMPRESSED, StoredRows)):
         arrays = values.data, values.indices, values.indptr
         matrix = _compressed(arrays, values.format, shape, start, stop, name)
     else:
-        matrix = DenseMatrix(values, start, stop)
+        kind = DaskMatrix if is_dask(values) else DenseMatrix
+        matrix = kind(values, start, stop)
     if matrix.data.dtype.kind not in "biuf":
         raise InputError(f"{name} holds values of the type {matrix.data.dtype}, not numbers.")
-    return matrix
+    return matrix  # type: ignore[no-any-return]
 
 
 def _compressed(
@@ -326,7 +265,7 @@ def _compressed(
     """Cut the cells from start to stop out of a CSR matrix; of a CSC matrix, remember them."""
     data, indices, indptr = arrays
     by_cells = layout == "csr"
-    if len(indptr) != shape[0 if by_cells else 1] + 1 or indptr[0] != 0:
+    if indptr.shape[0] != shape[0 if by_cells else 1] + 1 or indptr[0] != 0:
         _refuse_arrays(name)
     lines = indptr[start : stop + 1] if by_cells else indptr[:]
     cut = (stop - start, shape[1]) if by_cells else shape
@@ -338,5 +277,11 @@ def _compressed(
     return CellsOfGenes(matrix, start, stop)
 
 
-def _encoding(group: h5py.Group) -> str:
-    return text(group.attrs.get("encoding-type", "unknown"))
+def _encoding(group: Any) -> str:
+    """How a group stores a matrix; before 0.7, anndata had another attribute for it."""
+    older = group.attrs.get("h5sparse_format")
+    return text(group.attrs.get("encoding-type", f"{text(older)}_matrix" if older else "unknown"))
+
+
+def _stored_shape(group: Any) -> Any:
+    return group.attrs.get("shape", group.attrs.get("h5sparse_shape", ()))

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from flashmm.cells.matrices import Block
+from flashmm.cells.block import Block
 from flashmm.cells.transforms import Transform, is_counts
 from flashmm.kernels.group_sums import (
     MOST_COUNTS,
@@ -44,14 +44,16 @@ class RunningSums:
     each covariate times y; `of_counts` tells whether all raw values so far are counts. The numbers
     of cells with a count above zero are fractions of the sums of raw values until they are taken
     out into `numbers` (groups, genes), to which those of blocks with sums too large for that are
-    added at once; `bound` is a bound of the sums. Where a group has more than `MOST_CELLS` there
-    are no numbers (`numbered`).
+    added at once; `bound` is a bound of the sums. From the first fractional value on (`whole`),
+    sums have fractions of their own, and numbers are added at once. Where a group has more than
+    `MOST_CELLS` there are no numbers (`numbered`).
     """
 
     values: np.ndarray
     numbers: np.ndarray
     numbered: bool
     of_counts: bool = True
+    whole: bool = True
     bound: float = 0.0
 
     @classmethod
@@ -77,7 +79,10 @@ class RunningSums:
         """
         look_up = block.largest_count >= 0 and not cells.transform.needs_libsize
         y = cells.transform.table(block.largest_count) if look_up else self._y(block, cells, group)
-        numbered = self.numbered and self._has_room(block)
+        if self.whole and block.largest_count < 0 and not is_counts(block.values):
+            self.expressing()
+            self.whole = False
+        numbered = self.numbered and self.whole and self._has_room(block)
         if self.numbered and not numbered:
             self._count(block, group, gene)
         add = add_cells if block.by_cells else add_genes
@@ -103,7 +108,8 @@ class RunningSums:
         """Take the numbers of cells with a count above zero out of the sums, (groups, genes)."""
         if not self.numbered:
             return None
-        take_numbers(self.values[:, :, 2], self.numbers)
+        if self.whole:
+            take_numbers(self.values[:, :, 2], self.numbers)
         return self.numbers if self.of_counts else None
 
     def _y(self, block: Block, cells: CellData, group: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import combinations_with_replacement
@@ -18,8 +18,10 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
+from flashmm.cells.block import Block
 from flashmm.cells.counts import ALL_CELLS, CHUNK_NNZ, CellMatrix, CellRange, open_counts
 from flashmm.cells.covariates import covariate_columns, evaluate_covariate
+from flashmm.cells.gene_names import STORED_NAMES, GeneNames
 from flashmm.cells.groups import (
     N_CELLS,
     GroupStatistics,
@@ -31,9 +33,11 @@ from flashmm.cells.groups import (
     sum_by_group,
     unsorted_columns,
 )
-from flashmm.cells.matrices import Block, CompressedMatrix
+from flashmm.cells.matrices import CompressedMatrix
 from flashmm.cells.running_sums import RunningSums
+from flashmm.cells.sheet import Sheet, check_one_sheet, sheets_of
 from flashmm.cells.transforms import TRANSFORMS, Transform, check_libsize, find_transform
+from flashmm.cells.withheld import check_minimum, without_small_groups
 from flashmm.kernels.group_sums import MOST_CELLS, by_kind
 from flashmm.kernels.threads import thread_count
 from flashmm.names import listed
@@ -42,6 +46,7 @@ from flashmm.storage.files import (
     PathLike,
     file_identity,
     file_state,
+    open_bytes,
     package_version,
     range_digest,
     reading,
@@ -51,6 +56,10 @@ from flashmm.storage.files import (
 Data: TypeAlias = ad.AnnData | PathLike
 
 _LIBSIZE = "libsize"
+_FRACTIONAL = (
+    "{} holds counts that are fractional, as a correction (SoupX, CellBender) or shared reads "
+    "(alevin, RSEM) leave them; they are taken as they are."
+)
 # Cells of each group that a block holds on average, and the most values that it may hold.
 _CELLS_PER_GROUP = 10
 _MOST_VALUES = 2**24
@@ -71,6 +80,7 @@ class _Request:
     chunk_nnz: int | None
     progress: bool | None
     part: CellRange = ALL_CELLS
+    gene_names: GeneNames = STORED_NAMES
 
     def __post_init__(self) -> None:
         find_transform(self.transform)
@@ -99,6 +109,7 @@ class _Input:
     """
 
     data: Data
+    obs: Sheet | None
     name: str
     genes: pd.Index
     columns: pd.DataFrame
@@ -110,8 +121,13 @@ class _Input:
     transform: Transform
     rows: slice
     n_all: int
+    cell_names: Any
     state: tuple[int, ...] = ()
     notes: list[str] = field(default_factory=list)
+
+    def open(self, request: _Request) -> AbstractContextManager[CellMatrix]:
+        """Open the values again."""
+        return _opened(self.data, self.obs, request)
 
     def fill(self, rows: slice, request: _Request) -> None:
         """Evaluate the covariates of some cells."""
@@ -125,7 +141,19 @@ class _Input:
             for x, covariate in zip(self.x, request.covariates, strict=True):
                 x[cells] = evaluate_covariate(covariate, table)
         except InputError as error:
+            self._refuse_empty(cells, request)
             raise InputError(f"{self.name}: {error}") from error
+
+    def _refuse_empty(self, cells: np.ndarray, request: _Request) -> None:
+        """Say so where cells have no counts, of which there is no logarithm."""
+        empty = cells[self.libsize[cells] == 0] if self.counted else cells[:0]
+        if len(empty):
+            raise InputError(
+                f"{self.name}: {len(empty)} of {len(cells)} cells have no counts at all (the first "
+                f"is number {empty[0]}), so that there is no logarithm of '{request.libsize}'. "
+                "Leave empty cells out, adata[adata.X.sum(1) > 0], or give the column "
+                f"'{request.libsize}' in obs."
+            )
 
     def read_libsize(self, request: _Request) -> None:
         """Take the library sizes, where the transform divides by them, from their column."""
@@ -141,21 +169,26 @@ def summarise(
     covariates: str | Sequence[str] = (),
     transform: str = "log2p1",
     *,
+    obs: Sheet | Sequence[Sheet] | None = None,
     layer: str | None = None,
+    gene_names: str | None = None,
+    duplicate_genes: str | None = None,
     libsize: str = _LIBSIZE,
     missing: str = "error",
     chunk_nnz: int | None = None,
     progress: bool | None = None,
     cells: tuple[int, int] | None = None,
     shard: tuple[int, int] | None = None,
+    minimum_cells: int | None = None,
 ) -> GroupStatistics:
     """Reduce cells to statistics of groups, in one pass and bounded memory.
 
     Parameters
     ----------
     data : anndata.AnnData, path, or list of these
-        Cells x genes, in memory or as `.h5ad` files (CSR, CSC or dense); several have the same
-        genes and are read one after another, as if they were one.
+        Cells x genes: an AnnData (in memory, backed, of dask arrays or lazy), an `.h5ad` file, a
+        zarr store, a `.h5` file or a folder with a `matrix.mtx` of 10x; CSR, CSC or dense. Several
+        have the same genes and are read one after another, as if they were one.
     by : str or sequence of str
         Columns of obs whose combinations are the groups. Text becomes a category with sorted
         levels, a declared category keeps its order, booleans and numbers stay what they are.
@@ -164,8 +197,21 @@ def summarise(
         and products "a:b".
     transform : {"log2p1", "log1p", "log1p_cp10k", "none"}
         y = log2(1 + count), log(1 + count), log(1 + 10^4 count / library size), or the value.
+    obs : DataFrame or path, or list of these, optional
+        Columns of the cells beside those of `data`, before which they go: a frame, or a table of
+        text (TSV, CSV) or Parquet, matched by the names of the cells (barcodes), which are its
+        index or one of its columns. Cells without a row have missing values. A list has a sheet for
+        each of several `data`.
     layer : str, optional
-        Layer to read instead of `X`.
+        Layer to read instead of `X`, "raw" for `.raw`; of 10x files, a kind of features ("Antibody
+        Capture") or a genome.
+    gene_names : str, optional
+        Column of var with the names of the genes ("gene_ids"), instead of its index; of 10x files,
+        "id" instead of "name".
+    duplicate_genes : {"error", "sum", "unique"}, optional
+        What becomes of genes that have one name: an error, their sum, or names that differ (with
+        the identifier where there is one, else numbered). By default an error, and "unique" for
+        files of 10x, which repeat symbols.
     libsize : str
         Column with the library size of each cell. Where there is none it is the cell's total over
         all genes of the matrix that is read (for CSC this takes a pass of its own).
@@ -183,6 +229,8 @@ def summarise(
         values are read, and those of other cells dropped.
     shard : tuple of int, optional
         (i, n): instead of `cells`, part i from 1 to n of n ranges of (almost) as many cells.
+    minimum_cells : int, optional
+        Leave out groups of fewer cells, as `write_groups` does: for sums that leave a site.
 
     Returns
     -------
@@ -219,14 +267,18 @@ def summarise(
         chunk_nnz=chunk_nnz,
         progress=progress,
         part=CellRange(cells, shard),
+        gene_names=GeneNames(gene_names, duplicate_genes),
     )
     items = _items(data)
+    sheets = sheets_of(obs, len(items))
     if len(items) > 1 and not request.part.is_whole:
         raise InputError(
             f"cells and shard choose among the cells of one input; data holds {len(items)}. "
             "Summarise each of them in a call of its own."
         )
-    inputs = [_prepare(item, request) for item in items]
+    check_minimum(minimum_cells, request.part.is_whole)
+    inputs = [_prepare(*pair, request) for pair in zip(items, sheets, strict=True)]
+    check_one_sheet(obs, [cells.cell_names for cells in inputs])
     for other in inputs[1:]:
         check_same_genes(inputs[0].genes, other.genes, inputs[0].name, other.name)
     keys = [cells.keys for cells in inputs]
@@ -244,7 +296,7 @@ def summarise(
     expressing = sums.expressing()
     total, squares, counts, *crossed = by_kind(sums.values).swapaxes(0, 1)
     x = np.concatenate([cells.x[:, cells.kept] for cells in inputs], axis=1)
-    return GroupStatistics(
+    groups = GroupStatistics(
         obs=obs.assign(**_moments(codes, x, request.covariates, len(obs))),
         genes=inputs[0].genes,
         sum=total,
@@ -258,6 +310,7 @@ def summarise(
         notes=tuple(text for cells in inputs for text in cells.notes) + tuple(notes),
         expressing=expressing,
     )
+    return groups if minimum_cells is None else without_small_groups(groups, minimum_cells)
 
 
 def _names(names: str | Sequence[str]) -> tuple[str, ...]:
@@ -279,21 +332,30 @@ def _items(data: Data | Sequence[Data]) -> list[Data]:
     return items
 
 
-def _prepare(data: Data, request: _Request) -> _Input:
+def _opened(data: Data, obs: Sheet | None, request: _Request) -> AbstractContextManager[CellMatrix]:
+    return open_counts(data, request.layer, request.part, obs=obs, genes=request.gene_names)
+
+
+def _prepare(data: Data, obs: Sheet | None, request: _Request) -> _Input:
     """Read and check all that is known of the cells before their values."""
     state = () if isinstance(data, ad.AnnData) else file_state(data)
-    with open_counts(data, request.layer, request.part) as source:
+    with _opened(data, obs, request) as source:
         source.check_names()
         wanted, counted = _columns_in_use(source, request)
+        source.check_looks(request.transform, request.libsize if counted else None)
         columns = source.columns(wanted)
         name, genes, rows = source.name, source.genes, source.rows
         n_all = len(source.container.cell_names)
-    kept, notes = _complete(columns, request, name)
+        said = [note(text) for text in source.said(wanted)]
+        unlisted = source.unlisted()
+        cell_names = None if obs is None else np.asarray(source.container.cell_names[:])
+    kept, notes = _complete(columns, request, name, unlisted)
     if counted and request.libsize != _LIBSIZE:
         text = f"{name} has no column '{request.libsize}' in obs; totals of the cells are used."
         notes.append(note(text))
     cells = _Input(
         data=data,
+        obs=obs,
         name=name,
         genes=genes,
         columns=columns,
@@ -305,8 +367,9 @@ def _prepare(data: Data, request: _Request) -> _Input:
         transform=find_transform(request.transform),
         rows=rows,
         n_all=n_all,
+        cell_names=cell_names,
         state=state,
-        notes=notes,
+        notes=[*said, *notes],
     )
     if not counted:
         cells.fill(slice(0, len(kept)), request)
@@ -326,7 +389,9 @@ def _columns_in_use(source: CellMatrix, request: _Request) -> tuple[list[str], b
     return list(dict.fromkeys((*request.by, *sorted(used)))), counted
 
 
-def _complete(columns: pd.DataFrame, request: _Request, name: str) -> tuple[np.ndarray, list[str]]:
+def _complete(
+    columns: pd.DataFrame, request: _Request, name: str, unlisted: int
+) -> tuple[np.ndarray, list[str]]:
     """Find the cells (a mask) without missing values, and what is said of the others."""
     absent = columns.isna()
     counts = absent.sum()
@@ -334,11 +399,12 @@ def _complete(columns: pd.DataFrame, request: _Request, name: str) -> tuple[np.n
     if kept.all():
         return kept, []
     found = ", ".join(f"'{column}' ({n})" for column, n in counts[counts > 0].items())
+    found += f"; {unlisted} cells have no row in obs" if unlisted else ""
     n_lost = np.count_nonzero(~kept)
     if request.missing == "error":
         raise InputError(
-            f"{name}: {n_lost} of {len(kept)} cells have missing values in the column(s) {found}; "
-            "fill them in, or use missing='drop' to leave these cells out."
+            f"{name}: {n_lost} of {len(kept)} cells have missing values in the column(s) {found} "
+            "(the text 'nan' is one); fill them in, or use missing='drop' to leave these cells out."
         )
     if not kept.any():
         raise InputError(f"{name}: no cell is left, all have missing values in {found}.")
@@ -386,18 +452,20 @@ def _stream(
     group = np.full(len(cells.kept), -1)
     group[cells.kept] = codes
     gene = genes.get_indexer(cells.genes)
-    n_nonzero, total = 0, 0.0
+    n_nonzero, total, fractional = 0, 0.0, False
     with (
-        open_counts(cells.data, request.layer, request.part) as source,
+        cells.open(request) as source,
         _hashing(cells) as identity,
     ):
         for block in _blocks(source, cells, request, len(sums.values)):
-            if cells.transform.needs_counts:
-                source.require_counts(block, request.transform)
+            if cells.transform.needs_counts and source.has_fractions(block, request.transform):
+                fractional = True
             sums.add(block, cells, group, gene)
             if identity is None:
                 n_nonzero += int(np.count_nonzero(block.values))
                 total += float(block.values.sum())
+        if fractional:
+            cells.notes.append(note(_FRACTIONAL.format(cells.name)))
         if identity is not None:
             with reading(_label(cells.data)):
                 found = identity()
@@ -418,7 +486,7 @@ def _hashing(cells: _Input) -> Iterator[Callable[[], dict[str, Any]] | None]:
     if isinstance(cells.data, ad.AnnData):
         yield None
         return
-    with ThreadPoolExecutor(1) as pool, open(cells.data, "rb") as file:
+    with ThreadPoolExecutor(1) as pool, open_bytes(cells.data) as file:
         hashed = partial(_identity, file, Path(cells.data), cells)
         yield hashed if thread_count() == 1 else pool.submit(hashed).result
 

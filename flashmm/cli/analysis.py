@@ -20,7 +20,7 @@ from flashmm.storage.files import atomic_path
 if TYPE_CHECKING:
     import pandas as pd
 
-    from flashmm.cells import GroupStatistics
+    from flashmm.cells import DataCheck, GroupStatistics
     from flashmm.inference import PowerTable, TestTable
 
 Fdr = Annotated[
@@ -38,6 +38,9 @@ def de(
     covariate: flags.Covariates = None,
     reference: flags.Reference = None,
     layer: flags.Layer = None,
+    obs: flags.Obs = None,
+    gene_names: flags.GeneNames = None,
+    duplicate_genes: flags.DuplicateGenes = None,
     transform: flags.Transform = "log2p1",
     missing: flags.Missing = "error",
     ddf: flags.Ddf = None,
@@ -54,21 +57,32 @@ def de(
         flashmm de cells.h5ad --condition condition --subject donor --within cell_type -o out/
 
         flashmm de cells.h5ad --condition disease --reference healthy --covariate age -o out/
+
+        flashmm de filtered_feature_bc_matrix/ --obs cells.tsv --condition disease -o out/
     """
-    roles = _roles(cells[0], condition, subject, within, reference, layer)
+    reading: dict[str, Any] = {
+        "layer": layer,
+        "gene_names": gene_names,
+        "duplicate_genes": duplicate_genes,
+    }
+    first = obs[0] if obs else None
+    found = _checked(cells[0], transform, condition, subject, reference, obs=first, **reading)
+    roles = _roles(found, within, condition, subject, layer)
+    covariates = ["log(libsize)"] if found.has_counts else []
     step("Reading the cells ...")
     groups = of_cells.summarise(
         [str(path) for path in cells],
         by=list(dict.fromkeys([*filter(None, roles.values()), *(covariate or [])])),
-        covariates=["log(libsize)"],
+        covariates=covariates,
         transform=transform,
-        layer=layer,
+        obs=flags.sheets(obs),
         missing=missing,
+        **reading,
     )
     io.write_groups(groups, out / "groups.h5ad")
     step(f"Fitting {groups.n_genes} genes ...")
     start = time.perf_counter()
-    terms = ["log(libsize)", roles["condition"], *(covariate or [])]
+    terms = [*covariates, roles["condition"], *(covariate or [])]
     table = tests_of(
         groups,
         f"~ {' + '.join(filter(None, terms))} + (1 | {roles['subject']})",
@@ -172,7 +186,8 @@ def plan(
 
         flashmm power pilot.h5ad --condition condition --subject donor --within cell_type -o out/
     """
-    roles = _roles(cells, condition, subject, within, reference, layer)
+    checked = _checked(cells, "log2p1", condition, subject, reference, layer=layer)
+    roles = _roles(checked, within, condition, subject, layer)
     sizes = flags.numbers(subjects, "--subjects"), flags.numbers(log2_fc, "--log2-fc")
     each = None if cells_of is None else flags.numbers(cells_of, "--cells")
     step("Reading and fitting the pilot ...")
@@ -223,32 +238,44 @@ def tests_of(
     from flashmm.de import with_subject_terms
     from flashmm.design.from_groups import summary_statistics
     from flashmm.lmm import fit_lmm
-    from flashmm.within import fit_within
+    from flashmm.within import fit_within, without_rare_genes
 
     fixed, random, notes = with_subject_terms(groups, formula, None)
     if within is None:
         stats = summary_statistics(groups, fixed, random, None, reference)
-        table = inference.contrast_tests(fit_lmm(stats), contrasts, ddf)
+        fit = without_rare_genes(fit_lmm(stats), groups, fixed, random)
+        table = inference.contrast_tests(fit, contrasts, ddf)
     else:
         fits = fit_within(groups, within, fixed, random, reference=reference)
         table = inference.contrast_tests(fits, contrasts, ddf)
-    return replace(table, notes=(*notes, *table.notes))
+    return replace(table, notes=(*groups.notes, *notes, *table.notes))
+
+
+def _checked(
+    cells: Path,
+    transform: str,
+    condition: str | None,
+    subject: str | None,
+    reference: str | None,
+    **reading: Any,
+) -> DataCheck:
+    """What the cells are, if nothing stands in the way of an analysis."""
+    found = of_cells.check(
+        cells, condition=condition, subject=subject, reference=reference, **reading
+    )
+    for problem in found.problems_for(transform):
+        raise InputError(problem)
+    return found
 
 
 def _roles(
-    cells: Path,
+    found: DataCheck,
+    within: str | None,
     condition: str | None,
     subject: str | None,
-    within: str | None,
-    reference: str | None,
     layer: str | None,
 ) -> dict[str, str | None]:
     """The columns that were named, or found; `within` has to be named."""
-    found = of_cells.check(
-        cells, condition=condition, subject=subject, reference=reference, layer=layer
-    )
-    for problem in found.problems:
-        raise InputError(problem)
     for role, given in (("condition", condition), ("subject", subject)):
         if given is None:
             step(f"--{role} {found.roles[role]}, taken by its name")

@@ -20,12 +20,19 @@ if TYPE_CHECKING:
 
 @reported
 def check(
-    cells: Annotated[Path, typer.Argument(help="The cells: an .h5ad file.")],
+    cells: Annotated[
+        Path, typer.Argument(help="The cells: an .h5ad, a zarr store, a .h5 or folder of 10x.")
+    ],
     condition: flags.Condition = None,
     subject: flags.Subject = None,
     within: flags.Within = None,
     reference: flags.Reference = None,
     layer: flags.Layer = None,
+    obs: Annotated[
+        Path | None, typer.Option("--obs", help="Table of the cells by barcode.")
+    ] = None,
+    gene_names: flags.GeneNames = None,
+    duplicate_genes: flags.DuplicateGenes = None,
     write: Annotated[
         Path | None, typer.Option("--write", help="Write a config of the workflow to start from.")
     ] = None,
@@ -41,6 +48,8 @@ def check(
         flashmm check cells.h5ad
 
         flashmm check cells.h5ad --condition disease --subject donor_id --write config.yaml
+
+        flashmm check filtered_feature_bc_matrix.h5 --obs cells.tsv
     """
     found = of_cells.check(
         cells,
@@ -49,6 +58,9 @@ def check(
         within=within,
         reference=reference,
         layer=layer,
+        obs=obs,
+        gene_names=gene_names,
+        duplicate_genes=duplicate_genes,
     )
     if as_json:
         show_json(_as_dict(found))
@@ -90,11 +102,15 @@ def summarise(
     ] = None,
     transform: flags.Transform = "log2p1",
     layer: flags.Layer = None,
+    obs: flags.Obs = None,
+    gene_names: flags.GeneNames = None,
+    duplicate_genes: flags.DuplicateGenes = None,
     libsize: Annotated[str, typer.Option(help="Column with the library sizes.")] = "libsize",
     missing: flags.Missing = "error",
     shard: Annotated[
         str | None, typer.Option(help="Part of the cells of one file, such as 1/4.")
     ] = None,
+    minimum_cells: flags.MinimumCells = None,
     as_json: flags.Json = False,
 ) -> None:
     """Reduce cells to sums of groups, in one pass; all models are fitted from these.
@@ -104,6 +120,8 @@ def summarise(
         flashmm summarise cells.h5ad --by subject --by cell_type --by condition -o groups.h5ad
 
         flashmm summarise cells.h5ad --by donor --by cell_type --shard 1/4 -o part1.h5ad
+
+        flashmm summarise cells.h5ad --by donor --by cell_type --minimum-cells 10 -o site1.h5ad
     """
     groups = of_cells.summarise(
         [str(path) for path in cells],
@@ -111,9 +129,13 @@ def summarise(
         covariates=["log(libsize)"] if covariate is None else covariate,
         transform=transform,
         layer=layer,
+        obs=flags.sheets(obs),
+        gene_names=gene_names,
+        duplicate_genes=duplicate_genes,
         libsize=libsize,
         missing=missing,
         shard=None if shard is None else _part(shard),
+        minimum_cells=minimum_cells,
     )
     io.write_groups(groups, out)
     _say_groups(groups.n_cells, groups.n_genes, groups.n_groups, out, as_json)
@@ -133,6 +155,7 @@ def merge(
     genes: Annotated[
         str, typer.Option("--genes", help="same: all have the same genes; or intersection.")
     ] = "same",
+    minimum_cells: flags.MinimumCells = None,
     as_json: flags.Json = False,
 ) -> None:
     """Add the groups of shards of a file, or of sites that cannot share cells.
@@ -144,6 +167,8 @@ def merge(
         flashmm merge part*.h5ad -o groups.h5ad
     """
     merged = io.merge_files(groups, genes)
+    if minimum_cells is not None:
+        merged = of_cells.without_small_groups(merged, minimum_cells)
     io.write_groups(merged, out)
     _say_groups(merged.n_cells, merged.n_genes, merged.n_groups, out, as_json)
 

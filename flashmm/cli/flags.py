@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from flashmm.options import InputError
 
 Cells = Annotated[
-    list[Path], typer.Argument(help="The cells: .h5ad files whose cells belong together.")
+    list[Path],
+    typer.Argument(
+        help="The cells, whose parts belong together: .h5ad, zarr, 10x .h5, folders of 10x."
+    ),
+]
+Obs = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--obs",
+        help="Table of the cells (TSV, CSV) by barcode; once, or for each of several files.",
+    ),
+]
+GeneNames = Annotated[
+    str | None,
+    typer.Option("--gene-names", help="Column of var with the names of the genes (gene_ids)."),
+]
+DuplicateGenes = Annotated[
+    str | None,
+    typer.Option("--duplicate-genes", help="Genes with one name: error, sum or unique."),
 ]
 Condition = Annotated[
     str | None, typer.Option("--condition", help="Column of obs with what is compared.")
@@ -40,9 +58,20 @@ Covariates = Annotated[
 Ddf = Annotated[
     str | None, typer.Option("--ddf", help="Test; default empirical-bayes with --within.")
 ]
+MinimumCells = Annotated[
+    int | None,
+    typer.Option(
+        "--minimum-cells", help="Withhold groups of fewer cells, before groups leave a site."
+    ),
+]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
 File = Annotated[Path, typer.Option("--out", "-o", help="File to write.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+def sheets(obs: list[Path] | None) -> Any:
+    """The tables of --obs: None, one for all files, or one for each."""
+    return None if not obs else obs[0] if len(obs) == 1 else list(obs)
 
 
 def numbers(given: str, flag: str) -> tuple[float, ...]:

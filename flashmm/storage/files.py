@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
 import platform
 import re
 import shutil
 import stat
 import uuid
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib import metadata
+from itertools import accumulate
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 from flashmm.options import FlashmmError, InputError
 
@@ -156,12 +159,21 @@ def unchanged(*paths: PathLike) -> Iterator[None]:
 
 
 def file_state(path: PathLike) -> tuple[int, ...]:
-    """Return device, inode, size and time of the last change of a file; () where there is none."""
+    """Return device, inode, size and time of the last change of a file; () where there is none.
+
+    Of a folder, those of all files in it.
+    """
     try:
-        found = os.stat(path)
-    except OSError:
+        found = [os.stat(file) for file in _files_of(path)]
+    except (OSError, TypeError):  # what is no path has no file
         return ()
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    return tuple(x for s in found for x in (s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns))
+
+
+def _files_of(path: PathLike) -> list[Path]:
+    """A file, or the files of a folder in the order of their names."""
+    folder = Path(path)
+    return sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else [folder]
 
 
 def require_state(path: PathLike, state: tuple[int, ...]) -> None:
@@ -185,9 +197,47 @@ def require_regular(path: PathLike) -> None:
 
 
 def file_digest(path: PathLike) -> str:
-    """SHA-256 of the content of a file, in hexadecimal digits."""
-    with reading(path), open(path, "rb") as file:
+    """SHA-256 of the content of a file, or of all files of a folder, in hexadecimal digits."""
+    with reading(path), open_bytes(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def open_bytes(path: PathLike) -> io.BufferedReader:
+    """Open a file for reading its bytes; of a folder, those of its files one after another."""
+    if Path(path).is_dir():
+        return io.BufferedReader(_Folder(_files_of(path)))
+    return open(path, "rb")
+
+
+class _Folder(io.RawIOBase):
+    """The bytes of several files as if they were one file."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self.files = files
+        self.ends = list(accumulate(file.stat().st_size for file in files))
+        self.position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        from_where = {os.SEEK_SET: 0, os.SEEK_CUR: self.position}
+        self.position = from_where.get(whence, self.ends[-1] if self.ends else 0) + offset
+        return self.position
+
+    def readinto(self, buffer: Any) -> int:
+        i = bisect_right(self.ends, self.position)
+        if i == len(self.files):
+            return 0
+        begin = self.ends[i - 1] if i else 0
+        with open(self.files[i], "rb") as file:
+            file.seek(self.position - begin)
+            n = file.readinto(buffer)
+        self.position += n
+        return n
 
 
 def file_identity(path: PathLike) -> str:
@@ -197,11 +247,11 @@ def file_identity(path: PathLike) -> str:
     pieces of 64 KB at equal distances, the first and the last bytes among them: enough to tell
     files apart that were written independently, not to find a change of a few bytes in place.
     """
-    size = Path(path).stat().st_size if Path(path).exists() else 0
+    size = sum(file.stat().st_size for file in _files_of(path)) if Path(path).exists() else 0
     if size <= _PIECES * _PIECE:
         return file_digest(path)
     digest = hashlib.sha256(str(size).encode())
-    with reading(path), open(path, "rb") as file:
+    with reading(path), open_bytes(path) as file:
         for i in range(_PIECES):
             file.seek(i * (size - _PIECE) // (_PIECES - 1))
             digest.update(file.read(_PIECE))

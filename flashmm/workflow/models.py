@@ -34,7 +34,7 @@ def model_of(method: Record, settings: Record, where: str) -> Record:
     -------
     dict
         `kind` ("model"; for others see `other_model`), `transform, formulas, within, size_factors,
-        min_counts, options, ddf, alternative, lfc`.
+        min_counts, options, ddf, alternative, lfc, moderate`.
 
     Raises
     ------
@@ -69,7 +69,20 @@ def model_of(method: Record, settings: Record, where: str) -> Record:
         "ddf": method.get("ddf"),
         "alternative": method.get("alternative", settings["alternative"]),
         "lfc": method.get("lfc", 0.0),
+        "moderate": _moderate(method, where),
     }
+
+
+def _moderate(method: Record, where: str) -> bool:
+    """Whether variances are moderated, which tests by an empirical prior are already."""
+    moderate = method.get("moderate", False)
+    shares = method.get("ddf", "empirical-bayes" if "within" in method else None)
+    if moderate and shares == "empirical-bayes":
+        raise ConfigError(
+            f"{where}: `moderate: true` does not go with `ddf: empirical-bayes`, which shares what "
+            "genes say about their variances already; give another `ddf`, or leave `moderate` empty"
+        )
+    return bool(moderate)
 
 
 def terms_of(random: str | list[str] | None) -> list[str] | None:

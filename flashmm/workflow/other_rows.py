@@ -20,7 +20,7 @@ SHARED = (
     *("timeout", "memory", "genes", "conda"),
 )
 # Columns that a model of this package has no use for.
-ONLY_OTHERS = ("subject", "timeout", "memory", "genes", "conda", "moderate", "n_permutations")
+ONLY_OTHERS = ("subject", "timeout", "memory", "genes", "conda", "n_permutations")
 DEFAULT_TIMEOUT, DEFAULT_MEMORY, OWN_MEMORY = 60.0, 4000, 1000
 # Endings of scripts, which must be there before anything runs.
 SCRIPTS = {".R", ".r", ".py", ".jl", ".sh", ".pl"}

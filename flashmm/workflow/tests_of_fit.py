@@ -16,7 +16,12 @@ def write_tests(job: Any, fit: LMMFit | FitsWithin) -> None:
     """Test the contrasts of a fit; write the outputs `table`, `tsv`, `notes` and `status`."""
     params, output = job.params, job.output
     tests = contrast_tests(
-        fit, params.contrasts, ddf=params.ddf, alternative=params.alternative, lfc=params.lfc
+        fit,
+        params.contrasts,
+        ddf=params.ddf,
+        alternative=params.alternative,
+        lfc=params.lfc,
+        moderate=params.moderate,
     )
     of_design = () if isinstance(fit, FitsWithin) else fit.stats.notes
     write_notes(output.notes, (*of_design, *tests.notes))

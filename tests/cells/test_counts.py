@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
+from flashmm.cells.block import Block
 from flashmm.cells.counts import CellMatrix, open_counts, read_genes
-from flashmm.cells.matrices import Block
 from flashmm.cells.transforms import TRANSFORMS, find_transform, is_counts
 from flashmm.options import InputError
 

@@ -60,7 +60,7 @@ def test_names_that_come_twice_are_problems():
     data = cells()
     data.var_names = ["A", "A", "B", "C", "D", "E"]
     found = fm.check(data)
-    assert "var_names_make_unique" in found.problems[0] and not found.askable
+    assert "duplicate_genes=" in found.problems[0] and not found.askable
 
 
 def normalised(data, inverse=lambda x: x):

@@ -143,6 +143,9 @@ def test_defaults_of_a_model_per_cell_type():
     assert model["within"] == "cell_type" and model["min_counts"] == 15
     assert model["size_factors"] == {"method": "tmm-expressed", "within": "cell_type"}
     assert model["ddf"] is None  # the tests decide
+    assert not model["moderate"]
+    moderated = {"ddf": "kenward-roger-2", "moderate": True}
+    assert model_in(plan_of(WITHIN | moderated))["moderate"]
     joint = model_in(plan_of(JOINT))
     assert (joint["within"], joint["size_factors"], joint["min_counts"]) == (None, None, None)
 
@@ -199,6 +202,7 @@ def test_reference_levels_of_the_config_and_of_a_data_set(tmp_path):
         ({"fixed": "~ condition + cell_type"}, {}, "m: within gives .*'cell_type'.* constant"),
         ({"random": "subject; subject:cell_type"}, {}, "take it out of the formulas"),
         ({"random": "subject; 0 + cell_type || subject"}, {}, "take it out of the formulas"),
+        ({"moderate": True}, {}, "`moderate: true` does not go with `ddf: empirical-bayes`"),
         ({"size_factors": "tmn"}, {}, "size_factors: no method or column .*did you mean 'tmm'"),
         ({"size_factors": "depth"}, {}, "size_factors: no method or column is called 'depth'"),
         ({"fixed": "~ condition"}, {"covariates": []}, "tmm.* correct .*add log.libsize."),

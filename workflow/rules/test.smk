@@ -30,6 +30,7 @@ rule test:
         ddf=of_method("ddf"),
         alternative=of_method("alternative"),
         lfc=of_method("lfc"),
+        moderate=of_method("moderate"),
         version=code("test"),
     script:
         "../scripts/test.py"
@@ -59,3 +60,4 @@ use rule fit_shard as fit with:
         ddf=of_method("ddf"),
         alternative=of_method("alternative"),
         lfc=of_method("lfc"),
+        moderate=of_method("moderate"),
