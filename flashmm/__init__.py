@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         power_gains,
         pseudobulk_tests,
     )
+    from flashmm.cells.bulk_tables import read_bulk
     from flashmm.cells.effective_libsize import with_size_factors
     from flashmm.cells.groups import GroupStatistics, merge
     from flashmm.cells.inspection import DataCheck, check
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
     from flashmm.inference.empirical_bayes import VarianceRatioPrior
     from flashmm.inference.explained import VarianceExplained, variance_explained
     from flashmm.inference.gene_sets import gene_set_tests
+    from flashmm.inference.heterogeneity import HeterogeneityTable, heterogeneity
     from flashmm.inference.influence import InfluenceTable, influence, jackknife
+    from flashmm.inference.pairs import pairwise
     from flashmm.inference.permutation import PermutationTable, permutation_tests
     from flashmm.inference.posterior import posterior_of
     from flashmm.inference.power import PowerTable, power
@@ -76,6 +79,7 @@ if TYPE_CHECKING:
         simulate_gaussian_groups,
     )
     from flashmm.storage.version import __version__ as __version__
+    from flashmm.subject_level.bulk import bulk_tests, heritability
     from flashmm.subject_level.means import SubjectMeans, subject_means
     from flashmm.subject_level.models import kinship_by_trait, multitrait_by_gene
     from flashmm.within import FitsWithin, fit_within
@@ -92,6 +96,7 @@ __all__ = [
     "FormulaError",
     "GaussianSimulation",
     "GroupStatistics",
+    "HeterogeneityTable",
     "InfluenceTable",
     "InputError",
     "KinshipFactor",
@@ -113,6 +118,7 @@ __all__ = [
     "VarianceRatioPrior",
     "VarianceTable",
     "advise",
+    "bulk_tests",
     "calibrate",
     "check",
     "compare_fits",
@@ -125,6 +131,8 @@ __all__ = [
     "fit_multitrait_lmm",
     "fit_within",
     "gene_set_tests",
+    "heritability",
+    "heterogeneity",
     "influence",
     "jackknife",
     "join_fits",
@@ -134,12 +142,14 @@ __all__ = [
     "merge",
     "merge_files",
     "multitrait_by_gene",
+    "pairwise",
     "permutation_tests",
     "pooled_tests",
     "posterior_of",
     "power",
     "power_gains",
     "pseudobulk_tests",
+    "read_bulk",
     "read_fit",
     "read_gmt",
     "read_groups",

@@ -55,7 +55,7 @@ def designs_by_level(stats: SummaryStatistics, column: str, levels: pd.Series) -
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FlashmmWarning)  # said when the statistics were made
-        design = group_design(stacked, model.fixed, model.random)
+        design = group_design(stacked, model.fixed, model.random, learn_from=groups)
     if design.coefficients != stats.coefficients:
         raise InputError(
             f"the design has other coefficients when {column!r} takes other values; code it by its "
