@@ -296,10 +296,9 @@ class FittedGenes:
     def variance_forms(self, left: np.ndarray, right: np.ndarray) -> VarianceForms:
         """Covariances of the rows of `left` and `right` (C, p) times β̂."""
         model, variance = self.fit.model, self.theta[:, -1]
-        sides = (
-            orthonormal_contrasts(model.projection, rows[:, self.kept]) for rows in (left, right)
-        )
-        return model.engine.variance_forms(self.gamma, variance, *sides)
+        one = self.contrast_columns(left)
+        other = one if right is left else self.contrast_columns(right)
+        return model.engine.variance_forms(self.gamma, variance, one, other)
 
 
 def fit_lmm(

@@ -123,10 +123,7 @@ def _slopes(rows: Rows, term: RandomTerm) -> CodedColumns:
 
 
 def group_design(
-    groups: GroupStatistics,
-    fixed: str,
-    random: str | Sequence[str] | None = None,
-    learn_from: GroupStatistics | None = None,
+    groups: GroupStatistics, fixed: str, random: str | Sequence[str] | None = None
 ) -> GroupDesign:
     """Make the design of a model on groups of cells.
 
@@ -144,8 +141,6 @@ def group_design(
         intercept and an independent slope, "0 + x || subject" for the slope alone, and
         "1 + x | subject" for both with a covariance; it follows them as a component of its own,
         "cov(subject, subject|x)".
-    learn_from : GroupStatistics, optional
-        Groups whose cells give means and knots to scale, poly, bs and cr; `groups` by default.
 
     Returns
     -------
@@ -162,7 +157,7 @@ def group_design(
         Where a random term has one level or one level per cell, or no column is left.
     """
     terms, random_terms = read_model(fixed, random)
-    rows = _group_rows(groups, None if learn_from is None else _group_rows(learn_from))
+    rows = group_rows(groups)
     columns = coded_columns(rows, terms)
     components = _random_components(rows, random_terms)
     return GroupDesign(
@@ -175,13 +170,18 @@ def group_design(
     )
 
 
-def _group_rows(groups: GroupStatistics, origin: Rows | None = None) -> Rows:
-    """Return the groups as rows; the columns of sums are not for formulas."""
+def group_rows(groups: GroupStatistics, learn_from: GroupStatistics | None = None) -> Rows:
+    """Return the groups as rows; the columns of sums are not for formulas.
+
+    The cells of `learn_from`, by default those of the groups, give means and knots to scale, poly,
+    bs and cr.
+    """
     names = [c for c in groups.obs.columns if c != "n_cells" and not str(c).startswith("sum:")]
     m = len(groups.covariates)
     moments = [[groups.moment(k, j).sum() for j in range(m + 1)] for k in range(m + 1)]
     cells = groups.moment(0, 0).astype(np.int64)
     layers = layers_of(groups.covariates)
+    origin = None if learn_from is None else group_rows(learn_from)
     return Rows(groups.obs[names], cells, "groups", layers, np.array(moments), origin=origin)
 
 

@@ -7,6 +7,7 @@ each of their combinations; where it depends on a number, each coefficient is on
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
@@ -17,6 +18,7 @@ import pandas as pd
 from flashmm.design.contrasts import AllPairs, Contrast, Difference, resolve_contrasts
 from flashmm.design.counterfactual import designs_by_level
 from flashmm.design.statistics import SummaryStatistics
+from flashmm.formulas import read_model
 from flashmm.names import did_you_mean, listed
 from flashmm.options import FormulaError
 
@@ -111,14 +113,15 @@ class Differences:
         base = names[0] if reference is None else reference
         if level == base:
             raise FormulaError(f"column {column!r}: {level!r} is compared with itself.")
-        designs = designs_by_level(self.stats, column, self._levels(column))
+        first, kind = self._kinds(column)
+        designs = designs_by_level(self.stats, column, self._levels(column), first)
         wanted = [name for name in names if name != base] if level is None else [level]
         start = designs[names.index(base)]
         return tuple(
             contrast
             for name in wanted
             for contrast in self._contrasts(
-                designs[names.index(name)] - start, Difference(column, name, base)
+                designs[names.index(name)] - start, Difference(column, name, base), kind
             )
         )
 
@@ -198,22 +201,40 @@ class Differences:
                     sign = np.sign(part.sum(axis=(0, 2), keepdims=True))
                     yield np.round(part * np.where(sign < 0, -1.0, 1.0), 12), numbers
 
+    def _kinds(self, column: str) -> tuple[np.ndarray, np.ndarray]:
+        """Groups that fixed effects tell apart without a column: the first of each kind, the kinds.
+
+        Where a term may depend on how values are spread (a spline), each group is of its own kind.
+        """
+        groups, _ = self.stats.require_source()
+        model = self.stats.require_model()
+        factors = [f for term in read_model(model.fixed, model.random)[0] for f in term]
+        everyone = np.arange(groups.n_groups)
+        if not all(isinstance(f.node, ast.Name) or f.name in groups.covariates for f in factors):
+            return everyone, everyone
+        held = sorted({c for factor in factors for c in factor.columns} & set(groups.by) - {column})
+        if not held:
+            return everyone[:1], np.zeros_like(everyone)
+        kind = groups.obs.groupby(held, observed=True, sort=False).ngroup().to_numpy()
+        return np.unique(kind, return_index=True)[1], kind
+
     def _levels(self, column: str) -> pd.Series:
         """Distinct values of a column, one row each, in the order of the levels."""
         groups, _ = self.stats.require_source()
         values = groups.obs[column]
         return values.drop_duplicates().sort_values().reset_index(drop=True)
 
-    def _contrasts(self, change: np.ndarray, difference: Difference) -> Iterator[Contrast]:
-        """Contrasts of a change (1 + m, groups, coefficients) of the design."""
+    def _contrasts(
+        self, change: np.ndarray, difference: Difference, kind: np.ndarray
+    ) -> Iterator[Contrast]:
+        """Contrasts of a change (1 + m, kinds, coefficients) of the design."""
         for part, numeric in self._parts(change, difference.column):
-            rows, first = np.unique(part, axis=0, return_index=True)
-            rows = rows[np.argsort(first)]
+            rows = _distinct(part)
             rows = rows[rows.any(axis=1)]
             if numeric and len(rows) > np.count_nonzero(rows.any(axis=0)):
                 rows = np.eye(part.shape[1])[part.any(axis=0)]
             for row in rows:
-                own = (part == row).all(axis=1)
+                own = (part == row).all(axis=1)[kind]
                 yield self._named(row, difference, own, several=len(rows) > 1)
 
     def _parts(self, change: np.ndarray, column: str) -> Iterator[tuple[np.ndarray, bool]]:
@@ -260,6 +281,14 @@ class Differences:
             if is_factor(values) and values[own].nunique() == 1:
                 named.append(f"{other}[{values[own].iloc[0]}]:")
         return "".join(named)
+
+
+def _distinct(rows: np.ndarray) -> np.ndarray:
+    """Rows that differ, in the order in which they come."""
+    if len(rows) == 1:
+        return rows
+    distinct, first = np.unique(rows, axis=0, return_index=True)
+    return distinct[np.argsort(first)]
 
 
 def is_factor(values: pd.Series) -> bool:
