@@ -121,10 +121,11 @@ site: $(VENV)/.installed-dev
 	@echo "Site: $(CURDIR)/site/index.html"
 
 dist: $(VENV)/bin/python
-	@$(PIP) build twine
+	@$(BIN)/python -m venv $(VENV)/dist # twine and Snakemake want different versions of packaging
+	@$(VENV)/dist/bin/python -m pip install --quiet --disable-pip-version-check build twine
 	@rm -rf dist
-	$(BIN)/python -m build
-	$(BIN)/twine check --strict dist/*
+	$(VENV)/dist/bin/python -m build
+	$(VENV)/dist/bin/twine check --strict dist/*
 
 bench: $(VENV)/.installed-dev
 	@$(BIN)/python benchmarks/bench.py $(if $(QUICK),--quick,$(if $(SECTIONS),,--docs)) $(SECTIONS)
