@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         power_gains,
         pseudobulk_tests,
     )
+    from flashmm.cells.bulk_tables import read_bulk
     from flashmm.cells.effective_libsize import with_size_factors
     from flashmm.cells.groups import GroupStatistics, merge
     from flashmm.cells.inspection import DataCheck, check
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
         simulate_gaussian_groups,
     )
     from flashmm.storage.version import __version__ as __version__
+    from flashmm.subject_level.bulk import bulk_tests, heritability
     from flashmm.subject_level.means import SubjectMeans, subject_means
     from flashmm.subject_level.models import kinship_by_trait, multitrait_by_gene
     from flashmm.within import FitsWithin, fit_within
@@ -113,6 +115,7 @@ __all__ = [
     "VarianceRatioPrior",
     "VarianceTable",
     "advise",
+    "bulk_tests",
     "calibrate",
     "check",
     "compare_fits",
@@ -125,6 +128,7 @@ __all__ = [
     "fit_multitrait_lmm",
     "fit_within",
     "gene_set_tests",
+    "heritability",
     "influence",
     "jackknife",
     "join_fits",
@@ -140,6 +144,7 @@ __all__ = [
     "power",
     "power_gains",
     "pseudobulk_tests",
+    "read_bulk",
     "read_fit",
     "read_gmt",
     "read_groups",

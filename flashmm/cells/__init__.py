@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from flashmm.names import on_demand
 
 if TYPE_CHECKING:
+    from flashmm.cells.bulk_tables import read_bulk
     from flashmm.cells.groups import GroupStatistics, merge
     from flashmm.cells.inspection import DataCheck, check
     from flashmm.cells.summary import summarise
@@ -18,6 +19,7 @@ __all__ = [
     "GroupStatistics",
     "check",
     "merge",
+    "read_bulk",
     "summarise",
     "without_small_groups",
 ]

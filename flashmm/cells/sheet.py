@@ -95,7 +95,7 @@ def read_sheet(sheet: Sheet) -> pd.DataFrame:
     return table
 
 
-def matched(sheet: Sheet, cell_names: Any, name: str) -> MatchedSheet:
+def matched(sheet: Sheet, cell_names: Any, name: str, what: str = "cells") -> MatchedSheet:
     """Find the row of each cell in a sheet, by the index or the column that has most names.
 
     Parameters
@@ -106,6 +106,8 @@ def matched(sheet: Sheet, cell_names: Any, name: str) -> MatchedSheet:
         (cells,) Names of the cells, such as barcodes.
     name : str
         What messages call the counts.
+    what : str
+        What has a row, for messages.
 
     Raises
     ------
@@ -119,13 +121,13 @@ def matched(sheet: Sheet, cell_names: Any, name: str) -> MatchedSheet:
     there = cells.isin(names)
     if not there.any():
         raise InputError(
-            f"{said} has no row of the {len(cells)} cells of {name}: it names "
-            f"{listed(names, 2)}, and the cells are {listed(cells, 2)}.{_hint(names, cells)}"
+            f"{said} has no row of the {len(cells)} {what} of {name}: it names "
+            f"{listed(names, 2)}, and the {what} are {listed(cells, 2)}.{_hint(names, cells)}"
         )
     twice = names[names.duplicated() & names.isin(cells)].unique()
     if len(twice):
         raise InputError(
-            f"{said} has several rows of {len(twice)} cells of {name} ({listed(twice, 3)}); a cell "
+            f"{said} has several rows of {len(twice)} {what} of {name} ({listed(twice, 3)}); each "
             "has one. Of several samples, give each with a sheet of its own, in a list."
         )
     rows = table.drop(columns=[] if column is None else [column]).set_axis(names, axis=0)

@@ -309,7 +309,7 @@ def _finish(table: TestTable, out: Path, fdr: float, as_json: bool) -> None:
     notes = [in_flags(text) for text in dict.fromkeys(table.notes)]
     with atomic_path(out / "notes.txt") as unfinished:
         unfinished.write_text("".join(f"{line}\n" for line in notes))
-    found = _found(frame, table.within, fdr)
+    found = found_genes(frame, table.within, fdr)
     if as_json:
         show_json({"found": found, "notes": notes, "folder": str(out)})
         return
@@ -321,7 +321,7 @@ def _finish(table: TestTable, out: Path, fdr: float, as_json: bool) -> None:
     say([f"{out}: tests.tsv, tests.parquet, notes.txt"])
 
 
-def _found(frame: pd.DataFrame, within: str | None, fdr: float) -> pd.DataFrame:
+def found_genes(frame: pd.DataFrame, within: str | None, fdr: float) -> pd.DataFrame:
     """Genes found, up and down, by level and contrast, with the first of them."""
     keys = [*([] if within is None else [within]), "contrast"]
     import pandas as pd

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flashmm.cli import analysis, data, genes, page, studies
+from flashmm.cli import analysis, bulk, data, genes, page, studies
 from flashmm.storage.files import package_version
 
 app = typer.Typer(
@@ -40,6 +40,7 @@ app.command()(data.summarise)
 app.command()(data.merge)
 app.command()(analysis.de)
 app.command()(genes.explain)
+app.command()(bulk.bulk)
 app.command()(page.report)
 app.command()(analysis.test)
 app.command(name="power")(analysis.plan)

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from cell_containers import study, write_10x
 from typer.testing import CliRunner
 
 import flashmm as fm
@@ -22,14 +23,7 @@ from flashmm.workflow.sheets import Schemas
 SCHEMAS = Schemas.in_folder(Path(__file__).resolve().parents[2] / "workflow" / "schemas")
 
 COMMANDS = (
-    "check",
-    "summarise",
-    "merge",
-    "de",
-    "explain",
-    "report",
-    "test",
-    "power",
+    *("check", "summarise", "merge", "de", "explain", "bulk", "report", "test", "power"),
     "simulate",
     "evaluate",
 )
@@ -180,3 +174,58 @@ def test_arguments_are_flags_in_messages():
     )
     assert in_flags("Give the effect: effect=.") == "Give the effect: --effect."
     assert in_flags("x = 1, a=b") == "x = 1, a=b"
+
+
+@pytest.fixture(scope="module")
+def bulk(tmp_path_factory):
+    """FPKM of related individuals, a table of them, and their kinship."""
+    path = tmp_path_factory.mktemp("bulk")
+    sim = fm.simulate_kinship_traits(40, 30, 0.5, 200, 1)
+    sim.K.to_csv(path / "kinship.tsv", sep="\t")
+    np.exp2(5 + sim.Y.T).rename_axis("gene").to_csv(path / "fpkm.csv")
+    samples = pd.DataFrame({"sex": ["f", "m"] * 20}, index=sim.Y.index)
+    samples.rename_axis("individual").to_csv(path / "samples.csv")
+    return path
+
+
+def test_bulk_tests_and_heritabilities(bulk, tmp_path):
+    files = (bulk / "fpkm.csv", "--obs", bulk / "samples.csv")
+    found = json.loads(run("bulk", *files, "--condition", "sex", "-o", tmp_path, "--json").stdout)
+    assert found["found"][0]["contrast"] == "sex[T.m]" and found["found"][0]["tested"] == 30
+    assert any("least squares" in text for text in found["notes"])
+    assert len(pd.read_csv(tmp_path / "tests.tsv", sep="\t")) == 30
+    related = ("--kinship", bulk / "kinship.tsv")
+    assert "Heritable genes" in run("bulk", *files, *related, "-o", tmp_path / "h2").output
+    table = pd.read_parquet(tmp_path / "h2" / "heritability.parquet")
+    assert table["h2"].between(0, 1).all()
+
+
+def test_bulk_says_what_it_needs_in_flags(bulk, tmp_path):
+    table = bulk / "fpkm.csv"
+    assert "(--condition), or say how" in run("bulk", table, "-o", tmp_path, code=3).output
+    wrong = run("bulk", table, "-o", tmp_path, "--individual", "who", "--condition", "x", code=1)
+    assert "--individual who is not a column" in wrong.output
+    tall = run("bulk", table, "-o", tmp_path, "--layout", "tall", code=1)
+    assert "--layout tall is not known" in tall.output
+
+
+def test_files_of_10x_take_their_columns_from_a_table(tmp_path):
+    cells = study()
+    write_10x(cells, tmp_path / "cells.h5")
+    cells.obs.to_csv(tmp_path / "cells.tsv", sep="\t")
+    said = run("de", tmp_path / "cells.h5", "-o", tmp_path / "out", code=1).output
+    assert "name it with --subject" in said
+    run("de", tmp_path / "cells.h5", "--obs", tmp_path / "cells.tsv", "-o", tmp_path / "out")
+    table = pd.read_parquet(tmp_path / "out" / "tests.parquet")
+    assert list(table["gene"]) == list(cells.var_names)
+
+
+def test_logarithms_are_analysed_without_a_library_size(folder, tmp_path):
+    normal = ad.read_h5ad(folder / "normal.h5ad")
+    del normal.raw
+    normal.write_h5ad(tmp_path / "logs.h5ad")
+    refused = run("de", tmp_path / "logs.h5ad", "-o", tmp_path / "out", code=1).output
+    assert "or use --transform none" in refused
+    run("de", tmp_path / "logs.h5ad", "--transform", "none", "-o", tmp_path / "out")
+    groups = fm.read_groups(tmp_path / "out" / "groups.h5ad")
+    assert groups.covariates == () and groups.counts is None
