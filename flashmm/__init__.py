@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from flashmm.inference.empirical_bayes import VarianceRatioPrior
     from flashmm.inference.explained import VarianceExplained, variance_explained
     from flashmm.inference.gene_sets import gene_set_tests
+    from flashmm.inference.heterogeneity import HeterogeneityTable, heterogeneity
     from flashmm.inference.influence import InfluenceTable, influence, jackknife
+    from flashmm.inference.pairs import pairwise
     from flashmm.inference.permutation import PermutationTable, permutation_tests
     from flashmm.inference.posterior import posterior_of
     from flashmm.inference.power import PowerTable, power
@@ -94,6 +96,7 @@ __all__ = [
     "FormulaError",
     "GaussianSimulation",
     "GroupStatistics",
+    "HeterogeneityTable",
     "InfluenceTable",
     "InputError",
     "KinshipFactor",
@@ -129,6 +132,7 @@ __all__ = [
     "fit_within",
     "gene_set_tests",
     "heritability",
+    "heterogeneity",
     "influence",
     "jackknife",
     "join_fits",
@@ -138,6 +142,7 @@ __all__ = [
     "merge",
     "merge_files",
     "multitrait_by_gene",
+    "pairwise",
     "permutation_tests",
     "pooled_tests",
     "posterior_of",
