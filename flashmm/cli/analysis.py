@@ -107,6 +107,7 @@ def de(
         },
     )
     _finish(table, out, fdr, as_json)
+    step(f"Next: flashmm explain {out} (genes in words), flashmm report {out} (a page)")
 
 
 def _model_of(table: TestTable, transform: str) -> dict[str, Any]:
@@ -319,6 +320,10 @@ def _finish(table: TestTable, out: Path, fdr: float, as_json: bool) -> None:
     if as_json:
         show_json({"found": found, "notes": notes, "folder": str(out)})
         return
+    if (
+        found["comparison"].fillna("").ne("").all()
+    ):  # "stim vs ctrl" says what "condition[T.stim]" means
+        found = found.drop(columns="contrast")
     show_table(found, f"Genes found at a false discovery rate of {fdr:.0%}")
     say([f"{out}: tests.tsv, tests.parquet, notes.txt"])
 
@@ -334,6 +339,7 @@ def found_genes(frame: pd.DataFrame, within: str | None, fdr: float) -> pd.DataF
         rows.append(
             {
                 **dict(zip(keys, labels, strict=True)),
+                "comparison": part["comparison"].iloc[0],
                 "tested": int(part["p_value"].notna().sum()),
                 "up": int((hits["estimate"] > 0).sum()),
                 "down": int((hits["estimate"] < 0).sum()),

@@ -66,6 +66,8 @@ def check(
         show_json(_as_dict(found))
     else:
         _show(found)
+        if not obs and gene_names is None:
+            _say_next(found, cells)
     if write is not None:
         with atomic_path(write) as unfinished:
             unfinished.write_text(found.config_text())
@@ -87,6 +89,14 @@ def _show(found: DataCheck) -> None:
         asked = (found.design["can_be_asked"] != "no").sum()
         show_table(found.design, f"{asked} of {len(found.design)} comparisons can be asked")
     say(f"Problem: {problem}" for problem in found.problems)
+
+
+def _say_next(found: DataCheck, cells: Path) -> None:
+    """Say the command that answers what can be asked."""
+    if found.askable:
+        flags = [f"--{role} {name}" for role, name in found.roles.items() if name is not None]
+        flags += [] if found.layer is None else [f"--layer {found.layer}"]
+        step(f"Next: flashmm de {cells} {' '.join(flags)} -o out/")
 
 
 @reported

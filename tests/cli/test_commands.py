@@ -23,7 +23,8 @@ from flashmm.workflow.sheets import Schemas
 SCHEMAS = Schemas.in_folder(Path(__file__).resolve().parents[2] / "workflow" / "schemas")
 
 COMMANDS = (
-    *("check", "summarise", "merge", "de", "bulk", "report", "test", "power", "simulate"),
+    *("check", "summarise", "merge", "de", "explain", "bulk", "report", "test", "power"),
+    "simulate",
     "evaluate",
 )
 
@@ -96,6 +97,11 @@ def test_de_ends_in_the_tables_of_the_function(folder):
         same = fm.de(folder / "cells.h5ad", formula, "condition", within="cell_type")
     pd.testing.assert_series_equal(table["p_value"], same.to_frame()["p_value"])
     assert (folder / "out" / "tests.tsv").is_file()
+    assert {row["comparison"] for row in found} == {"B vs A"}
+    first = same.top(1)["gene"].item()
+    told = json.loads(run("explain", folder / "out", "--top", 1, "--json").stdout)
+    assert told == {first: str(same.explain(first))}
+    assert "is not in the table" in run("explain", folder / "out", "gene1000", code=1).stderr
     evaluated = run(
         *("evaluate", folder / "out" / "tests.parquet", "--json"),
         *("--truth", folder / "cells.truth.tsv"),
@@ -113,6 +119,7 @@ def test_report_of_the_folder_of_de_is_a_page(folder):
 
 def test_report_of_another_folder_is_refused(folder):
     assert "wrote" in run("report", folder, code=1).stderr
+    assert "wrote" in run("explain", folder, code=1).stderr
 
 
 def test_groups_of_shards_are_merged_and_tested(folder):
