@@ -11,6 +11,7 @@
 #                                   results/donors/report.html
 # make lock                         constraints.txt: the versions in the environment of make test
 # make test | lint                  tests, style and workflow checks
+# make site                         site/: the pages of docs/, with notebooks executed anew where they changed
 # make dist                         dist/: wheel and archive of sources, checked for publishing
 # make bench                        speed and memory, with docs/performance.md written anew; 15 minutes
 # make bench QUICK=1                small sizes, 2 minutes; SECTIONS="summarise peers" for some only
@@ -52,7 +53,7 @@ export OMP_NUM_THREADS = 1
 export OPENBLAS_NUM_THREADS = 1
 export MKL_NUM_THREADS = 1
 
-.PHONY: help report plan scenarios calibration test test-slurm lock lint dist bench million clean
+.PHONY: help report plan scenarios calibration test test-slurm lock lint site dist bench million clean
 .DELETE_ON_ERROR:
 
 help:
@@ -111,6 +112,13 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check $(SMK)
 	$(BIN)/snakemake --lint
+	$(BIN)/python docs/notebooks/run.py --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir "$$(mktemp -d)/site"
+
+site: $(VENV)/.installed-dev
+	$(BIN)/python docs/notebooks/run.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "Site: $(CURDIR)/site/index.html"
 
 dist: $(VENV)/bin/python
 	@$(PIP) build twine

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
 import flashmm as fm
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = ROOT / "docs"
+DOCUMENTS = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 BLOCKS = {
-    path.name: blocks
+    str(path.relative_to(DOCS if DOCS in path.parents else ROOT)): blocks
     for path in DOCUMENTS
-    if (blocks := re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL))
+    if (blocks := re.findall(r"^ *```python\n(.*?)```", path.read_text(), re.DOTALL | re.MULTILINE))
 }
+SCRIPTS = [path for path in sorted((DOCS / "notebooks").glob("*.py")) if path.name != "run.py"]
 
 
 @pytest.mark.filterwarnings("ignore::flashmm.FlashmmWarning")  # few genes, one variance
@@ -31,12 +35,40 @@ def test_code_runs(document, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     for number, code in enumerate(BLOCKS[document]):
-        exec(compile(code, f"{document}, block {number}", "exec"), names)
+        exec(compile(dedent(code), f"{document}, block {number}", "exec"), names)
     assert "fm" in names
 
 
+@pytest.mark.filterwarnings("ignore::flashmm.FlashmmWarning", "ignore::UserWarning:anndata")
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_notebooks_run(script, tmp_path, monkeypatch, capsys):
+    """The cells of a notebook, on fewer cells and genes than it shows."""
+    text = script.read_text()
+    for size, number in {"n_genes": 60, "n_de_genes": 12, "n_cells": 800}.items():
+        text = re.sub(rf"\b{size}=\d+", f"{size}={number}", text)
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(compile(text, script.name, "exec"), names)
+    assert "fm" in names
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_notebooks_show_what_their_scripts_say(script):
+    """`make site` executes a notebook anew where its script has changed."""
+    cells = json.loads(script.with_suffix(".ipynb").read_text())["cells"]
+    kinds = re.split(r"^# %%(.*)\n", script.read_text(), flags=re.MULTILINE)[1::2]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    held = ["".join(cell["source"]).strip() for cell in code]
+    texts = re.split(r"^# %%.*\n", script.read_text(), flags=re.MULTILINE)[1:]
+    assert held == [
+        text.strip() for kind, text in zip(kinds, texts, strict=True) if "markdown" not in kind
+    ]
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    assert not [out for cell in code for out in cell["outputs"] if out["output_type"] == "error"]
+
+
 def test_links_lead_somewhere():
-    for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "config" / "README.md"]:
+    for path in [*ROOT.glob("*.md"), *DOCS.rglob("*.md"), ROOT / "config" / "README.md"]:
         for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
             assert (path.parent / target).exists(), f"{path.name} links to {target}"
 

@@ -237,7 +237,7 @@ def test_one_module_uses_the_library(library, owner, others):
 def texts() -> list[Path]:
     kinds = {".py", ".md", ".smk", ".yaml", ".yml", ".toml", ".tsv", ".rst", ".j2", ".cff", ""}
     skipped = {".git", ".venv", ".snakemake", "results", "logs", "__pycache__", ".hypothesis"}
-    skipped |= {".mypy_cache", ".pytest_cache", ".ruff_cache"}
+    skipped |= {".mypy_cache", ".pytest_cache", ".ruff_cache", "site"}
     return [
         path
         for path in ROOT.rglob("*")

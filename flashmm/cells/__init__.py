@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from flashmm.cells.inspection import DataCheck, check
     from flashmm.cells.read_cells import read_cells
     from flashmm.cells.summary import summarise
+    from flashmm.cells.withheld import without_small_groups
 
 __all__ = [
     "DataCheck",
@@ -22,6 +23,7 @@ __all__ = [
     "read_bulk",
     "read_cells",
     "summarise",
+    "without_small_groups",
 ]
 
 on_demand(__name__)

@@ -37,6 +37,7 @@ from flashmm.cells.matrices import CompressedMatrix
 from flashmm.cells.running_sums import RunningSums
 from flashmm.cells.sheet import Sheet, check_one_sheet, sheets_of
 from flashmm.cells.transforms import TRANSFORMS, Transform, check_libsize, find_transform
+from flashmm.cells.withheld import check_minimum, without_small_groups
 from flashmm.kernels.group_sums import MOST_CELLS, by_kind
 from flashmm.kernels.threads import thread_count
 from flashmm.names import listed
@@ -178,6 +179,7 @@ def summarise(
     progress: bool | None = None,
     cells: tuple[int, int] | None = None,
     shard: tuple[int, int] | None = None,
+    minimum_cells: int | None = None,
 ) -> GroupStatistics:
     """Reduce cells to statistics of groups, in one pass and bounded memory.
 
@@ -227,6 +229,8 @@ def summarise(
         values are read, and those of other cells dropped.
     shard : tuple of int, optional
         (i, n): instead of `cells`, part i from 1 to n of n ranges of (almost) as many cells.
+    minimum_cells : int, optional
+        Leave out groups of fewer cells, as `write_groups` does: for sums that leave a site.
 
     Returns
     -------
@@ -272,6 +276,7 @@ def summarise(
             f"cells and shard choose among the cells of one input; data holds {len(items)}. "
             "Summarise each of them in a call of its own."
         )
+    check_minimum(minimum_cells, request.part.is_whole)
     inputs = [_prepare(*pair, request) for pair in zip(items, sheets, strict=True)]
     check_one_sheet(obs, [cells.cell_names for cells in inputs])
     for other in inputs[1:]:
@@ -291,7 +296,7 @@ def summarise(
     expressing = sums.expressing()
     total, squares, counts, *crossed = by_kind(sums.values).swapaxes(0, 1)
     x = np.concatenate([cells.x[:, cells.kept] for cells in inputs], axis=1)
-    return GroupStatistics(
+    groups = GroupStatistics(
         obs=obs.assign(**_moments(codes, x, request.covariates, len(obs))),
         genes=inputs[0].genes,
         sum=total,
@@ -305,6 +310,7 @@ def summarise(
         notes=tuple(text for cells in inputs for text in cells.notes) + tuple(notes),
         expressing=expressing,
     )
+    return groups if minimum_cells is None else without_small_groups(groups, minimum_cells)
 
 
 def _names(names: str | Sequence[str]) -> tuple[str, ...]:

@@ -138,6 +138,7 @@ def summarise(
     shard: Annotated[
         str | None, typer.Option(help="Part of the cells of one file, such as 1/4.")
     ] = None,
+    minimum_cells: flags.MinimumCells = None,
     as_json: flags.Json = False,
 ) -> None:
     """Reduce cells to sums of groups, in one pass; all models are fitted from these.
@@ -147,6 +148,8 @@ def summarise(
         flashmm summarise cells.h5ad --by subject --by cell_type --by condition -o groups.h5ad
 
         flashmm summarise cells.h5ad --by donor --by cell_type --shard 1/4 -o part1.h5ad
+
+        flashmm summarise cells.h5ad --by donor --by cell_type --minimum-cells 10 -o site1.h5ad
     """
     groups = of_cells.summarise(
         [str(path) for path in cells],
@@ -160,6 +163,7 @@ def summarise(
         libsize=libsize,
         missing=missing,
         shard=None if shard is None else _part(shard),
+        minimum_cells=minimum_cells,
     )
     io.write_groups(groups, out)
     _say_groups(groups.n_cells, groups.n_genes, groups.n_groups, out, as_json)
@@ -179,6 +183,7 @@ def merge(
     genes: Annotated[
         str, typer.Option("--genes", help="same: all have the same genes; or intersection.")
     ] = "same",
+    minimum_cells: flags.MinimumCells = None,
     as_json: flags.Json = False,
 ) -> None:
     """Add the groups of shards of a file, or of sites that cannot share cells.
@@ -190,6 +195,8 @@ def merge(
         flashmm merge part*.h5ad -o groups.h5ad
     """
     merged = io.merge_files(groups, genes)
+    if minimum_cells is not None:
+        merged = of_cells.without_small_groups(merged, minimum_cells)
     io.write_groups(merged, out)
     _say_groups(merged.n_cells, merged.n_genes, merged.n_groups, out, as_json)
 

@@ -58,6 +58,12 @@ Covariates = Annotated[
 Ddf = Annotated[
     str | None, typer.Option("--ddf", help="Test; default empirical-bayes with --within.")
 ]
+MinimumCells = Annotated[
+    int | None,
+    typer.Option(
+        "--minimum-cells", help="Withhold groups of fewer cells, before groups leave a site."
+    ),
+]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
 File = Annotated[Path, typer.Option("--out", "-o", help="File to write.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

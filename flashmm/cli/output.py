@@ -42,6 +42,7 @@ def in_flags(text: str) -> str:
 _ARGUMENTS = (
     *("layer", "transform", "subject", "condition", "within", "reference", "missing", "ddf"),
     *("genes", "effect", "cells", "subjects", "paired", "alpha", "log2_fc", "contrast", "by"),
+    *("minimum_cells",),
     *("obs", "gene_names", "duplicate_genes", "kinship", "individual", "values", "layout"),
 )
 

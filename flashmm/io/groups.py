@@ -15,6 +15,7 @@ import pandas as pd
 from flashmm.cells.group_checks import check_groups, check_header
 from flashmm.cells.groups import GroupStatistics, merge_headers, moment_name, moment_names
 from flashmm.cells.size_factors import GENES, size_factors
+from flashmm.cells.withheld import without_small_groups
 from flashmm.names import listed
 from flashmm.options import InputError
 from flashmm.storage.chunks import write_gzip
@@ -27,22 +28,38 @@ from flashmm.storage.workspace import zeros
 _DIGEST, _CHECKSUMS = "digest", "checksums"
 
 
-def write_groups(groups: GroupStatistics, path: PathLike) -> None:
+def write_groups(
+    groups: GroupStatistics, path: PathLike, *, minimum_cells: int | None = None
+) -> None:
     """Write statistics of groups as an AnnData of groups x genes (`.h5ad`).
 
+    Parameters
+    ----------
+    groups : GroupStatistics
+        What to write.
+    path : path
+        The file.
+    minimum_cells : int, optional
+        Leave out groups of fewer cells, for files that leave a site; a note in the file says how
+        many groups and cells were withheld, and nothing else of them is in it.
+
+    Raises
+    ------
+    InputError
+        The statistics are none of cells: negative numbers of cells, sums that are not finite,
+        groups or genes that come twice. No group has `minimum_cells`, or it is no number of cells.
+
+    Notes
+    -----
     `X` holds the sums of the raw counts (a pseudobulk; absent where the input was not counts), the
     layers hold `sum`, `sumsq` and `sum:<x>` of the transformed values and `expressing`, the numbers
     of cells with a count above zero, `obs` the `by` columns and the gene-free sums, and
     `uns["flashmm"]` how they were made. ``/`` in a name of a column or layer is stored as ``_``;
     `uns["flashmm"]` has the full names, a checksum of every gene's sums (`checksums`), and a
     `digest` of all that is used; whoever reads the file compares them with what it holds.
-
-    Raises
-    ------
-    InputError
-        The statistics are none of cells: negative numbers of cells, sums that are not finite,
-        groups or genes that come twice.
     """
+    if minimum_cells is not None:
+        groups = without_small_groups(groups, minimum_cells)
     check_groups(groups, "The statistics")
     names = _stored_names(groups.by, groups.covariates)
     sums = groups.gene_sums()
