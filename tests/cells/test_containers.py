@@ -86,6 +86,15 @@ def test_sheets_are_matched_by_barcode(name: str, where: str, tmp_path: Path) ->
     assert_same(groups_of(tmp_path / "cells.h5", obs=sheet))
 
 
+def test_what_was_read_is_recorded(tmp_path: Path) -> None:
+    write_10x(CELLS, tmp_path / "cells.h5")
+    CELLS.obs.to_csv(tmp_path / "cells.csv")
+    found = groups_of(tmp_path / "cells.h5", obs=tmp_path / "cells.csv", gene_names="id")
+    (record,) = found.provenance["inputs"]
+    assert record["obs"]["file"] == "cells.csv" and len(record["obs"]["sha256"]) == 64
+    assert record["gene_names"] == "id" and "duplicate_genes" not in record
+
+
 def test_each_of_several_inputs_has_a_sheet(tmp_path: Path) -> None:
     write_10x(CELLS, tmp_path / "a.h5")
     write_10x(CELLS, tmp_path / "b.h5")
