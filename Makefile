@@ -15,7 +15,8 @@
 # make dist                         dist/: wheel and archive of sources, checked for publishing
 # make bench                        speed and memory, with docs/performance.md written anew; 15 minutes
 # make bench QUICK=1                small sizes, 2 minutes; SECTIONS="summarise peers" for some only
-# make million                      a million cells x 20,000 genes, from simulation to tested table
+# make million                      a million cells x 20,000 genes, from simulation to tested table;
+#                                   FILES=10 reads ten files of them, a model per cell type (29 GB)
 # make test-slurm                   a run on a Slurm of its own on this machine, against a local one;
 #                                   as root, installs Debian's slurm-wlm and munge where missing
 #
@@ -130,7 +131,7 @@ bench: $(VENV)/.installed-dev
 	@$(BIN)/python benchmarks/bench.py $(if $(QUICK),--quick,$(if $(SECTIONS),,--docs)) $(SECTIONS)
 
 million: $(VENV)/.installed-dev
-	@$(BIN)/python benchmarks/million.py --docs
+	@$(BIN)/python benchmarks/million.py --docs $(if $(FILES),--files $(FILES))
 
 clean:
 	rm -rf results logs .snakemake

@@ -14,6 +14,7 @@ MixedLM or lme4, or the product of two 1,000 x 1,000 matrices on one core.
 from __future__ import annotations
 
 import argparse
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -52,7 +53,7 @@ PERFORMANCE = ROOT / "docs" / "performance.md"
 SUBJECT, NESTED = ["subject"], ["subject", "subject:cell_type"]
 PRODUCT = "two matrices multiplied"
 STUDY = "20,000 cells × 6,000 genes"
-PEER_GENES = 4
+PEER_GENES, FLASHMM_GENES = 4, 200
 ONE_DDF = {
     "kenward-roger": "Kenward–Roger",
     "kenward-roger-2": "Kenward–Roger to the second order",
@@ -93,19 +94,32 @@ def summarise(run: Run) -> None:
     """Summarise against merely reading the same file."""
     n_cells = 20_000 if run.quick else 100_000
     files = [(run.cells(n_cells, 6_000), n_cells, "CSR", "gzip", Limit("ratio", 0.6))]
-    for layout, compression in (("CSR", "gzip"), ("CSR", None), ("CSC", "gzip"), ("dense", "gzip")):
-        files.append((run.study(), 20_000, layout, compression, None))
+    for layout, compression, most in (
+        ("CSR", "gzip", 0.6),
+        ("CSR", None, None),
+        ("CSR", "lzf", None),
+        ("CSR", "zarr", None),
+        ("CSC", "gzip", None),
+        ("dense", "gzip", 1.5),
+    ):
+        limit = None if most is None else Limit("ratio", most)
+        files.append((run.study(), 20_000, layout, compression, limit))
     for source, n_cells, layout, compression, limit in files:
-        path = run.folder / f"{layout}-{compression}.h5ad"
+        zarr = compression == "zarr"
+        path = run.folder / (f"{layout}.zarr" if zarr else f"{layout}-{compression}.h5ad")
         run_step(
             "store", source=str(source), path=str(path), layout=layout, compression=compression
         )
         with step("summarise", path=str(path)) as ours, step("read_chunks", path=str(path)) as its:
             took = rounds(run.n_rounds, ours=(ours, ""), its=(its, ""))
         what = f"summarise, {layout}, {compression or 'not compressed'}"
-        text, yardstick = f"{n_cells:,} cells × 6,000 genes", "h5py reads the file"
+        text = f"{n_cells:,} cells × 6,000 genes"
+        yardstick = "zarr reads the store" if zarr else "h5py reads the file"
         run.table.add("summarise", what, text, took["ours"], yardstick, took["its"], limit)
-        path.unlink()
+        if zarr:
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def simulate(run: Run) -> None:
@@ -158,6 +172,15 @@ def one(run: Run) -> None:
         ),
     ):
         run.table.add("one", what, text, took[name], PRODUCT, took["its"], its_limit)
+    with step("multiply") as its, step("model", contrasts=None, **small) as ours:
+        took = rounds(
+            run.n_rounds, its=(its, ""), rows=(ours, "all without table"), all=(ours, "all")
+        )
+    for name, what in (
+        ("rows", "fit, KR estimates, se and df of 25 coefficients, all cores"),
+        ("all", "fit and table of KR tests of 25 coefficients, all cores"),
+    ):
+        run.table.add("one", what, text, took[name], PRODUCT, took["its"])
     size = model_size(1_000, 12, ["log(libsize)"], many, 200_000, SUBJECT)
     with step("multiply") as its, step("model", threads=1, contrasts=None, **size) as ours:
         took = rounds(1, its=(its, ""), ours=(ours, "all"))
@@ -197,6 +220,33 @@ def nested(run: Run) -> None:
         ):
             limit = Limit("seconds", most * genes / study_genes, pro_rata(genes, study_genes))
             run.table.add("nested", what, text, took[name], PRODUCT, took["its"], limit)
+
+
+def per_type(run: Run) -> None:
+    """A variance for each cell type: the subjects, and their independent effects on types."""
+    genes = 100 if run.quick else 1_000
+    random = ["subject", "0 + cell_type || subject"]
+    size = model_size(40, 4, ["log(libsize)"], genes, 40_000, random)
+    with step("multiply") as its, step("model", **size) as ours:
+        took = rounds(1, its=(its, ""), ours=(ours, "fit"))
+    text = f"{genes:,} genes, 40 subjects × 4 types, 5 components"
+    limit = Limit("seconds", genes / 1_000, pro_rata(genes, 1_000))
+    what = "fit, a variance per type"
+    run.table.add("per_type", what, text, took["ours"], PRODUCT, took["its"], limit)
+
+
+def guides(run: Run) -> None:
+    """Many perturbations against one reference, batches random."""
+    n_guides, genes = (100, 400) if run.quick else (1_000, 8_000)
+    with (
+        step("multiply") as its,
+        step("guides", n_guides=n_guides, n_batches=20, n_genes=genes) as ours,
+    ):
+        took = rounds(1, its=(its, ""), ours=(ours, ""))
+    text = f"{genes:,} genes, {n_guides:,} guides, 20 batches"
+    what = "fit and KR tests of every guide against one"
+    limit = None if run.quick else Limit("seconds", 600.0)
+    run.table.add("guides", what, text, took["ours"], PRODUCT, took["its"], limit)
 
 
 def bayes(run: Run) -> None:
@@ -246,6 +296,9 @@ def peers(run: Run) -> None:
     """The same models in other programs, per gene."""
     path, table = run.study(), run.folder / "cells.csv"
     run_step("export", path=str(path), table=str(table), n_genes=PEER_GENES)
+    tables = {"lme4": table, "FLASHMM": run.folder / "many.csv"}
+    if r_has("FLASHMM"):  # what its genes share is little of the time with that many
+        run_step("export", path=str(path), table=str(tables["FLASHMM"]), n_genes=FLASHMM_GENES)
     for random, words in ((SUBJECT, "subject"), (NESTED, "subject + subject:cell_type")):
         if run.quick and random == NESTED:
             continue
@@ -255,7 +308,7 @@ def peers(run: Run) -> None:
             started = {"MixedLM": step("mixedlm", path=str(path), n_genes=few, random=random)}
             for package in ("lme4", "FLASHMM"):
                 if r_has(package):
-                    started[package] = r_step(package, str(table), r_formula(random))
+                    started[package] = r_step(package, str(tables[package]), r_formula(random))
                 elif random == SUBJECT:
                     run.table.skip(f"R {package}", "not installed")
             calls = {name: (stack.enter_context(process), "") for name, process in started.items()}
@@ -269,6 +322,20 @@ def peers(run: Run) -> None:
             per_gene = reading.times(1 / took["fit"].more["genes"])
             run.table.add("peers", "one gene, fit and KR tests", text, per_gene, its, took[name])
     deseq(run, took["ours"])
+    edger(run, took["ours"])
+
+
+def edger(run: Run, ours: Reading) -> None:
+    """Pseudobulk by edgeR, all cell types; its sums of counts are made before."""
+    if not r_has("edgeR"):
+        run.table.skip("R edgeR", "not installed")
+        return
+    table = run.folder / "pseudobulk.csv"
+    run_step("pseudobulk", path=str(run.study()), table=str(table))
+    with r_step("edgeR", str(table), "") as process:
+        its = process.call()
+    what, yardstick = "from the file to the tests of 12 cell types", "edgeR from sums, all types"
+    run.table.add("peers", what, STUDY, ours, yardstick, its)
 
 
 def deseq(run: Run, ours: Reading) -> None:
@@ -287,6 +354,8 @@ SECTIONS: dict[str, Callable[[Run], None]] = {
     "simulate": simulate,
     "one": one,
     "nested": nested,
+    "per_type": per_type,
+    "guides": guides,
     "bayes": bayes,
     "crossed": crossed,
     "peers": peers,

@@ -27,7 +27,7 @@ RESULTS = HERE / "results"
 LIBRARIES = ("numpy", "scipy", "pandas", "anndata", "h5py", "isal", "numba", "statsmodels")
 LONG = 20.0  # seconds after which a call is not repeated
 R_VERSIONS = """cat(R.version$version.string)
-for (p in c("lme4", "FLASHMM")) if (requireNamespace(p, quietly = TRUE))
+for (p in c("lme4", "FLASHMM", "edgeR")) if (requireNamespace(p, quietly = TRUE))
   cat(",", p, format(packageVersion(p)))"""
 sys.path.insert(0, str(ROOT))  # the package beside the benchmarks, not one that is installed
 QUIET: dict[str, Any] = {"capture_output": True, "text": True}

@@ -17,7 +17,7 @@ import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ import anndata as ad
 import h5py
 import numpy as np
 import pandas as pd
+import zarr
 from engines import draw_groups
 from scipy import sparse
 
@@ -93,16 +94,20 @@ def store(source: str, path: str, layout: str, compression: str | None) -> Calls
         adata = ad.read_h5ad(source)
         turn = {"CSR": sparse.csr_matrix, "CSC": sparse.csc_matrix, "dense": lambda x: x.toarray()}
         adata.X = turn[layout](adata.X)
-        adata.write_h5ad(path, compression=compression)
+        if compression == "zarr":
+            adata.write_zarr(path)
+        else:
+            adata.write_h5ad(path, compression=compression)
 
     return {"": call}
 
 
 def read_chunks(path: str) -> Calls:
-    """Merely read the counts with h5py, chunk by chunk."""
+    """Merely read the counts with h5py or zarr, chunk by chunk."""
 
     def call() -> None:
-        with h5py.File(path) as file:
+        stored = Path(path).is_dir()
+        with nullcontext(zarr.open_group(path, mode="r")) if stored else h5py.File(path) as file:
             matrix = file["X"]
             parts = (
                 [matrix]
@@ -209,7 +214,11 @@ def drawn_statistics(
         n_subjects, n_cell_types, tuple(covariates), min(n_genes, most_drawn), n_cells
     )
     full = "~ 0 + " + " + ".join([*covariates, "cell_type", "cell_type:condition"])
-    few = fm.summary_statistics(groups, fixed or full, random)
+    return repeated(fm.summary_statistics(groups, fixed or full, random), n_genes)
+
+
+def repeated(few: fm.SummaryStatistics, n_genes: int) -> fm.SummaryStatistics:
+    """The same statistics over and over, for so many genes."""
     place = np.resize(np.arange(few.n_genes), n_genes)
     return dataclasses.replace(
         few,
@@ -239,6 +248,10 @@ def model(contrasts: str | None = "condition", **size: Any) -> Calls:
         for ddf in ("kenward-roger", "satterthwaite"):
             row_tests(made["fit"], np.eye(len(stats.coefficients)), ddf)
 
+    def no_table() -> None:
+        fit()
+        row_tests(made["fit"], np.eye(len(stats.coefficients)), "kenward-roger")
+
     def every() -> None:
         fit()
         test("kenward-roger")
@@ -250,7 +263,43 @@ def model(contrasts: str | None = "condition", **size: Any) -> Calls:
         "satterthwaite": lambda: test("satterthwaite"),
         "all": every,
         "all without tails": no_tails,
+        "all without table": no_table,
     }
+
+
+def guides(n_guides: int, n_batches: int, n_genes: int, most_drawn: int = 200) -> Calls:
+    """Fit and test guides of a screen against one reference; genes repeat as above."""
+    rng, n_groups = np.random.default_rng(0), n_guides * n_batches
+    guide, batch = np.divmod(np.arange(n_groups), n_batches)
+    n = np.where(guide == 0, 200, rng.integers(2, 12, n_groups))
+    effects = 0.3 * rng.normal(size=(n_batches, min(n_genes, most_drawn)))
+    mean = effects[batch] + rng.normal(size=(n_groups, effects.shape[1])) / np.sqrt(n)[:, None]
+    left = rng.chisquare(np.maximum(n - 1, 1)[:, None], mean.shape)
+    groups = fm.GroupStatistics(
+        obs=pd.DataFrame(
+            {
+                "guide": pd.Categorical([f"guide{i:04d}" for i in guide]),
+                "batch": pd.Categorical([f"batch{i:02d}" for i in batch]),
+                "n_cells": n,
+            }
+        ),
+        genes=pd.Index([f"gene{j}" for j in range(mean.shape[1])]),
+        sum=mean * n[:, None],
+        sumsq=mean**2 * n[:, None] + left,
+        covariate_sums={},
+        counts=None,
+        by=("guide", "batch"),
+        covariates=(),
+        transform="none",
+        provenance={},
+    )
+    stats = repeated(fm.summary_statistics(groups, "~ guide", ["batch"]), n_genes)
+
+    def call() -> dict[str, Any]:
+        tests = fm.contrast_tests(fm.fit_lmm(stats), "guide", ddf="kenward-roger-2")
+        return {"contrasts": len(tests.contrasts)}
+
+    return {"": call}
 
 
 def bayes(genes: int, subjects: int = 25, types: int = 1, paired: bool = False) -> Calls:
@@ -311,6 +360,18 @@ def export(path: str, table: str, n_genes: int) -> Calls:
     return {"": call}
 
 
+def pseudobulk(path: str, table: str) -> Calls:
+    """Write the sums of counts of each group as the table that `peers.R` reads."""
+
+    def call() -> None:
+        groups = fm.summarise(path, BY, progress=False)
+        genes = [f"gene_{number}" for number in range(groups.n_genes)]
+        counts = pd.DataFrame(groups.counts, groups.obs.index, genes)
+        groups.obs[BY].join(counts).to_csv(table, index=False)
+
+    return {"": call}
+
+
 def pydeseq2(path: str) -> Calls:
     """Test one cell type by pydeseq2 on the sums of counts of each subject."""
     from pydeseq2.dds import DeseqDataSet
@@ -337,7 +398,7 @@ STEPS: dict[str, Callable[..., Calls]] = {
     each.__name__: each
     for each in (
         simulate_cells, store, read_chunks, summarise, whole_path, numpy_draws, our_draws, multiply,
-        model, bayes, mixedlm, export, pydeseq2,
+        model, guides, bayes, mixedlm, export, pseudobulk, pydeseq2,
     )
 }  # fmt: skip
 

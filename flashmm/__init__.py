@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from flashmm.inference.empirical_bayes import VarianceRatioPrior
     from flashmm.inference.explained import VarianceExplained, variance_explained
     from flashmm.inference.gene_sets import gene_set_tests
+    from flashmm.inference.heterogeneity import HeterogeneityTable, heterogeneity
     from flashmm.inference.influence import InfluenceTable, influence, jackknife
+    from flashmm.inference.pairs import pairwise
     from flashmm.inference.permutation import PermutationTable, permutation_tests
     from flashmm.inference.posterior import posterior_of
     from flashmm.inference.power import PowerTable, power
@@ -95,6 +97,7 @@ __all__ = [
     "FormulaError",
     "GaussianSimulation",
     "GroupStatistics",
+    "HeterogeneityTable",
     "InfluenceTable",
     "InputError",
     "KinshipFactor",
@@ -130,6 +133,7 @@ __all__ = [
     "fit_within",
     "gene_set_tests",
     "heritability",
+    "heterogeneity",
     "influence",
     "jackknife",
     "join_fits",
@@ -139,6 +143,7 @@ __all__ = [
     "merge",
     "merge_files",
     "multitrait_by_gene",
+    "pairwise",
     "permutation_tests",
     "pooled_tests",
     "posterior_of",

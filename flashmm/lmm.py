@@ -14,6 +14,7 @@ from flashmm.design.statistics import SummaryStatistics
 from flashmm.kernels.ddf import invert_information
 from flashmm.kernels.empirical_bayes_points import Points, points_of
 from flashmm.kernels.engine import VarianceForms, take
+from flashmm.kernels.random_covariance import at_boundary
 from flashmm.kernels.rotation import Projection, original_basis, orthonormal_contrasts
 from flashmm.kernels.threads import single_blas_thread
 from flashmm.model import FAR, note_aliased
@@ -270,6 +271,12 @@ class FittedGenes:
         genes = take(model.responses(fit.stats, *self.bounds), self.index - self.bounds[0])
         return model.engine.information(self.gamma, self.theta[:, -1], genes)[1]
 
+    def score(self) -> np.ndarray:
+        """Gradient of the log-likelihood in theta, (block, K + 1)."""
+        model, fit = self.fit.model, self.fit
+        genes = take(model.responses(fit.stats, *self.bounds), self.index - self.bounds[0])
+        return model.engine.score(self.gamma, self.theta[:, -1], genes)
+
     def expected_information(self, theta: np.ndarray) -> np.ndarray:
         """Expected information at other components, (block, K + 1, K + 1)."""
         model, fit = self.fit.model, self.fit
@@ -289,10 +296,9 @@ class FittedGenes:
     def variance_forms(self, left: np.ndarray, right: np.ndarray) -> VarianceForms:
         """Covariances of the rows of `left` and `right` (C, p) times β̂."""
         model, variance = self.fit.model, self.theta[:, -1]
-        sides = (
-            orthonormal_contrasts(model.projection, rows[:, self.kept]) for rows in (left, right)
-        )
-        return model.engine.variance_forms(self.gamma, variance, *sides)
+        one = self.contrast_columns(left)
+        other = one if right is left else self.contrast_columns(right)
+        return model.engine.variance_forms(self.gamma, variance, one, other)
 
 
 def fit_lmm(
@@ -358,7 +364,7 @@ def fit_lmm(
     """
     values = None if start is None else tuple(float(v) for v in start)
     options = FitOptions(method, nonnegative, engine, values, max_iter, tol, block_size)
-    _check_start(options, len(stats.component_sizes))
+    _check_start(options, stats.component_sizes)
     fit = refit(stats, options)
     return replace(fit, notes=note_aliased(stats, fit.estimable) + _note_offsets(fit))
 
@@ -436,8 +442,8 @@ def _held(
                 yield index, fit.theta[index, :-1] / fit.theta[index, -1:], genes
 
 
-def _check_start(options: FitOptions, K: int) -> None:
-    start = options.start
+def _check_start(options: FitOptions, sizes: tuple[int, ...]) -> None:
+    start, K = options.start, len(sizes)
     if start is None:
         return
     if len(start) != K + 1 or not np.isfinite(start).all() or start[-1] <= 0:
@@ -445,7 +451,8 @@ def _check_start(options: FitOptions, K: int) -> None:
             f"start must be {K + 1} finite values, the components and last a positive residual "
             f"variance; found {start}."
         )
-    if options.nonnegative and min(start) < 0:
+    variances = [s for s, size in zip(start, (*sizes, 1), strict=True) if size]
+    if options.nonnegative and min(variances) < 0:
         raise InputError(f"start must not be negative when nonnegative=True; found {start}.")
 
 
@@ -488,9 +495,9 @@ def _fit_block(
         theta[live] = np.column_stack([gamma * variance[:, None], variance])
         loglik[live] = log_likelihood(optimum.objective, model.projection, options.method)
         n_iter[live], decrement[live] = optimum.n_iter, optimum.decrement
-        status[live] = _converged_status(
-            gamma, optimum.decrement, engine.is_positive_definite(gamma), options
-        )
+        boundary = at_boundary(gamma, stats.component_sizes)
+        definite = engine.is_positive_definite(gamma)
+        status[live] = _converged_status(boundary, optimum.decrement, definite, options)
     return _Block(coef, theta, information, loglik, status, n_iter, decrement)
 
 
@@ -510,10 +517,10 @@ def _degenerate(stats: SummaryStatistics, block: slice, genes: Any) -> np.ndarra
 
 
 def _converged_status(
-    gamma: np.ndarray, decrement: np.ndarray, definite: np.ndarray, options: FitOptions
+    boundary: np.ndarray, decrement: np.ndarray, definite: np.ndarray, options: FitOptions
 ) -> np.ndarray:
-    status = np.full(len(gamma), Status.OK, dtype=object)
-    status[(gamma == 0).any(1)] = Status.BOUNDARY
+    status = np.full(len(boundary), Status.OK, dtype=object)
+    status[boundary] = Status.BOUNDARY
     status[~definite] = Status.NOT_POSITIVE_DEFINITE
     status[~(decrement < options.tol)] = Status.NOT_CONVERGED
     return status

@@ -193,7 +193,8 @@ def _check_confounding(projection: Projection, stats: SummaryStatistics) -> None
     """Refuse random components that the fixed effects leave nothing of."""
     left, whole = projection.S_diagonal, projection.ZtZ.diagonal()
     for name, block in zip(stats.components, projection.blocks, strict=True):
-        if left[block].sum() <= 1e-9 * float(whole[block].sum()):
+        # a covariance has no columns of its own
+        if block.stop > block.start and left[block].sum() <= 1e-9 * float(whole[block].sum()):
             raise DesignError(
                 f"The random component {name!r} is confounded with the fixed effects: nothing of "
                 "it is left to estimate its variance from (one subject per condition?). Remove "

@@ -67,7 +67,9 @@ def test_documents_change_between_their_marks_only(module, tmp_path):
         common.write_between(path, "y", "")
 
 
-@pytest.mark.parametrize("mark", ["machine", "bench", "quoted", "million", "shares", "scripts"])
+@pytest.mark.parametrize(
+    "mark", ["machine", "bench", "quoted", "million", "files", "shares", "scripts"]
+)
 def test_the_page_has_the_marks(mark):
     text = (BENCHMARKS.parent / "docs" / "performance.md").read_text()
     assert text.count(f"<!-- {mark} -->\n") == text.count(f"<!-- /{mark} -->") == 1

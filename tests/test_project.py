@@ -157,7 +157,7 @@ def test_later_rooms_are_attached_to_the_table_of_tests_only():
     users = {module for module, names in GRAPH.items() if "attached" in FILES[module].read_text()}
     assert users == {"flashmm.shown", "flashmm.inference.table", "flashmm.notebook"}
     descriptors = [v for v in vars(flashmm.TestTable).values() if isinstance(v, attached)]
-    assert len(descriptors) == 4 and {d.place.split(".")[1] for d in descriptors} == {"notebook"}
+    assert len(descriptors) == 6 and {d.place.split(".")[1] for d in descriptors} == {"notebook"}
     for descriptor in descriptors:
         assert callable(descriptor.__get__(None))
 

@@ -280,6 +280,11 @@ def _statsmodels() -> Any:
 
 def _random_arguments(design: CellDesign) -> dict[str, Any]:
     """Arguments `groups`, `exog_re`, `exog_vc` of MixedLM for the random design."""
+    if 0 in design.component_sizes:
+        raise DesignError(
+            "the comparison with MixedLM takes independent random effects, and this model has a "
+            "covariance of two; write || in the place of |."
+        )
     Z = sparse.csr_array(design.Z)
     if len(design.component_sizes) == 1:
         # a cell has one level at most; one whose slope is zero belongs anywhere

@@ -20,10 +20,13 @@ from scipy import sparse
 from flashmm.cells.block import Block, Matrix, sorted_lines
 from flashmm.cells.dask_arrays import DaskMatrix, is_dask
 from flashmm.cells.matrix_market import MarketFile, MarketMatrix
-from flashmm.kernels.group_sums import in_order, types_of_values
+from flashmm.kernels.group_sums import in_order, nonzero_values, types_of_values
 from flashmm.names import text
 from flashmm.options import InputError
-from flashmm.storage.chunks import read_ahead
+from flashmm.storage.chunks import in_advance, is_stored, read_ahead, slice_reader
+
+# How often the values of a block of a dense matrix its blocks may hold, to be whole chunks.
+HIGH_CHUNKS = 4
 
 _COMPRESSED = (sparse.csr_array, sparse.csc_array, sparse.csr_matrix, sparse.csc_matrix)
 _GROUPS = (h5py.Group, zarr.Group)
@@ -201,19 +204,26 @@ class DenseMatrix:
 
     def blocks(self, chunk_nnz: int) -> Iterator[Block]:
         """Yield the nonzero values of runs of whole cells."""
-        step = self._step(max(1, chunk_nnz // self.shape[1]))
+        step = self._step(chunk_nnz)
         ends = range(self.first - self.first % step + step, self.last, step)
-        for start, stop in pairwise([self.first, *ends, self.last]):
-            values = np.asarray(self.data[start:stop], dtype=np.float64)
-            cells, genes = np.nonzero(values)
-            begins = np.searchsorted(cells, np.arange(len(values) + 1)).astype(np.int64)
-            rows = slice(start - self.first, stop - self.first)
-            lines = (rows.start, begins, genes.astype(np.int64), values[cells, genes])
-            yield Block(*lines, True, rows, values.size)
+        positions, kind = types_of_values(np.dtype(np.int32), self.data.dtype)
+        read, minor = slice_reader(self.data, kind), np.empty(0, positions)
 
-    def _step(self, step: int) -> int:
+        def lines(start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            return nonzero_values(read(start, stop), minor)
+
+        ranges = pairwise([self.first, *ends, self.last])
+        for (start, stop), (found,) in in_advance([lines], ranges, is_stored(self.data)):
+            rows = slice(start - self.first, stop - self.first)
+            yield Block(rows.start, *found, True, rows, (stop - start) * self.shape[1])
+
+    def _step(self, chunk_nnz: int) -> int:
         """Cells per block: whole chunks of the file, so that none is decompressed twice."""
-        height = (getattr(self.data, "chunks", None) or (1,))[0]
+        width, height = self.shape[1], (getattr(self.data, "chunks", None) or (1,))[0]
+        step = max(1, chunk_nnz // width)
+        # of high chunks one at a time, where that is not very much
+        if step < height <= HIGH_CHUNKS * step:
+            return int(height)
         return step - step % height if step > height else step
 
 

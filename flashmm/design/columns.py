@@ -76,10 +76,12 @@ def _random_components(rows: Rows, terms: Sequence[RandomTerm]) -> tuple[RandomC
         codes, levels = _partition(rows, term.columns)
         _check_levels(rows, grouping, levels)
         slopes = _slopes(rows, term)
+        correlated = not term.independent and len(slopes.names) > 1
         for j, slope in enumerate(slopes.names):
             name = grouping if slope == "Intercept" else f"{grouping}|{slope}"
             key = (pd.factorize(codes)[0].tobytes(), slope)
             if key in seen:
+                _check_repeated(term, name, seen[key], correlated)
                 text = (
                     f"random term {name!r} groups the cells as {seen[key]!r} does; it is left out."
                 )
@@ -88,15 +90,34 @@ def _random_components(rows: Rows, terms: Sequence[RandomTerm]) -> tuple[RandomC
             seen[key] = name
             x = slopes.values[:, :, j]
             components.append(_component(name, term.columns, codes, levels, x))
+        if correlated:
+            components.append(_covariance(*components[-2:]))
     return tuple(components)
 
 
-def _slopes(rows: Rows, term: RandomTerm) -> CodedColumns:
-    slopes = coded_columns(rows, term.slopes)
-    if not term.independent and len(slopes.names) > 1:
+def _check_repeated(term: RandomTerm, name: str, other: str, correlated: bool) -> None:
+    """Refuse correlated effects of which one is in the model already."""
+    if correlated:
         raise FormulaError(
-            f"random term {term.text!r}: correlated effects {list(slopes.names)} are not fitted; "
-            "write || for independent ones."
+            f"random term {term.text!r}: {name!r} groups the cells as {other!r} does, which is in "
+            "the model already; leave the other term out, or write || for independent effects."
+        )
+
+
+def _covariance(first: RandomComponent, second: RandomComponent) -> RandomComponent:
+    """The covariance of two effects of the same levels, a component without columns of Z."""
+    name, nothing = f"cov({first.name}, {second.name})", pd.Index([], dtype=object)
+    return RandomComponent(name, nothing, (None,) * len(first.weights), first.columns)
+
+
+def _slopes(rows: Rows, term: RandomTerm) -> CodedColumns:
+    """What varies between the levels of a random term, two effects at most if they correlate."""
+    slopes = coded_columns(rows, term.slopes)
+    if not term.independent and len(slopes.names) > 2:
+        raise FormulaError(
+            f"random term {term.text!r}: {len(slopes.names)} correlated effects "
+            f"{list(slopes.names)} are not fitted, only two, such as (1 + time | subject); write "
+            "|| for independent ones."
         )
     return slopes
 
@@ -117,7 +138,9 @@ def group_design(
         in lme4, "(1 | subject)".
     random : sequence of str, optional
         Random terms: "subject", "subject:cell_type", "a/b" for a and a:b, "x || subject" for an
-        intercept and an independent slope, "0 + x || subject" for the slope alone.
+        intercept and an independent slope, "0 + x || subject" for the slope alone, and
+        "1 + x | subject" for both with a covariance; it follows them as a component of its own,
+        "cov(subject, subject|x)".
 
     Returns
     -------
@@ -134,7 +157,7 @@ def group_design(
         Where a random term has one level or one level per cell, or no column is left.
     """
     terms, random_terms = read_model(fixed, random)
-    rows = _group_rows(groups)
+    rows = group_rows(groups)
     columns = coded_columns(rows, terms)
     components = _random_components(rows, random_terms)
     return GroupDesign(
@@ -147,13 +170,19 @@ def group_design(
     )
 
 
-def _group_rows(groups: GroupStatistics) -> Rows:
-    """Return the groups as rows; the columns of sums are not for formulas."""
+def group_rows(groups: GroupStatistics, learn_from: GroupStatistics | None = None) -> Rows:
+    """Return the groups as rows; the columns of sums are not for formulas.
+
+    The cells of `learn_from`, by default those of the groups, give means and knots to scale, poly,
+    bs and cr.
+    """
     names = [c for c in groups.obs.columns if c != "n_cells" and not str(c).startswith("sum:")]
     m = len(groups.covariates)
     moments = [[groups.moment(k, j).sum() for j in range(m + 1)] for k in range(m + 1)]
     cells = groups.moment(0, 0).astype(np.int64)
-    return Rows(groups.obs[names], cells, "groups", layers_of(groups.covariates), np.array(moments))
+    layers = layers_of(groups.covariates)
+    origin = None if learn_from is None else group_rows(learn_from)
+    return Rows(groups.obs[names], cells, "groups", layers, np.array(moments), origin=origin)
 
 
 def cell_design(

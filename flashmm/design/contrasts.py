@@ -39,11 +39,18 @@ class Difference:
         return f"{self.level} vs {self.reference}"
 
 
+@dataclass(frozen=True)
+class AllPairs:
+    """To ask for the differences between all pairs of levels of a column."""
+
+    column: str
+
+
 class LevelDifferences(Protocol):
     """Who knows the levels of the columns of a design (`flashmm.design.differences`)."""
 
-    def has(self, column: str) -> bool:
-        """Whether a column of the fixed effects has levels."""
+    def has(self, column: str, numbers: bool = False) -> bool:
+        """Whether a column of the fixed effects has levels; its numbers count where asked for."""
 
     def levels(self, column: str) -> list[str]:
         """The levels of a column, the reference first."""
@@ -66,11 +73,15 @@ class Contrast:
         (rows, coefficients); several rows are one F test.
     difference : Difference or None
         The levels that are compared; None for contrasts in coefficients.
+    family : str or None
+        Of all pairs of levels: where they are compared, such as "cell_type[B cells]:"; None for
+        others. The pairs of a family are adjusted together.
     """
 
     name: str
     matrix: np.ndarray
     difference: Difference | None = None
+    family: str | None = None
 
     @cached_property
     def basis(self) -> np.ndarray:
@@ -369,7 +380,7 @@ class _Coefficients:
         if self.differences is None or not isinstance(item, list | tuple) or len(item) != 3:
             return False
         column, *levels = item
-        if not isinstance(column, str) or not self.differences.has(column):
+        if not isinstance(column, str) or not self.differences.has(column, numbers=True):
             return False
         # a list of three names of columns or coefficients is three contrasts
         return isinstance(item, tuple) or not any(

@@ -8,12 +8,16 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from flashmm.design.columns import group_design
+from flashmm.design.coding import coded_columns
+from flashmm.design.columns import group_rows
 from flashmm.design.statistics import SummaryStatistics
+from flashmm.formulas import read_model
 from flashmm.options import FlashmmWarning, InputError
 
 
-def designs_by_level(stats: SummaryStatistics, column: str, levels: pd.Series) -> np.ndarray:
+def designs_by_level(
+    stats: SummaryStatistics, column: str, levels: pd.Series, which: np.ndarray | None = None
+) -> np.ndarray:
     """The fixed design over groups if all of them had each of some values of a column.
 
     Parameters
@@ -24,6 +28,9 @@ def designs_by_level(stats: SummaryStatistics, column: str, levels: pd.Series) -
         A column that defines the groups.
     levels : pandas.Series
         (levels,) The values, of the dtype of the column.
+    which : (some,) int array, optional
+        Groups to have the design of, all of them by default; every level of the other factors is
+        among these, and no term depends on how its values are spread.
 
     Returns
     -------
@@ -37,8 +44,9 @@ def designs_by_level(stats: SummaryStatistics, column: str, levels: pd.Series) -
     """
     groups, _ = stats.require_source()
     model = stats.require_model()
-    L, n = len(levels), groups.n_groups
-    obs = pd.concat([groups.obs] * L, ignore_index=True)
+    own = groups.obs if which is None else groups.obs.iloc[which]
+    L, n = len(levels), len(own)
+    obs = pd.concat([own] * L, ignore_index=True)
     obs[column] = levels.iloc[np.repeat(np.arange(L), n)].to_numpy(copy=True)
     if isinstance(levels.dtype, pd.CategoricalDtype):
         obs[column] = obs[column].astype(levels.dtype)
@@ -55,10 +63,12 @@ def designs_by_level(stats: SummaryStatistics, column: str, levels: pd.Series) -
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FlashmmWarning)  # said when the statistics were made
-        design = group_design(stacked, model.fixed, model.random)
-    if design.coefficients != stats.coefficients:
+        design = coded_columns(
+            group_rows(stacked, learn_from=groups), read_model(model.fixed, model.random)[0]
+        )
+    if design.names != stats.coefficients:
         raise InputError(
             f"the design has other coefficients when {column!r} takes other values; code it by its "
             "plain name in the formula."
         )
-    return np.moveaxis(design.fixed.reshape(len(design.fixed), L, n, -1), 0, 1)
+    return np.moveaxis(design.values.reshape(len(design.values), L, n, -1), 0, 1)

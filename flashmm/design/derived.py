@@ -11,6 +11,7 @@ import scipy.sparse as sp
 from flashmm.design.columns import RandomComponent
 from flashmm.design.products import cross, gram, layers, weighted
 from flashmm.design.statistics import GroupSource, SummaryStatistics
+from flashmm.kernels.random_covariance import find_pairs
 from flashmm.options import InputError
 
 
@@ -27,7 +28,8 @@ def drop_component(stats: SummaryStatistics, name: str) -> SummaryStatistics:
     Returns
     -------
     SummaryStatistics
-        With the columns of the other terms; nothing is computed. It has no formula, so that a fit
+        With the columns of the other terms; nothing is computed. The covariance of a term goes with
+        it. It has no formula, so that a fit
         of it cannot be written to a file.
 
     Raises
@@ -39,13 +41,14 @@ def drop_component(stats: SummaryStatistics, name: str) -> SummaryStatistics:
         raise InputError(
             f"there is no random term {name!r}; the random terms are {list(stats.components)}."
         )
-    if len(stats.components) == 1:
+    dropped = _with_covariance(stats, name)
+    if len(stats.components) == len(dropped):
         raise InputError(f"{name!r} is the only random term: without it, no mixed model is left.")
-    rest = np.array([component != name for component in stats.components])
+    rest = np.array([component not in dropped for component in stats.components])
     columns = np.flatnonzero(np.repeat(rest, stats.component_sizes))
     source, stored = stats.source, stats.products_YtZ
     if source is not None:
-        random = tuple(c for c in source.design.random if c.name != name)
+        random = tuple(c for c in source.design.random if c.name not in dropped)
         source = GroupSource(source.groups, replace(source.design, random=random))
     return replace(
         stats,
@@ -53,11 +56,18 @@ def drop_component(stats: SummaryStatistics, name: str) -> SummaryStatistics:
         ZtZ=stats.ZtZ[columns][:, columns],
         Z_sum=None if stats.Z_sum is None else stats.Z_sum[columns],
         component_sizes=tuple(np.array(stats.component_sizes)[rest].tolist()),
-        components=tuple(component for component in stats.components if component != name),
+        components=tuple(c for c in stats.components if c not in dropped),
         Z_levels=stats.Z_levels[columns],
         products_YtZ=None if stored is None else stored[:, columns],
         source=source,
     )
+
+
+def _with_covariance(stats: SummaryStatistics, name: str) -> set[str]:
+    """Names of a random term and of the covariance that it has a part in."""
+    position = stats.components.index(name)
+    pairs = find_pairs(stats.component_sizes)
+    return {name} | {stats.components[p.covariance] for p in pairs if position in p}
 
 
 def replace_fixed(stats: SummaryStatistics, fixed: np.ndarray) -> SummaryStatistics:
@@ -141,7 +151,7 @@ def leave_groups(stats: SummaryStatistics, left: np.ndarray) -> SummaryStatistic
     """
     groups, design = stats.require_source()
     stay = sp.diags_array((~left).astype(np.float64))
-    random = tuple(_without_rows(component, stay) for component in design.random)
+    random = _without_rows(design.random, stay)
     fixed = np.where(left[:, None], 0.0, design.fixed)
     X, Z, ones = list(fixed), layers(random), (~left).astype(np.float64)[:, None]
     XtX = weighted(groups, X, X)
@@ -178,13 +188,28 @@ def take_genes(stats: SummaryStatistics, index: np.ndarray) -> SummaryStatistics
     )
 
 
-def _without_rows(component: RandomComponent, stay: sp.dia_array) -> RandomComponent:
-    """The component with rows set to zero, and without the levels that this leaves empty."""
-    weights = [None if w is None else sp.csr_array(stay @ w) for w in component.weights]
-    found = sum(abs(w).sum(axis=0) for w in weights if w is not None)
-    used = np.flatnonzero(np.asarray(found).reshape(-1))
-    return replace(
-        component,
-        levels=component.levels[used],
-        weights=tuple(None if w is None else sp.csr_array(w[:, used]) for w in weights),
+def _without_rows(
+    random: tuple[RandomComponent, ...], stay: sp.dia_array
+) -> tuple[RandomComponent, ...]:
+    """Random terms with rows set to zero, and without the levels that this leaves empty."""
+    weights = [[None if w is None else sp.csr_array(stay @ w) for w in c.weights] for c in random]
+    used = [_used(rows, len(c.levels)) for rows, c in zip(weights, random, strict=True)]
+    for a, b, _ in find_pairs(tuple(len(c.levels) for c in random)):
+        used[a] = used[b] = used[a] | used[b]
+    return tuple(
+        replace(
+            c,
+            levels=c.levels[kept],
+            weights=tuple(None if w is None else sp.csr_array(w[:, kept]) for w in rows),
+        )
+        for c, rows, kept in zip(random, weights, used, strict=True)
     )
+
+
+def _used(weights: list[sp.csr_array | None], n_levels: int) -> np.ndarray:
+    """Levels of which a row is left, (levels,) bool."""
+    found = np.zeros(n_levels)
+    for w in weights:
+        if w is not None:
+            found += np.asarray(abs(w).sum(axis=0)).reshape(-1)
+    return found > 0

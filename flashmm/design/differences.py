@@ -7,15 +7,18 @@ each of their combinations; where it depends on a number, each coefficient is on
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
 
-from flashmm.design.contrasts import Contrast, Difference, resolve_contrasts
+from flashmm.design.contrasts import AllPairs, Contrast, Difference, resolve_contrasts
 from flashmm.design.counterfactual import designs_by_level
 from flashmm.design.statistics import SummaryStatistics
+from flashmm.formulas import read_model
 from flashmm.names import did_you_mean, listed
 from flashmm.options import FormulaError
 
@@ -31,7 +34,7 @@ def contrasts_of(
     Parameters
     ----------
     spec : object
-        As `resolve_contrasts` takes it, and differences ``(column, level, reference)``.
+        As `resolve_contrasts` takes it, differences ``(column, level, reference)``, or `AllPairs`.
     coefficients, coefficient_columns
         As of a fit.
     stats : SummaryStatistics or None
@@ -49,6 +52,13 @@ def contrasts_of(
         As `resolve_contrasts`; a level that there is not.
     """
     known = None if stats is None or stats.model is None else Differences(stats)
+    if isinstance(spec, AllPairs):
+        if known is None:
+            raise FormulaError(
+                f"pairs of levels of {spec.column!r} need groups and a formula, and this fit has "
+                "none: make the statistics with summary_statistics."
+            )
+        return known.pairs(spec.column)
     return resolve_contrasts(spec, coefficients, coefficient_columns, known)
 
 
@@ -64,11 +74,15 @@ class Differences:
 
     stats: SummaryStatistics
 
-    def has(self, column: str) -> bool:
-        """Whether a column of the fixed effects has levels: labels, truth values, two numbers."""
+    def has(self, column: str, numbers: bool = False) -> bool:
+        """Whether a column of the fixed effects has levels: labels, truth values, two numbers.
+
+        With `numbers` those of any column that defines the groups, such as time of poly(time, 2).
+        """
         groups, _ = self.stats.require_source()
         held = set().union(*self.stats.coefficient_columns)
-        return column in held and column in groups.by and is_factor(groups.obs[column])
+        of_groups = column in held and column in groups.by
+        return of_groups and (numbers or is_factor(groups.obs[column]))
 
     def levels(self, column: str) -> list[str]:
         """The levels of a column as text, the reference first."""
@@ -99,16 +113,110 @@ class Differences:
         base = names[0] if reference is None else reference
         if level == base:
             raise FormulaError(f"column {column!r}: {level!r} is compared with itself.")
-        designs = designs_by_level(self.stats, column, self._levels(column))
+        first, kind = self._kinds(column)
+        designs = designs_by_level(self.stats, column, self._levels(column), first)
         wanted = [name for name in names if name != base] if level is None else [level]
         start = designs[names.index(base)]
         return tuple(
             contrast
             for name in wanted
             for contrast in self._contrasts(
-                designs[names.index(name)] - start, Difference(column, name, base)
+                designs[names.index(name)] - start, Difference(column, name, base), kind
             )
         )
+
+    def pairs(self, column: str) -> tuple[Contrast, ...]:
+        """Differences between all pairs of levels, later minus earlier, in families.
+
+        Raises
+        ------
+        FormulaError
+            The column does not define the groups, has less than two levels, or its effect depends
+            on a number by several coefficients.
+        """
+        groups, _ = self.stats.require_source()
+        held = set().union(*self.stats.coefficient_columns)
+        if column not in held or column not in groups.by:
+            known = sorted(held & set(groups.by))
+            raise FormulaError(
+                f"pairs: {column!r} is no column of the groups in the fixed effects"
+                f"{did_you_mean(column, known)} These are {listed(known)}."
+            )
+        levels, names = self._levels(column), self.levels(column)
+        if len(names) < 2:
+            raise FormulaError(f"pairs: {column!r} has the single level {names[0]!r}.")
+        designs = designs_by_level(self.stats, column, levels)
+        return tuple(
+            Contrast(
+                f"{place}{column}[{names[j]} vs {names[i]}]{beside}",
+                (rows[j] - rows[i])[None],
+                Difference(column, names[j], names[i]),
+                f"{place}{beside}",
+            )
+            for place, beside, rows in self._families(designs - designs[0], column)
+            for i, j in combinations(range(len(names)), 2)
+        )
+
+    def _families(self, changes: np.ndarray, column: str) -> Iterator[tuple[str, str, np.ndarray]]:
+        """Effects (levels, coefficients) of all levels in each place where they differ.
+
+        `changes` (levels, 1 + m, groups, coefficients) is the design less that of the first level.
+        """
+        for part, numbers in self._level_parts(changes, column):
+            stacked = np.moveaxis(part, 0, 1).reshape(part.shape[1], -1)
+            rows, first = np.unique(stacked, axis=0, return_index=True)
+            rows = rows[np.argsort(first)]
+            rows = rows[rows.any(axis=1)]
+            for row in rows:
+                own = (stacked == row).all(axis=1)
+                place = self._place(column, own) if len(rows) > 1 else ""
+                if numbers and len(rows) > 1 and not place:
+                    raise FormulaError(
+                        f"pairs: the effect of {column!r} depends on {numbers} by several "
+                        "coefficients, so that a pair has no single difference; name contrasts of "
+                        "the coefficients."
+                    )
+                yield place, numbers and f":{numbers}", row.reshape(len(part), -1)
+
+    def _level_parts(self, changes: np.ndarray, column: str) -> Iterator[tuple[np.ndarray, str]]:
+        """Split changes by the numbers in a term: (levels, groups, coefficients), and the numbers.
+
+        Changes with numbers are divided by the largest weight of the group.
+        """
+        numeric = self._with_numbers(column)
+        plain = changes[:, 0] * ~numeric
+        if plain.any():
+            yield np.round(plain, 12), ""
+        terms = np.array(self.stats.coefficient_terms)
+        groups, _ = self.stats.require_source()
+        factors = {c for c in groups.by if is_factor(groups.obs[c])}
+        for term in dict.fromkeys(terms[numeric]):
+            others = [part for part in term.split(":") if part not in factors]
+            numbers = ":".join(part for part in others if column not in part)
+            for layer in np.moveaxis(changes, 1, 0):
+                part = layer * (terms == term)
+                size = np.abs(part).max(axis=(0, 2), keepdims=True)
+                if size.any():
+                    part = np.divide(part, size, out=np.zeros_like(part), where=size > 0)
+                    sign = np.sign(part.sum(axis=(0, 2), keepdims=True))
+                    yield np.round(part * np.where(sign < 0, -1.0, 1.0), 12), numbers
+
+    def _kinds(self, column: str) -> tuple[np.ndarray, np.ndarray]:
+        """Groups that fixed effects tell apart without a column: the first of each kind, the kinds.
+
+        Where a term may depend on how values are spread (a spline), each group is of its own kind.
+        """
+        groups, _ = self.stats.require_source()
+        model = self.stats.require_model()
+        factors = [f for term in read_model(model.fixed, model.random)[0] for f in term]
+        everyone = np.arange(groups.n_groups)
+        if not all(isinstance(f.node, ast.Name) or f.name in groups.covariates for f in factors):
+            return everyone, everyone
+        held = sorted({c for factor in factors for c in factor.columns} & set(groups.by) - {column})
+        if not held:
+            return everyone[:1], np.zeros_like(everyone)
+        kind = groups.obs.groupby(held, observed=True, sort=False).ngroup().to_numpy()
+        return np.unique(kind, return_index=True)[1], kind
 
     def _levels(self, column: str) -> pd.Series:
         """Distinct values of a column, one row each, in the order of the levels."""
@@ -116,16 +224,17 @@ class Differences:
         values = groups.obs[column]
         return values.drop_duplicates().sort_values().reset_index(drop=True)
 
-    def _contrasts(self, change: np.ndarray, difference: Difference) -> Iterator[Contrast]:
-        """Contrasts of a change (1 + m, groups, coefficients) of the design."""
+    def _contrasts(
+        self, change: np.ndarray, difference: Difference, kind: np.ndarray
+    ) -> Iterator[Contrast]:
+        """Contrasts of a change (1 + m, kinds, coefficients) of the design."""
         for part, numeric in self._parts(change, difference.column):
-            rows, first = np.unique(part, axis=0, return_index=True)
-            rows = rows[np.argsort(first)]
+            rows = _distinct(part)
             rows = rows[rows.any(axis=1)]
             if numeric and len(rows) > np.count_nonzero(rows.any(axis=0)):
                 rows = np.eye(part.shape[1])[part.any(axis=0)]
             for row in rows:
-                own = (part == row).all(axis=1)
+                own = (part == row).all(axis=1)[kind]
                 yield self._named(row, difference, own, several=len(rows) > 1)
 
     def _parts(self, change: np.ndarray, column: str) -> Iterator[tuple[np.ndarray, bool]]:
@@ -172,6 +281,14 @@ class Differences:
             if is_factor(values) and values[own].nunique() == 1:
                 named.append(f"{other}[{values[own].iloc[0]}]:")
         return "".join(named)
+
+
+def _distinct(rows: np.ndarray) -> np.ndarray:
+    """Rows that differ, in the order in which they come."""
+    if len(rows) == 1:
+        return rows
+    distinct, first = np.unique(rows, axis=0, return_index=True)
+    return distinct[np.argsort(first)]
 
 
 def is_factor(values: pd.Series) -> bool:

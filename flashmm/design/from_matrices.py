@@ -12,6 +12,7 @@ import scipy.sparse as sp
 
 from flashmm.design.products import Matrix, gram, is_sparse
 from flashmm.design.statistics import SummaryStatistics
+from flashmm.kernels.random_covariance import find_pairs
 from flashmm.names import listed
 from flashmm.options import InputError
 
@@ -42,7 +43,8 @@ def summary_statistics_from_matrices(
     Z : array_like
         (cells, levels), the blocks Z_1 .. Z_K beside each other, dense, sparse or DataFrame.
     component_sizes : sequence of int
-        Columns of each block of Z, K of them.
+        Columns of each block of Z, K of them; 0 stands for the covariance of the two blocks before
+        it, of equal sizes, such as intercepts and slopes of the same subjects.
     genes, coefficients, components : sequence of str, optional
         Names; by default the columns of the DataFrames, or gene1 .., x1 .., component1 ...
     block : int, optional
@@ -230,8 +232,15 @@ def _names(
 def _sizes(component_sizes: Sequence[int] | int, q: int) -> tuple[int, ...]:
     given = np.atleast_1d(np.asarray(component_sizes))
     sizes = tuple(int(s) for s in given)
-    if not sizes or min(sizes) < 1 or any(s != g for s, g in zip(sizes, given, strict=True)):
+    if not sizes or min(sizes) < 0 or any(s != g for s, g in zip(sizes, given, strict=True)):
         raise InputError(f"component_sizes are whole numbers from 1 on; found {list(given)}.")
+    try:
+        find_pairs(sizes)
+    except ValueError as error:
+        raise InputError(
+            f"component_sizes {list(sizes)}: {error}. A size of 0 is the covariance of the two "
+            "components before it, of equal sizes, such as the intercepts and slopes of subjects."
+        ) from error
     if sum(sizes) != q:
         raise InputError(
             f"component_sizes {list(sizes)} sum to {sum(sizes)}, but Z has {q} columns."

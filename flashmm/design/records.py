@@ -16,9 +16,10 @@ class RandomComponent:
     Attributes
     ----------
     name : str
-        "subject", "subject:cell_type", or "subject|log(libsize)" for a slope.
+        "subject", "subject:cell_type", "subject|log(libsize)" for a slope, or
+        "cov(subject, subject|time)" for the covariance of the two components before it.
     levels : pandas.Index
-        (levels,) "S1", "S1:B cells", in the order of the categories.
+        (levels,) "S1", "S1:B cells", in the order of the categories; none for a covariance.
     weights : tuple of (scipy.sparse.csr_array or None)
         1 + m matrices (rows, levels): Z = Σ_k weights[k] · x_k with x_0 = 1; None where it is zero.
     columns : tuple of str

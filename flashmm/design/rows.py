@@ -34,7 +34,8 @@ class Rows:
     """The table that a design is made on.
 
     `layers` gives each stored covariate, as a sorted tuple of factors, its index k in x_k; () is
-    x_0 = 1. `moments` is (1 + m, 1 + m): Σ x_k x_l over all cells.
+    x_0 = 1. `moments` is (1 + m, 1 + m): Σ x_k x_l over all cells. `origin` has the rows that
+    transforms learn from (means, knots), where these are others.
     """
 
     table: pd.DataFrame
@@ -44,6 +45,7 @@ class Rows:
     moments: np.ndarray = field(default_factory=lambda: np.ones((1, 1)))
     notes: list[str] = field(default_factory=list)
     cache: dict[str, pd.Series] = field(default_factory=dict)
+    origin: Rows | None = None
 
     @property
     def n_cells(self) -> int:
@@ -112,7 +114,7 @@ class Rows:
         """Evaluate a call; what it learns from the data (means, knots) it learns from the cells."""
         states: dict[str, Any] = {}
         if self.kind == "groups" and called(factor.node) & set(DATA_DEPENDENT):
-            evaluate(factor, self.repeated, states)
+            evaluate(factor, (self.origin or self).repeated, states)
         return evaluate(factor, self.column, states)
 
     # Linear forms Σ_k c_k x_k in the stored covariates

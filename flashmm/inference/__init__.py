@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from flashmm.inference.advice import advise
     from flashmm.inference.explained import VarianceExplained, variance_explained
     from flashmm.inference.gene_sets import gene_set_tests
+    from flashmm.inference.heterogeneity import HeterogeneityTable, heterogeneity
     from flashmm.inference.influence import InfluenceTable, influence, jackknife
+    from flashmm.inference.pairs import pairwise
     from flashmm.inference.permutation import PermutationTable, permutation_tests
     from flashmm.inference.posterior import posterior_of
     from flashmm.inference.power import PowerTable, power
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from flashmm.inference.variance import VarianceTable, variance_tests
 
 __all__ = [
+    "HeterogeneityTable",
     "InfluenceTable",
     "PermutationTable",
     "PowerTable",
@@ -30,8 +33,10 @@ __all__ = [
     "advise",
     "contrast_tests",
     "gene_set_tests",
+    "heterogeneity",
     "influence",
     "jackknife",
+    "pairwise",
     "permutation_tests",
     "posterior_of",
     "power",

@@ -12,8 +12,10 @@ the dimensions that units add to the fixed effects (`docs/inference.md`, between
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+import pandas as pd
 
 from flashmm.cells.groups import GroupStatistics
 from flashmm.design.contrasts import Contrast
@@ -135,8 +137,31 @@ class SubjectDesign:
 
     def varies_within(self, matrix: np.ndarray, blocks: tuple[Block, ...]) -> bool:
         """Whether a combination of the rows can be estimated with some random effects held."""
-        left = RandomSpace.of(blocks).without(self.X)[0]
-        return overlap(matrix / self.main._length, row_space(left / self.main._length))
+        return overlap(matrix / self.main._length, self._left_by(blocks))
+
+    def partition(self, obs: pd.DataFrame, columns: tuple[str, ...]) -> Block:
+        """Indicators of the levels that some columns of the groups have together."""
+        if columns not in self._partitions:
+            codes = obs.groupby(list(columns), observed=True).ngroup().to_numpy()
+            self._partitions[columns] = Block.partition(codes)
+        return self._partitions[columns]
+
+    def _left_by(self, blocks: tuple[Block, ...]) -> np.ndarray:
+        """Orthonormal rows that span those of X without its part in random effects."""
+        if blocks not in self._spaces:
+            left = RandomSpace.of(blocks).without(self.X)[0]
+            self._spaces[blocks] = row_space(left / self.main._length)
+        return self._spaces[blocks]
+
+    @cached_property
+    def _spaces(self) -> dict[tuple[Block, ...], np.ndarray]:
+        """What has been found, by random effects: many contrasts are asked about the same."""
+        return {}
+
+    @cached_property
+    def _partitions(self) -> dict[tuple[str, ...], Block]:
+        """Partitions by some columns, one record of each."""
+        return {}
 
     def jackknife_df(self, matrix: np.ndarray) -> float:
         """Degrees of freedom of variances from leaving out subjects.

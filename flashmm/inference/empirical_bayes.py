@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from flashmm.design.statistics import SummaryStatistics
-from flashmm.inference.model_fit import FittedBlock, ModelFit
+from flashmm.inference.model_fit import FittedBlock, ModelFit, covariance_pairs
 from flashmm.inference.plan import T_TEST, Tails, TestPlan, Tests
 from flashmm.inference.screening import Screened
 from flashmm.inference.wald import Wald
@@ -163,6 +163,13 @@ _ARRAYS = (*T_TEST, "conf_low", "conf_high", "p_value", "log10_p")
 def _components(fit: ModelFit) -> tuple[str, ...]:
     """Names of the random terms, where a shared grid can have them."""
     components = tuple(map(str, fit.components[:-1]))
+    pairs = covariance_pairs(fit)
+    if pairs:
+        raise InputError(
+            "ddf='empirical-bayes' averages over variance ratios, and this model has a covariance "
+            f"of random effects, {components[pairs[0].covariance]!r}: write || for independent "
+            f"ones, or use ddf={FALLBACK!r}."
+        )
     if len(components) > MOST_COMPONENTS:
         raise InputError(
             f"ddf='empirical-bayes' averages over a grid of variance ratios, of at most "

@@ -10,6 +10,7 @@ import pandas as pd
 
 from flashmm.design.statistics import SummaryStatistics
 from flashmm.inference.tidy import tidy
+from flashmm.kernels.random_covariance import RandomCovariance
 from flashmm.lmm import LMMFit
 from flashmm.options import InputError
 from flashmm.shown import Shown
@@ -26,7 +27,8 @@ class VarianceExplained(Shown):
     fixed_total : (genes,) array
         Variance over the cells of Xβ̂; terms that are correlated do not add up to it.
     random : (genes, K) array
-        Expected variance over the cells of Z_k b_k; negative components count as zero.
+        Expected variance over the cells of Z_k b_k; negative components count as zero. That of a
+        covariance is twice the covariance over the cells of the two terms before it.
     residual : (genes,) array
         σ̂².
     r2_marginal, r2_conditional : (genes,) arrays
@@ -121,7 +123,8 @@ def variance_explained(
     Notes
     -----
     With centred cross-products G = X'X - X'11'X/n, a term j explains β_j'G_jj β_j/(n - 1), all
-    fixed effects β'Gβ/(n - 1), and component k σ²_k (tr Z_k'Z_k - |Z_k'1|²/n)/(n - 1). Nakagawa's
+    fixed effects β'Gβ/(n - 1), and component k σ²_k (tr Z_k'Z_k - |Z_k'1|²/n)/(n - 1), a covariance
+    2σ_12 (tr Z_1'Z_2 - 1'Z_1Z_2'1/n)/(n - 1). Nakagawa's
     R² takes σ²_k tr(Z_k'Z_k)/n for it, as Johnson (2014) does for slopes. All are plug-in values:
     the variance of Xβ̂ holds the estimation error of β̂ too, which few subjects make large.
     """
@@ -141,13 +144,14 @@ def variance_explained(
         part = beta[:, columns]
         return np.einsum("gp,pq,gq->g", part, gram[np.ix_(columns, columns)], part) / (n - 1)
 
-    theta = np.where(fit.fitted[:, None], np.maximum(fit.theta, 0.0), np.nan)
-    starts = np.cumsum((0, *stats.component_sizes[:-1]))
-    diagonals = mean_diagonals(stats)
-    centred = diagonals * n - np.add.reduceat(stats.Z_sum**2, starts) / n
+    signed = np.append(np.array(stats.component_sizes) == 0, False)
+    theta = np.where(signed, fit.theta, np.maximum(fit.theta, 0.0))
+    theta[~fit.fitted] = np.nan
+    diagonals, random = mean_diagonals(stats), RandomCovariance(stats.component_sizes)
+    centred = diagonals * n - random.squares(stats.Z_sum[None])[0] / n
     total = explained(list(range(beta.shape[1])))
-    random = theta[:, :-1] @ diagonals
-    whole = total + random + theta[:, -1]
+    effects = theta[:, :-1] @ diagonals
+    whole = total + effects + theta[:, -1]
     return VarianceExplained(
         fixed=np.column_stack([explained(columns) for columns in groups.values()])
         if groups
@@ -156,7 +160,7 @@ def variance_explained(
         random=theta[:, :-1] * centred / (n - 1),
         residual=theta[:, -1],
         r2_marginal=total / whole,
-        r2_conditional=(total + random) / whole,
+        r2_conditional=(total + effects) / whole,
         status=fit.status,
         genes=fit.genes,
         terms=tuple(groups),
@@ -187,6 +191,5 @@ def _coefficient_positions(fit: LMMFit, term: str, held: Sequence[str]) -> list[
 
 
 def mean_diagonals(stats: SummaryStatistics) -> np.ndarray:
-    """Mean diagonal of Z_kZ_k' over the cells, tr(Z_k'Z_k)/n, (K,): one for groupings."""
-    starts = np.cumsum((0, *stats.component_sizes[:-1]))
-    return np.add.reduceat(np.asarray(stats.ZtZ.diagonal()), starts) / stats.n_cells
+    """Mean diagonal of ZD_kZ' over the cells, tr(Z_k'Z_k)/n, (K,): one for groupings."""
+    return RandomCovariance(stats.component_sizes).shared_traces(stats.ZtZ) / stats.n_cells

@@ -12,6 +12,7 @@ from functools import cached_property
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from flashmm.cells.groups import GroupStatistics
 from flashmm.inference.row_space import NOTHING, centred, overlap, rank, row_space, triangle
@@ -104,6 +105,11 @@ class GroupedDesign:
         return np.where(length > 0, length, 1.0)
 
     @cached_property
+    def _sparse(self) -> sparse.csr_array:
+        """X, of whose many levels a group has one."""
+        return sparse.csr_array(self.X)
+
+    @cached_property
     def _within(self) -> np.ndarray:
         """Orthonormal rows that span those of (I - SS⁺)X, columns at length one."""
         return row_space(centred(self.X, self.subjects.codes) / self._length)
@@ -161,7 +167,7 @@ class GroupedDesign:
 
     def _bearing(self, matrix: np.ndarray, kind: np.ndarray) -> np.ndarray:
         named = (matrix != 0).any(0)
-        weights = self.X @ (self._inverse @ matrix.T)
+        weights = self._sparse @ (self._inverse @ matrix.T)
         parts = self.X[:, named, None] * weights[:, None, :]
         sums = np.zeros((kind.max() + 1, *parts.shape[1:]))
         np.add.at(sums, kind, parts)

@@ -11,6 +11,7 @@ import pandas as pd
 from flashmm.design.statistics import SummaryStatistics
 from flashmm.kernels.empirical_bayes_points import Points
 from flashmm.kernels.engine import VarianceForms
+from flashmm.kernels.random_covariance import Pair, find_pairs
 from flashmm.options import FitOptions
 
 Result = TypeVar("Result")
@@ -115,3 +116,8 @@ class ModelFit(Protocol):
 
     def over_blocks(self, function: Callable[[Any], Result]) -> list[Result]:
         """What a function gives for each of `test_blocks`, in order, some of them in threads."""
+
+
+def covariance_pairs(fit: ModelFit) -> tuple[Pair, ...]:
+    """Positions of the components that have a covariance, and of this."""
+    return () if fit.stats is None else find_pairs(fit.stats.component_sizes)

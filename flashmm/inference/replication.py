@@ -8,7 +8,6 @@ from flashmm.design.contrasts import Contrast
 from flashmm.inference.between_subjects import SubjectDesign, columns_of
 from flashmm.inference.grouped_design import GroupedDesign
 from flashmm.inference.model_fit import ModelFit
-from flashmm.inference.random_space import Block
 from flashmm.inference.subjects import require_groups
 from flashmm.names import some_names
 from flashmm.options import note
@@ -53,8 +52,7 @@ def _missing(
     subject = view.subjects.column
     holding = []
     for column in columns:
-        codes = obs.groupby([subject, column], observed=True).ngroup().to_numpy()
-        if not design.cells_replicate(matrix, (Block.partition(codes),)):
+        if not design.cells_replicate(matrix, (design.partition(obs, (subject, column)),)):
             holding.append(column)
     return holding or ([":".join(columns)] if columns else [])
 

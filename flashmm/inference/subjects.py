@@ -69,6 +69,8 @@ class Subjects:
     def hold(self, component: RandomComponent) -> bool:
         """Whether no level of a random term has cells of two subjects."""
         weights = [abs(w) for w in component.weights if w is not None]
+        if not weights:  # a covariance of other terms
+            return True
         group, level = cast(Any, sum(weights)).nonzero()
         pairs = np.unique(np.column_stack([level, self.codes[group]]), axis=0)
         return len(pairs) == len(np.unique(level))

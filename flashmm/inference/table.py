@@ -30,7 +30,8 @@ class TestTable(Shown):
     """Tests of contrasts for every gene.
 
     Beside the methods below, ``table.plot.volcano()`` (`ma`, `qq`, `forest`, `expression`),
-    ``table.explain(gene)``, ``table.to_anndata(adata)`` and ``table.write(path)`` are those of
+    ``table.explain(gene)``, ``table.to_anndata(adata)``, ``table.write(path)``, ``table.scores()``
+    (for decoupler) and ``table.write_ranks(folder)`` (for fgsea, GSEA) are those of
     `flashmm.notebook`.
 
     Attributes
@@ -111,6 +112,8 @@ class TestTable(Shown):
     explain = attached("flashmm.notebook.words", "explain")
     to_anndata = attached("flashmm.notebook.export", "to_anndata")
     write = attached("flashmm.notebook.export", "write")
+    scores = attached("flashmm.notebook.scores", "scores")
+    write_ranks = attached("flashmm.notebook.scores", "write_ranks")
 
     @classmethod
     def of(

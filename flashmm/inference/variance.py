@@ -11,6 +11,7 @@ from scipy import special
 
 from flashmm.inference.adjustment import adjust_columns
 from flashmm.inference.explained import mean_diagonals
+from flashmm.inference.model_fit import covariance_pairs
 from flashmm.inference.tidy import tidy
 from flashmm.inference.variance_likelihood import (
     exact_tests,
@@ -52,8 +53,9 @@ class VarianceTable(Shown):
     lrt : array or None
         Likelihood ratio statistic of the model without the component.
     p_lrt, adj_p_lrt, p_chi2 : arrays or None
-        Its p-value by the boundary mixture ½χ²₀ + ½χ²₁ (χ²₁ where the fit may be negative), that
-        adjusted per component by Benjamini-Hochberg, and that of the plain χ²₁.
+        Its p-value by the boundary mixture ½χ²₀ + ½χ²₁ (χ²₁ where the fit may be negative, and of
+        a covariance; one degree more of a variance that goes with its covariance), that adjusted
+        per component by Benjamini-Hochberg, and that of the plain χ².
     p_rlrt, p_rlrt_error : arrays or None
         P-value by the simulated null of this design, and its Monte Carlo standard error.
     f, p_f : arrays or None
@@ -64,6 +66,8 @@ class VarianceTable(Shown):
         Confidence limits of the variance.
     share_wald, share_profile, share_exact : arrays or None
         Confidence limits of the share; the latter two with one random component.
+    covariances : tuple of str
+        The components that are covariances of random effects: they have no sd.
     notes : tuple of str
         What was decided for the user.
     """
@@ -91,6 +95,7 @@ class VarianceTable(Shown):
     share_wald: np.ndarray | None = None
     share_profile: np.ndarray | None = None
     share_exact: np.ndarray | None = None
+    covariances: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def to_frame(self) -> pd.DataFrame:
@@ -99,7 +104,7 @@ class VarianceTable(Shown):
         Returns
         -------
         pandas.DataFrame
-            Columns gene, component, variance, sd (NaN where the variance is negative), and what was
+            Columns gene, component, variance, sd (NaN where there is none), and what was
             asked for; an interval is two columns, such as variance_profile_low and _high.
             Components one after another, genes in their order.
         """
@@ -114,7 +119,8 @@ class VarianceTable(Shown):
                 for side, name in enumerate(("low", "high")):
                     columns[f"{field.name}_{name}"] = values[:, :, side]
             if field.name == "variance":
-                columns["sd"] = np.sqrt(np.where(values >= 0, values, np.nan))
+                variance = (values >= 0) & ~np.isin(self.components, self.covariances)
+                columns["sd"] = np.sqrt(np.where(variance, values, np.nan))
         columns["status"] = columns.pop("status")
         return pd.DataFrame(tidy(self.genes, {"component": self.components}, columns))
 
@@ -180,6 +186,9 @@ def variance_tests(
     many subjects and is conservative with few (Self & Liang 1987); the simulated null is exact
     (Crainiceanu & Ruppert 2004), and so are the F test and its interval (Harville & Fenech 1985).
     With ``nonnegative=False`` the null of the likelihood ratio is χ²₁, two-sided.
+
+    Without a variance its covariance with another random effect is zero, too: the null is
+    ½χ²₁ + ½χ²₂ (Stram & Lee 1994); that of the covariance alone is χ²₁.
     """
     plan = VariancePlan.of(fit, components, tests, intervals, level)
     if n_simulations < 100:
@@ -205,6 +214,7 @@ def variance_tests(
         genes=fit.genes[rows],
         components=tuple(fit.components[k] for k in plan.positions),
         level=level,
+        covariances=tuple(fit.components[k] for k in plan.positions if _covariances(fit)[k]),
         notes=plan.notes,
     )
 
@@ -248,8 +258,14 @@ def _estimates(fit: LMMFit, wanted: np.ndarray, wald: float | None) -> dict[str,
     for name, error, top in (("variance", "std_error", np.inf), ("share", "share_std_error", 1.0)):
         half = normal_quantile(wald) * values[error]
         limits = np.stack([values[name] - half, values[name] + half], axis=2)
-        values[f"{name}_wald"] = np.clip(limits, 0.0 if fit.options.nonnegative else -np.inf, top)
+        bounded = fit.options.nonnegative & ~_covariances(fit)
+        values[f"{name}_wald"] = np.clip(limits, np.where(bounded, 0.0, -np.inf)[:, None], top)
     return values
+
+
+def _covariances(fit: LMMFit) -> np.ndarray:
+    """Components that are a covariance, (K+1,) bool."""
+    return np.isin(np.arange(len(fit.components)), [p.covariance for p in covariance_pairs(fit)])
 
 
 def _z_tests(fit: LMMFit, std_error: np.ndarray) -> dict[str, np.ndarray]:
@@ -257,4 +273,7 @@ def _z_tests(fit: LMMFit, std_error: np.ndarray) -> dict[str, np.ndarray]:
     with np.errstate(divide="ignore", invalid="ignore"):
         z = fit.theta / std_error
     z[:, -1] = np.nan
-    return {"z": z, "p_z": special.ndtr(-z)}
+    p = special.ndtr(-z)
+    for pair in covariance_pairs(fit):
+        p[:, pair.covariance] = 2 * special.ndtr(-np.abs(z[:, pair.covariance]))
+    return {"z": z, "p_z": p}

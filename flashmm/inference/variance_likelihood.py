@@ -11,6 +11,7 @@ from scipy import special
 
 from flashmm.design.derived import drop_component
 from flashmm.inference.explained import mean_diagonals
+from flashmm.inference.model_fit import covariance_pairs
 from flashmm.inference.variance_plan import VariancePlan
 from flashmm.kernels import variance_tests as kernels
 from flashmm.kernels.engine import take
@@ -37,8 +38,7 @@ def likelihood_ratio_tests(
     for k in plan.positions:
         if k < len(fit.components) - 1:
             statistic[:, k] = _likelihood_ratio(fit, k, wanted)
-    plain = chi2_tail(statistic, 1)[0]
-    p = boundary_tail(statistic) if fit.options.nonnegative else plain
+    plain, p = _tails(fit, statistic)
     values = {"lrt": statistic}
     if "lrt" in plan.tests:
         values |= {"p_lrt": p, "p_chi2": plain}
@@ -49,11 +49,28 @@ def likelihood_ratio_tests(
     return values
 
 
+def _tails(fit: LMMFit, statistic: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """P-values of likelihood ratios (genes, K+1), plain and with the boundary.
+
+    Without a variance its covariance is zero too: χ²₂, or ½χ²₁ + ½χ²₂ (Stram & Lee 1994). A
+    covariance alone has no bound at zero: χ²₁.
+    """
+    plain = chi2_tail(statistic, 1)[0]
+    p = boundary_tail(statistic) if fit.options.nonnegative else plain.copy()
+    for pair in covariance_pairs(fit):
+        both = list(pair[:2])
+        two = chi2_tail(statistic[:, both], 2)[0]
+        p[:, pair.covariance] = plain[:, pair.covariance]
+        p[:, both] = (plain[:, both] + two) / 2 if fit.options.nonnegative else two
+        plain[:, both] = two
+    return plain, p
+
+
 def _likelihood_ratio(fit: LMMFit, component: int, wanted: np.ndarray) -> np.ndarray:
     """-2 log L without a component + 2 log L with it, (genes,); NaN where one did not converge."""
     without = (
         _ordinary_loglik(fit, wanted)
-        if len(fit.components) == 2
+        if len(_dropped(fit, component)) == len(fit.components) - 1
         else _reduced_loglik(fit, fit.components[component], wanted)
     )
     ratio = 2.0 * (fit.loglik - without)
@@ -63,6 +80,11 @@ def _likelihood_ratio(fit: LMMFit, component: int, wanted: np.ndarray) -> np.nda
     return np.where(
         wanted & ~np.isnan(ratio), np.where(at_bound, 0.0, np.maximum(ratio, 0)), np.nan
     )
+
+
+def _dropped(fit: LMMFit, component: int) -> set[int]:
+    """A component and the covariance that goes with it."""
+    return {component} | {p.covariance for p in covariance_pairs(fit) if component in p}
 
 
 def _ordinary_loglik(fit: LMMFit, wanted: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from flashmm.inference.model_fit import covariance_pairs
 from flashmm.kernels.spectral import SpectralEngine
 from flashmm.lmm import MAX_DENSE_COLUMNS, LMMFit
 from flashmm.options import InputError, note
@@ -57,6 +58,8 @@ class VariancePlan:
                 "'profile' intervals are for components bounded below by zero; fit with "
                 "nonnegative=True, or use 'wald'."
             )
+        if "profile" in plan.intervals and covariance_pairs(fit):
+            raise InputError("'profile' intervals are for models without covariances; use 'wald'.")
         return replace(plan, notes=_notes(fit, plan))
 
 

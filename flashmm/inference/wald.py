@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flashmm.inference.model_fit import FittedBlock, ModelFit
+from flashmm.inference.model_fit import FittedBlock, ModelFit, covariance_pairs
 from flashmm.inference.plan import T_TEST, TestPlan, Tests
 from flashmm.inference.screening import Screened
 from flashmm.kernels import ddf as kernels
 from flashmm.kernels.engine import VarianceForms
+from flashmm.lmm import FittedGenes
 from flashmm.options import Status, note
 
 # Step of a difference quotient, as a part of the standard error of a component.
@@ -120,7 +121,9 @@ class _State:
         """The observed information needs the data once more."""
         if rule.information == "observed":
             information = block.observed_information()
-            theta_cov = kernels.free_theta_cov(information, block.theta)
+            pairs = covariance_pairs(fit)
+            score = block.score() if isinstance(block, FittedGenes) and pairs else None
+            theta_cov = kernels.free_theta_cov(information, block.theta, pairs, score)
         else:
             information = fit.fisher_information[block.index]
             theta_cov = kernels.invert_information(information)

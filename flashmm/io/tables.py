@@ -46,12 +46,17 @@ def write_table(
         write_text(frame, tsv)
 
 
-def write_text(frame: pd.DataFrame, path: PathLike) -> None:
+def write_text(frame: pd.DataFrame, path: PathLike, header: bool = True) -> None:
     """Write the columns of a table as text: separated by commas for `.csv`, else by tabs."""
     comma = Path(path).name.removesuffix(".gz").endswith(".csv")
     with atomic_path(path) as unfinished:
         frame.to_csv(
-            unfinished, sep="," if comma else "\t", index=False, na_rep="NA", lineterminator="\n"
+            unfinished,
+            sep="," if comma else "\t",
+            header=header,
+            index=False,
+            na_rep="NA",
+            lineterminator="\n",
         )
 
 

@@ -5,12 +5,14 @@ Arrays are per gene (first axis) and contrast; θ = (σ²_1 … σ²_K, σ²), r
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from scipy import special
 
 from flashmm.kernels.engine import VarianceForms
+from flashmm.kernels.random_covariance import Pair, is_singular
 
 Array = np.ndarray
 
@@ -84,7 +86,9 @@ def satterthwaite_df(value: Array, gradient: Array, theta_cov: Array) -> Array:
         return np.where(spread > 0, 2.0 * value**2 / spread, np.nan)
 
 
-def free_theta_cov(information: Array, theta: Array) -> Array:
+def free_theta_cov(
+    information: Array, theta: Array, pairs: Sequence[Pair] = (), score: Array | None = None
+) -> Array:
     """Inverse observed information of the components that are not at zero; zeros elsewhere.
 
     Parameters
@@ -93,16 +97,54 @@ def free_theta_cov(information: Array, theta: Array) -> Array:
         Observed information of θ.
     theta : (genes, k) array
         Components.
+    pairs : sequence of Pair
+        Components with a covariance.
+    score : (genes, k) array, optional
+        Gradient of the log-likelihood in θ; needed for pairs.
 
     Returns
     -------
     (genes, k, k) array
         Rows and columns of components at zero are zero, so that they do not enter the df (the rule
-        of lmerTest, whose derivatives vanish there).
+        of lmerTest, whose derivatives vanish there). Where two effects have a correlation of one,
+        it is the inverse along the surface σ_12² = σ²_1 σ²_2, by the same rule.
     """
-    free = theta != 0
+    along, free = np.broadcast_to(np.eye(theta.shape[1]), information.shape).copy(), theta != 0
+    bent = np.zeros_like(information)
+    for pair in pairs:
+        assert score is not None
+        one = is_singular(theta, pair) & free[:, pair.first] & free[:, pair.second]
+        # ∂(l², m², lm)/∂l, ∂/∂m, times l and m
+        along[one] = _surface(theta[one], pair)
+        bent[one] += _bend(theta[one], score[one], pair)
+        free[one, pair.covariance] = False
+        free[:, pair.covariance] |= (theta[:, [pair.first, pair.second]] > 0).all(1) & ~one
+    inverse = _pinned_inverse(along.swapaxes(1, 2) @ information @ along - bent, free)
+    return along @ inverse @ along.swapaxes(1, 2)
+
+
+def _surface(theta: Array, pair: Pair) -> Array:
+    """Directions in which two effects stay one, in the columns of their variances."""
+    along = np.broadcast_to(np.eye(theta.shape[1]), (*theta.shape, theta.shape[1])).copy()
+    for k in (pair.first, pair.second):
+        along[:, k, k] = 2 * theta[:, k]
+        along[:, pair.covariance, k] = theta[:, pair.covariance]
+    return along
+
+
+def _bend(theta: Array, score: Array, pair: Pair) -> Array:
+    """Score times the second derivatives of θ along that surface, in the same directions."""
+    a, b, c = pair
+    bend = np.zeros((*theta.shape, theta.shape[1]))
+    bend[:, a, a], bend[:, b, b] = (2 * theta[:, k] * score[:, k] for k in (a, b))
+    bend[:, a, b] = bend[:, b, a] = theta[:, c] * score[:, c]
+    return bend
+
+
+def _pinned_inverse(information: Array, free: Array) -> Array:
+    """Inverse of the free rows and columns, zeros elsewhere."""
     both = free[:, :, None] & free[:, None, :]
-    k = theta.shape[1]
+    k = free.shape[1]
     pinned = np.where(both, information, 0.0)
     scale = np.abs(np.einsum("gkk->gk", information))
     pinned[:, np.arange(k), np.arange(k)] += np.where(free, 0.0, np.where(scale > 0, scale, 1.0))

@@ -1,12 +1,12 @@
 """Any number of random components: one small dense system per gene.
 
-With S = Z'Z - Z'X(X'X)⁻¹X'Z (q × q), Γ = diag(γ_k, one per column of Z) and residuals r of ordinary
-least squares,
+With S = Z'Z - Z'X(X'X)⁻¹X'Z (q × q), Γ = diag(γ_k, one per column of Z), or Σ γ_k D_k where effects
+correlate (`random_covariance`), and residuals r of ordinary least squares,
     M(γ) = (S⁻¹ + Γ)⁻¹ = (I + SΓ)⁻¹S = Z'P_W Z        u(γ) = (I + SΓ)⁻¹Z'r = Z'P_W y
 are all that the derivatives need: their blocks, traces and squares are every score and information.
 Both come from sweeping S, one block of columns after another (`_sweep`). The objective
     Q(γ) = e + t'W⁻¹t                 f(γ) = m log Q + log |W°|
-is taken in the rotation, where W(γ) = I + Σ γ_k B_k (rank × rank, B_k = F_k'F_k), from one Cholesky
+is taken in the rotation, where W(γ) = I + Σ γ_k B_k (rank × rank, B_k = F'D_k F), from one Cholesky
 factor, with W° = W, m = ν for REML and, for ML, W° = I + Σ γ_k B°_k from the root of Z'Z and m = n.
 """
 
@@ -18,17 +18,18 @@ import numpy as np
 from scipy.linalg import eigh, solve_triangular
 
 from flashmm.kernels.engine import Estimates, Optimum, VarianceForms, by_homogeneity, each, take
+from flashmm.kernels.random_covariance import SINGULAR, RandomCovariance, Scale
 from flashmm.kernels.rotation import EIGEN_TOLERANCE, Rotated, Rotation
 from flashmm.kernels.search import (
     Derivatives,
     Moments,
     cholesky,
+    given_start,
     invert,
     log_det,
     minimise,
     profile_derivatives,
     solve,
-    start_grid,
     theta_information,
     theta_score,
 )
@@ -43,6 +44,9 @@ BLOCK_ELEMENTS = 2**20
 PART_ELEMENTS = 2**17
 # Columns swept at a time: a fraction of them all, within limits.
 SWEPT_FRACTION, SWEPT_LIMITS = 8, (8, 48)
+# Size of a variance, relative to 1 / (largest eigenvalue of its component), that a search in
+# factors starts from where it is given a smaller one.
+START_VARIANCE = 1e-3
 # Last pivot of a factor that is bordered by a vector, larger than any sum of squares.
 BEYOND = 1e300
 
@@ -60,13 +64,13 @@ class DenseEngine:
     S_log_det : (q, q) array
         The same for the log-determinant: `S` for REML, Z'Z for ML.
     B : (K, rank, rank) array
-        F_k'F_k, the components in the rotation.
+        F'D_k F, the components in the rotation.
     B_log_det : (K, r, r) array
         The components of the log-determinant: `B` for REML, those of Z'Z for ML.
     B_cells : (K, r, r) array
         The components in the span of Z: V is positive definite where I + Σ γ_k B_cells_k is.
-    members : (q, K) array
-        One where a column of Z belongs to a component, else zero.
+    random : RandomCovariance
+        Which columns of Z the components are the variances and covariances of.
     dof : int
         m: ν for REML, n for ML.
     nonnegative : bool
@@ -79,7 +83,7 @@ class DenseEngine:
     B: Array
     B_log_det: Array
     B_cells: Array
-    members: Array
+    random: RandomCovariance
     dof: int
     nonnegative: bool
 
@@ -93,10 +97,10 @@ class DenseEngine:
         """Prepare the engine for a design."""
         values, vectors = eigh(rotation.ZtZ)
         kept = values > EIGEN_TOLERANCE * values.max()
-        B_cells = _components(vectors[:, kept] * np.sqrt(values[kept]), rotation.blocks)
-        B = _components(rotation.F, rotation.blocks)
+        random = RandomCovariance.of(rotation.ZtZ, rotation.component_sizes)
+        B_cells = random.components(vectors[:, kept] * np.sqrt(values[kept]))
+        B = random.components(rotation.F)
         S = rotation.F @ rotation.F.T
-        sizes = rotation.component_sizes
         return cls(
             rotation,
             S,
@@ -104,7 +108,7 @@ class DenseEngine:
             B,
             B if reml else B_cells,
             B_cells,
-            np.repeat(np.eye(len(sizes)), sizes, axis=0),
+            random,
             rotation.df_residual if reml else rotation.n_cells,
             nonnegative,
         )
@@ -164,33 +168,31 @@ class DenseEngine:
         fine = np.isfinite(log_dets) & (Q > 0)
         return np.where(fine, self.dof * np.log(np.where(fine, Q, 1.0)) + log_dets, np.inf)
 
-    def _rows(self, gamma: Array) -> Array:
-        """γ of each column of Z, (genes, q)."""
-        return np.repeat(gamma, self.rotation.component_sizes, axis=1)
-
     def _random(self, t: Array) -> Array:
         """Z'r = Ft of each gene, (genes, q)."""
         return each(t, self.rotation.F.T)
 
     def _moments(self, gamma: Array, genes: Rotated) -> Moments:
         """What the derivatives are made of, for a part of the genes."""
-        E, K = self.members, self.members.shape[1]
-        Zr, rows = self._random(genes.t), self._rows(gamma)
-        M, u, log_dets = _sweep(self.S, Zr[:, :, None], rows)
+        random, Zr = self.random, self._random(genes.t)
+        scale = random.scale(gamma)
+        M, u, log_dets = _sweep(self.S, Zr[:, :, None], random, scale)
+        effects = random.times(scale, u)[:, :, 0]
         u = u[:, :, 0]
-        U = u[:, :, None] * E
+        U = random.applied(u)
         qq = U.swapaxes(1, 2) @ (M @ U)
         # t'W⁻¹t = t't - (Z'r)'Γu, and Q is not below e
-        tWt = (genes.t**2).sum(1) - (Zr * rows * u).sum(1)
+        tWt = (genes.t**2).sum(1) - (Zr * effects).sum(1)
         if self.S_log_det is not self.S:
-            M, _, log_dets = _sweep(self.S_log_det, np.empty((len(gamma), len(self.S), 0)), rows)
+            nothing = np.empty((len(gamma), len(self.S), 0))
+            M, _, log_dets = _sweep(self.S_log_det, nothing, random, scale)
         return Moments(
             Q=genes.e + np.maximum(tWt, 0.0),
-            q=each(u**2, E),
-            qq=qq.reshape(-1, K, K),
+            q=random.squares(u),
+            qq=qq,
             log_det=log_dets,
-            a=each(np.einsum("gqq->gq", M), E),
-            aa=E.T @ (M**2 @ E),
+            a=random.traces(M),
+            aa=random.products(M),
         )
 
     def _all_moments(self, gamma: Array, genes: Rotated) -> Moments:
@@ -208,8 +210,7 @@ class DenseEngine:
 
     def _grid_start(self, genes: Rotated) -> Array:
         """Best point of a coarse grid that genes share, (genes, K)."""
-        largest = [np.linalg.eigvalsh(B)[-1] for B in self.B]
-        grid = start_grid(largest)
+        grid = self.random.start_grid(self.random.largest(self.B))
 
         def at(point: Array) -> Array:
             W = _weighted_sum(point[None], self.B)[0]
@@ -221,6 +222,8 @@ class DenseEngine:
 
     def optimise(self, genes: Rotated, start: Array | None, max_iter: int, tol: float) -> Optimum:
         """Coarse shared grid, then Newton with an active set, batched over genes."""
+        if self.random.pairs and self.nonnegative:
+            return self._optimise_factors(genes, start, max_iter, tol)
         return minimise(
             self.objective,
             self._derivatives,
@@ -231,6 +234,36 @@ class DenseEngine:
             max_iter=max_iter,
             tol=tol,
         )
+
+    def _optimise_factors(
+        self, genes: Rotated, start: Array | None, max_iter: int, tol: float
+    ) -> Optimum:
+        """The same in the Cholesky factors of the covariances, which have no bounds."""
+        random, unit = self.random, 1.0 / self.random.largest(self.B)
+
+        def first(genes: Rotated) -> Array:
+            if start is None:
+                return random.factors(self._grid_start(genes), START_VARIANCE * unit)
+            gamma = given_start(start, genes, self.objective)
+            return random.factors(gamma, START_VARIANCE * unit)
+
+        def objective(x: Array, genes: Rotated) -> Array:
+            return self.objective(random.from_factors(x), genes)
+
+        def derivatives(x: Array, genes: Rotated) -> Derivatives:
+            return random.in_factors(self._derivatives(random.from_factors(x), genes), x)
+
+        found = minimise(
+            objective,
+            derivatives,
+            genes,
+            first,
+            None,
+            nonnegative=random.bounded,
+            max_iter=max_iter,
+            tol=tol,
+        )
+        return found._replace(gamma=random.settled(found.gamma, SINGULAR * unit))
 
     # ---- what follows from γ -----------------------------------------------------------------
 
@@ -251,14 +284,16 @@ class DenseEngine:
 
     def _solve(self, gamma: Array, right: Array) -> Array:
         """(I + SΓ)⁻¹ applied to (q, C) or (genes, q, C)."""
-        return solve(self.S * self._rows(gamma)[:, None] + np.eye(len(self.S)), right)
+        scaled = self.random.times(self.random.scale(gamma), self.S).swapaxes(1, 2)
+        return solve(scaled + np.eye(len(self.S)), right)
 
     def blup(self, gamma: Array, genes: Rotated) -> Array:
         """Predicted random effects Γu = ΓZ'W⁻¹(y - Xβ̂), (genes, q)."""
 
         def part(rows: slice) -> Array:
             right = self._random(genes.t[rows])[:, :, None]
-            return self._rows(gamma[rows]) * self._solve(gamma[rows], right)[:, :, 0]
+            u = self._solve(gamma[rows], right)
+            return self.random.times(self.random.scale(gamma[rows]), u)[:, :, 0]
 
         effects: Array = by_parts(part, self._part(), len(gamma))
         return effects
@@ -280,7 +315,7 @@ class DenseEngine:
 
         def part(rows: slice) -> Array:
             # c'(I + A Γ(I + SΓ)⁻¹ A')c
-            weighted = h.T * self._rows(gamma[rows])[:, None]
+            weighted = self.random.times(self.random.scale(gamma[rows]), h).swapaxes(1, 2)
             return basis.T @ basis + weighted @ self._solve(gamma[rows], h)
 
         covariance: Array = by_parts(part, self._part(basis.shape[1]), len(gamma))
@@ -309,26 +344,20 @@ class DenseEngine:
 
     def _variance_forms(self, gamma: Array, variance: Array, sides: Array, C: int) -> VarianceForms:
         """The same for a part of the genes; `sides` holds a, and b unless it is a."""
-        E, rows, s0 = self.members, self._rows(gamma), variance
-        h = self.rotation.A.T @ sides
-        M, g, _ = _sweep(self.S, np.broadcast_to(h, (len(gamma), *h.shape)), rows)
+        random, s0 = self.random, variance
+        scale, h = random.scale(gamma), self.rotation.A.T @ sides
+        M, g, _ = _sweep(self.S, np.broadcast_to(h, (len(gamma), *h.shape)), random, scale)
         ga, gb = g[:, :, :C], g[:, :, -C:]
         # With g = (I + SΓ)⁻¹h:
-        # v/s_0 = a'b + h_a'Γg_b,  v_k = g_ak'g_bk,  v_kl = -(2/s_0) sym g_ak'M_kl g_bl
+        # v/s_0 = a'b + h_a'Γg_b,  v_k = g_a'D_k g_b,  v_kl = -(2/s_0) sym g_a'D_k M D_l g_b
         shared = (sides[:, :C] * sides[:, -C:]).sum(0)
-        value = s0[:, None] * (shared + (rows[:, None] @ (h[:, :C] * gb))[:, 0])
-        gradient = (ga * gb).swapaxes(1, 2) @ E
-        half = np.stack(
-            [(ga * (M[:, :, b] @ gb[:, b])).swapaxes(1, 2) @ E for b in self.rotation.blocks], -1
-        )
+        value = s0[:, None] * (shared + (h[:, :C] * random.times(scale, gb)).sum(1))
+        gradient = random.forms(ga, gb)
+        K = gamma.shape[1]
+        half = np.stack([random.forms(ga, random.columns(M, gb, k)) for k in range(K)], -1)
         hessian = -(half + half.swapaxes(-1, -2)) / s0[:, None, None, None]
         theta = np.concatenate([gamma * s0[:, None], s0[:, None]], axis=1)
         return by_homogeneity(value, gradient, hessian, theta)
-
-
-def _components(F: Array, blocks: list[slice]) -> Array:
-    """F_k'F_k for each block of rows of F, (K, r, r)."""
-    return np.stack([F[b].T @ F[b] for b in blocks])
 
 
 def _weighted_sum(gamma: Array, B: Array, border: int = 0) -> Array:
@@ -342,22 +371,26 @@ def _weighted_sum(gamma: Array, B: Array, border: int = 0) -> Array:
     return W
 
 
-def _sweep(S: Array, right: Array, gamma: Array) -> tuple[Array, Array, Array]:
-    """(I + SΓ)⁻¹S, (I + SΓ)⁻¹ applied to (genes, q, C), and log |I + SΓ|; γ is (genes, q).
+def _sweep(
+    S: Array, right: Array, random: RandomCovariance, scale: Scale
+) -> tuple[Array, Array, Array]:
+    """(I + SΓ)⁻¹S, (I + SΓ)⁻¹ applied to (genes, q, C), and log |I + SΓ|.
 
     A block b of columns at a time takes its Γ_b into account, by Woodbury's identity:
         M ← M - M_·b Γ_b T,    T = (I + M_bb Γ_b)⁻¹ M_b·
     and rows b become T itself, so that nothing cancels within a block.
     """
-    n, q = gamma.shape
+    n, q = scale.diagonal.shape
     wide = np.empty((n, q, q + right.shape[2]))
     wide[:, :, :q], wide[:, :, q:] = S, right
     log_dets = np.zeros(n)
     width = min(max(q // SWEPT_FRACTION, SWEPT_LIMITS[0]), SWEPT_LIMITS[1])
-    for first in range(0, q, width):
-        b = slice(first, min(first + width, q))
-        scaled = wide[:, :, b] * gamma[:, None, b]
-        pivot = scaled[:, b] + np.eye(b.stop - b.start)
+    for b in random.sweeps(width):
+        scaled = wide[:, :, b] * scale.diagonal[:, None, b]
+        if scale.beside is not None:
+            scaled += wide[:, :, random.partner[b]] * scale.beside[:, None, b]
+        pivot = scaled[:, b]
+        pivot = pivot + np.eye(pivot.shape[1])
         log_dets += np.linalg.slogdet(pivot)[1]
         T = invert(pivot) @ wide[:, b]
         wide -= scaled @ T

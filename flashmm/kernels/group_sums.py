@@ -94,6 +94,44 @@ def in_order(indptr: np.ndarray, minor: np.ndarray, width: int, last: int) -> bo
     return not disorder
 
 
+@_compiled(
+    [
+        types.Tuple([types.int64[::1], positions[::1], values[::1]])(
+            _read_only(values, 2), positions[::1]
+        )
+        for positions, values in ((types.int32, types.float32), (types.int64, types.float64))
+    ]
+)
+def nonzero_values(
+    table: np.ndarray, minor: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Find the values of a table that are not zero, as lines: indptr, minor and values.
+
+    Parameters
+    ----------
+    table : numpy.ndarray
+        (lines, width).
+    minor : numpy.ndarray
+        Of the type of positions that goes with the values, of any length.
+    """
+    n_lines, width = table.shape
+    indptr = np.zeros(n_lines + 1, np.int64)
+    for line in range(n_lines):
+        count = 0
+        for j in range(width):
+            count += table[line, j] != 0
+        indptr[line + 1] = indptr[line] + count
+    n = indptr[n_lines]
+    # every value is written, and the next one over it where it is zero: no branch to guess
+    place, found = np.empty(n + 1, minor.dtype), np.empty(n + 1, table.dtype)
+    k = 0
+    for line in range(n_lines):
+        for j in range(width):
+            place[k], found[k] = j, table[line, j]
+            k += table[line, j] != 0
+    return indptr, place[:n], found[:n]
+
+
 @_compiled([_INTEGER(values) for values in _VALUES])
 def largest_count(values: np.ndarray) -> int:
     """Find the largest value; -1 unless all are integers from 0 to `LARGEST_IN_TABLE`."""
@@ -300,6 +338,7 @@ def add_genes(
                 sums[g, j, 3 + k] += x[k, cell] * yi
 
 
+@_compiled([types.void(types.Array(types.float64, 2, "A"), types.float64[:, ::1])])
 def take_numbers(sums: np.ndarray, numbers: np.ndarray) -> None:
     """Move the numbers of values above zero out of the sums of counts.
 
@@ -311,10 +350,11 @@ def take_numbers(sums: np.ndarray, numbers: np.ndarray) -> None:
     numbers : numpy.ndarray
         (groups, columns) To which the numbers are added.
     """
-    for of_group, number in zip(sums, numbers, strict=True):
-        whole = np.floor(of_group)
-        number += (of_group - whole) / ONE_MORE
-        of_group[:] = whole
+    for g in range(len(sums)):
+        for j in range(sums.shape[1]):
+            whole = np.floor(sums[g, j])
+            numbers[g, j] += (sums[g, j] - whole) / ONE_MORE
+            sums[g, j] = whole
 
 
 def by_kind(sums: np.ndarray) -> np.ndarray:

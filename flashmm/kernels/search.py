@@ -163,7 +163,7 @@ def minimise(
     grid_start: Callable[[Genes], Array],
     start: Array | None,
     *,
-    nonnegative: bool,
+    nonnegative: bool | Array,
     max_iter: int,
     tol: float,
 ) -> Optimum:
@@ -182,8 +182,8 @@ def minimise(
         Best point of a shared grid for each gene, (genes, K).
     start : (K + 1,) array or None
         Start values of θ, instead of the grid.
-    nonnegative : bool
-        Whether γ is bounded below by zero.
+    nonnegative : bool or (K,) bool array
+        Whether γ is bounded below by zero, or which of its parts are.
     max_iter : int
         Limit of the evaluations of the derivatives per gene.
     tol : float
@@ -195,7 +195,8 @@ def minimise(
         Where each gene stopped.
     """
     trial = grid_start(genes) if start is None else given_start(start, genes, objective)
-    trial = np.maximum(trial, 0.0) if nonnegative else trial
+    bounded, everywhere = np.asarray(nonnegative), bool(np.any(nonnegative))
+    trial = np.where(bounded, np.maximum(trial, 0.0), trial)
     gamma, step = trial.copy(), np.zeros_like(trial)
     n, active = len(gamma), np.arange(len(gamma))
     f, below = np.full(n, np.inf), np.full(n, np.inf)
@@ -204,7 +205,7 @@ def minimise(
     for _ in range(max_iter):
         if not len(active):
             break
-        if nonnegative:
+        if everywhere:
             d = derivatives(trial[active], take(genes, active))
             taken = d.f < below[active]
             rows, d = active[taken], take(d, taken)
@@ -216,8 +217,8 @@ def minimise(
             rows = active[taken]
         n_iter[active] += 1
         gamma[rows], f[rows] = trial[rows], d.f
-        step[rows], decrement[rows], newton = _direction(gamma[rows], d, nonnegative)
-        length[rows], halvings[rows] = _first_length(gamma[rows], step[rows], nonnegative), 0
+        step[rows], decrement[rows], newton = _direction(gamma[rows], d, bounded)
+        length[rows], halvings[rows] = _first_length(gamma[rows], step[rows], bounded), 0
         # Close to the optimum a step is below rounding in f: it is taken if f is finite there, the
         # last one before stopping without a look.
         below[rows] = np.where(newton & (decrement[rows] < UNSEARCHED), np.inf, d.f)
@@ -225,7 +226,7 @@ def minimise(
         refused = active[~taken]
         length[refused] /= 2
         halvings[refused] += 1
-        trial[active] = _moved(gamma[active], step[active], length[active], nonnegative)
+        trial[active] = _moved(gamma[active], step[active], length[active], bounded)
         gamma[settled] = trial[settled]
         active = active[(halvings[active] < MAX_HALVINGS) & ~np.isin(active, settled)]
     return Optimum(gamma, f, decrement, n_iter)
@@ -265,7 +266,7 @@ def with_restarts(first: Optimum, run: Callable[[Array], Optimum], raised: float
     return best
 
 
-def _direction(gamma: Array, d: Derivatives, nonnegative: bool) -> tuple[Array, Array, Array]:
+def _direction(gamma: Array, d: Derivatives, bounded: Array) -> tuple[Array, Array, Array]:
     """Newton step on the free components, by the expected Hessian where the observed is indefinite.
 
     Directions in which the likelihood is flat, such as the difference of two equal components, are
@@ -278,7 +279,7 @@ def _direction(gamma: Array, d: Derivatives, nonnegative: bool) -> tuple[Array, 
     newton : (genes,) bool array
         Whether the observed Hessian was used.
     """
-    at_bound = nonnegative & (gamma <= 0.0)
+    at_bound = bounded & (gamma <= 0.0)
     held = at_bound & (d.gradient >= 0.0)
     step, decrement, newton = _newton_step(d, held)
     # A component that would leave through its bound stays there, and the others move without it.
@@ -309,24 +310,23 @@ def _newton_step(d: Derivatives, held: Array) -> tuple[Array, Array, Array]:
     return step * scale, 0.5 * np.abs((step * gradient).sum(1)), newton
 
 
-def _first_length(gamma: Array, step: Array, nonnegative: bool) -> Array:
+def _first_length(gamma: Array, step: Array, bounded: Array) -> Array:
     """Length at which the step meets its first bound, one at most, (genes,)."""
-    return np.minimum(_room(gamma, step, nonnegative).min(1), 1.0)
+    return np.minimum(_room(gamma, step, bounded).min(1), 1.0)
 
 
-def _moved(gamma: Array, step: Array, length: Array, nonnegative: bool) -> Array:
+def _moved(gamma: Array, step: Array, length: Array, bounded: Array) -> Array:
     """γ after a part of the step; a component that meets its bound lies exactly on it."""
     trial = gamma + length[:, None] * step
-    if nonnegative:
-        trial = np.maximum(trial, 0.0)
-        trial[length[:, None] >= _room(gamma, step, nonnegative)] = 0.0
+    trial = np.where(bounded, np.maximum(trial, 0.0), trial)
+    trial[length[:, None] >= _room(gamma, step, bounded)] = 0.0
     return trial
 
 
-def _room(gamma: Array, step: Array, nonnegative: bool) -> Array:
+def _room(gamma: Array, step: Array, bounded: Array) -> Array:
     """Length of the step at which each component meets its bound, (genes, K)."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        towards = nonnegative & (step < 0) & (gamma > 0)
+        towards = bounded & (step < 0) & (gamma > 0)
         return np.where(towards, gamma / -step, np.inf)
 
 

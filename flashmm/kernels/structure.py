@@ -8,6 +8,8 @@ What an engine can make use of shows in the blocks of Z'Z alone:
   types; the levels of disjoint components are groups of cells, each group with
   the γ of its component, γ_{k(g)};
 * an outer component joins groups where Z_1 = Z_2 M, as a subject joins its cell types.
+
+A component without columns is the covariance of the two before it.
 """
 
 from __future__ import annotations
@@ -118,8 +120,11 @@ class CovarianceStructure:
 
     @cached_property
     def elimination(self) -> Elimination | None:
-        """What can be eliminated, leaving the fewest columns; None where nothing can."""
-        sets = self._disjoint_sets()
+        """What can be eliminated, leaving the fewest columns; None where nothing can.
+
+        Nothing can beside a covariance, a component without columns (`random_covariance`).
+        """
+        sets = [] if 0 in self.component_sizes else self._disjoint_sets()
         if not sets:
             return None
         found = [self._eliminated(None, inner, np.zeros(0, dtype=np.int64)) for inner in sets]

@@ -11,8 +11,9 @@ from flashmm.names import on_demand
 if TYPE_CHECKING:
     from flashmm.notebook.export import to_anndata, write
     from flashmm.notebook.figures import TablePlots
+    from flashmm.notebook.scores import scores, write_ranks
     from flashmm.notebook.words import explain
 
-__all__ = ["TablePlots", "explain", "to_anndata", "write"]
+__all__ = ["TablePlots", "explain", "scores", "to_anndata", "write", "write_ranks"]
 
 on_demand(__name__)

@@ -3,16 +3,18 @@
 HDF5 inflates the chunks of a file one after another. Here they are taken from the file as they are
 and inflated by isal, which lets go of the interpreter's lock, in threads that work while the
 caller computes. Datasets that are not chunked, or use other filters than gzip and shuffle, are read
-by h5py, in the same way as arrays in memory.
+by h5py, in the same way as arrays in memory. Tables are read by rows.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from itertools import product
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import h5py
 import numpy as np
@@ -29,6 +31,7 @@ _GZIP = (h5py.h5z.FILTER_DEFLATE,)
 _SHUFFLE_GZIP = (h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE)
 
 Range: TypeAlias = tuple[int, int]
+Result = TypeVar("Result")
 
 
 def read_ahead(
@@ -39,26 +42,39 @@ def read_ahead(
     Parameters
     ----------
     arrays : sequence of array_like
-        One-dimensional arrays or HDF5 datasets; only datasets are read in threads.
+        One-dimensional arrays, HDF5 datasets or arrays of zarr; only these are read in threads.
     types : sequence of dtype
         The type to which each array is turned.
     ranges : iterable of (start, stop)
         The slices; a few more than the one in use are held in memory, unless there is but one
         thread to work in (`flashmm.kernels.threads.thread_count`).
     """
-    readers = [
-        (gzip_reader(array) or array, kind) for array, kind in zip(arrays, types, strict=True)
-    ]
+    readers = [slice_reader(array, kind) for array, kind in zip(arrays, types, strict=True)]
+    return in_advance(readers, ranges, any(map(is_stored, arrays)))
+
+
+def is_stored(array: Any) -> bool:
+    """Whether slices are read from a file: HDF5 and zarr have chunks, arrays in memory none."""
+    return hasattr(array, "chunks")
+
+
+def in_advance(
+    functions: Sequence[Callable[[int, int], Result]], ranges: Iterable[Range], worth: bool
+) -> Iterator[tuple[Range, list[Result]]]:
+    """Yield what functions of (start, stop) give for each range, in order.
+
+    Where it is `worth` it they are called in threads, a few ranges before the one in use.
+    """
     threads = min(THREADS, thread_count())
-    if threads == 1 or not any(isinstance(array, h5py.Dataset) for array in arrays):
+    if threads == 1 or not worth:
         for at in ranges:
-            yield at, [_slice(*reader, *at) for reader in readers]
+            yield at, [function(*at) for function in functions]
         return
-    waiting: deque[tuple[Range, list[Future[np.ndarray]]]] = deque()
+    waiting: deque[tuple[Range, list[Future[Result]]]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:
             for at in ranges:
-                waiting.append((at, [pool.submit(_slice, *reader, *at) for reader in readers]))
+                waiting.append((at, [pool.submit(function, *at) for function in functions]))
                 if len(waiting) > _AHEAD:
                     yield _first(waiting)
             while waiting:
@@ -68,28 +84,37 @@ def read_ahead(
 
 
 def _first(
-    waiting: deque[tuple[Range, list[Future[np.ndarray]]]],
-) -> tuple[Range, list[np.ndarray]]:
+    waiting: deque[tuple[Range, list[Future[Result]]]],
+) -> tuple[Range, list[Result]]:
     at, slices = waiting.popleft()
     return at, [future.result() for future in slices]
 
 
+def slice_reader(array: Any, kind: Any) -> Callable[[int, int], np.ndarray]:
+    """Function of (start, stop) that reads a slice of an array or dataset as a type."""
+    reader = gzip_reader(array)
+    if reader is not None:
+        return partial(reader.read, dtype=kind)
+    return partial(_slice, array, kind)
+
+
 def _slice(array: Any, kind: Any, start: int, stop: int) -> np.ndarray:
-    if isinstance(array, GzipReader):
-        return array.read(start, stop, kind)
     return np.ascontiguousarray(array[start:stop], dtype=kind)
 
 
 def gzip_reader(dataset: Any) -> GzipReader | None:
     """Make a reader of raw chunks for a dataset, or None where it has to be read by h5py."""
-    if not isinstance(dataset, h5py.Dataset) or not dataset.chunks or dataset.ndim != 1:
+    if not isinstance(dataset, h5py.Dataset) or not dataset.chunks or dataset.ndim > 2:
         return None
     recipe = dataset.id.get_create_plist()
     filters = tuple(recipe.get_filter(i)[0] for i in range(recipe.get_nfilters()))
-    n_chunks = -(-len(dataset) // dataset.chunks[0])
+    n_chunks = math.prod(
+        -(-size // step) for size, step in zip(dataset.shape, dataset.chunks, strict=True)
+    )
     if filters not in (_GZIP, _SHUFFLE_GZIP) or dataset.id.get_num_chunks() != n_chunks:
         return None
-    return GzipReader(dataset, shuffled=filters == _SHUFFLE_GZIP)
+    kind = GzipReader if dataset.ndim == 1 else GzipTableReader
+    return kind(dataset, shuffled=filters == _SHUFFLE_GZIP)
 
 
 class GzipReader:
@@ -107,7 +132,6 @@ class GzipReader:
         self.dataset = dataset
         self.shuffled = shuffled
         self.dtype = dataset.dtype
-        self.length = len(dataset)
         self.step = dataset.chunks[0]
         self._latest: tuple[int, np.ndarray] = (-1, np.empty(0))
 
@@ -123,24 +147,42 @@ class GzipReader:
         """Values of the chunk that begins at a position; slices often meet inside a chunk."""
         latest, values = self._latest
         if latest != begin:
-            values = self._inflated(begin)
+            values = self._inflated((begin,))
             self._latest = (begin, values)
         return values
 
-    def _inflated(self, begin: int) -> np.ndarray:
-        size = self.step * self.dtype.itemsize
-        skipped, packed = self.dataset.id.read_direct_chunk((begin,))
+    def _inflated(self, corner: tuple[int, ...]) -> np.ndarray:
+        """Values of the chunk that begins at a corner; none beyond the dataset where h5py reads."""
+        chunks = self.dataset.chunks
+        size = math.prod(chunks) * self.dtype.itemsize
+        skipped, packed = self.dataset.id.read_direct_chunk(corner)
         try:
             plain = b"" if skipped else _inflate(packed, size)
         except IsalError:  # type: ignore[misc]  # declared as a value
             skipped = True
         if skipped:  # stored without the filter; or damaged, of which h5py says more
-            return self.dataset[begin : min(begin + self.step, self.length)]
+            return self.dataset[tuple(map(slice, corner, np.add(corner, chunks)))]
         if len(plain) != size:
             raise OSError(f"a chunk of {size} bytes holds {len(plain)}")
         if self.shuffled:  # all first bytes, all second bytes ...
             plain = np.frombuffer(plain, np.uint8).reshape(self.dtype.itemsize, -1).T.tobytes()
-        return np.frombuffer(plain, self.dtype)
+        return np.frombuffer(plain, self.dtype).reshape(chunks)
+
+
+class GzipTableReader(GzipReader):
+    """Rows of a two-dimensional dataset of gzip chunks, as `GzipReader`."""
+
+    def read(self, start: int, stop: int, dtype: Any) -> np.ndarray:
+        """Read dataset[start:stop] as an array of the given type."""
+        n_columns, (height, width) = self.dataset.shape[1], self.dataset.chunks
+        out = np.empty((stop - start, n_columns), dtype=dtype)
+        for top in range(start - start % height, stop, height):
+            a, b = max(top, start), min(top + height, stop)
+            for left in range(0, n_columns, width):
+                n = min(width, n_columns - left)
+                tile = self._inflated((top, left))[a - top : b - top, :n]
+                out[a - start : b - start, left : left + n] = tile
+        return out
 
 
 def _inflate(packed: bytes, size: int) -> bytes:

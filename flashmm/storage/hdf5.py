@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import h5py
 from isal import isal_zlib
 from isal.igzip_lib import IsalError
 
+from flashmm.names import text
 from flashmm.options import InputError
 from flashmm.storage.files import PathLike, reading, require_regular
 
@@ -45,14 +47,20 @@ def hdf5_file(path: PathLike) -> Iterator[h5py.File]:
 
 
 def _check_links(file: h5py.File, path: PathLike) -> None:
-    links: list[tuple[str, object]] = []
-    file.visititems_links(lambda name, link: links.append((name, link)))
-    for name, link in links:
-        if isinstance(link, h5py.ExternalLink):
-            raise InputError(
-                f"'{path}': '{name}' is a link to another file, '{link.filename}'. Give a file "
-                "that holds all of its content."
-            )
+    external: list[bytes] = []
+
+    def look(name: bytes, link: Any) -> None:
+        if link.type == h5py.h5l.TYPE_EXTERNAL:
+            external.append(name)
+
+    file.id.links.visit(look, info=True)
+    if external:
+        name = text(external[0])
+        link = file.get(name, getlink=True)
+        raise InputError(
+            f"'{path}': '{name}' is a link to another file, '{link.filename}'. Give a file that "
+            "holds all of its content."
+        )
 
 
 def require_bounded(item: object, path: PathLike) -> None:

@@ -114,6 +114,11 @@ RANDOM = [
     (["log(libsize) || subject"], ["subject", "subject|log(libsize)"]),
     (["subject", "0 + scale(m) || subject"], ["subject", "subject|scale(m)"]),
     (["(0 + m | subject)"], ["subject|m"]),
+    (["(1 + m | subject)"], ["subject", "subject|m", "cov(subject, subject|m)"]),
+    (
+        ["cell_type", "m | subject", "`plate.id`"],
+        ["cell_type", "subject", "subject|m", "cov(subject, subject|m)", "plate.id"],
+    ),
     (["0 + m + `percent.mito` || subject"], ["subject|m", "subject|percent.mito"]),
     (["0 + log(libsize):m || subject:cell_type"], ["subject:cell_type|log(libsize):m"]),
     (
@@ -159,6 +164,17 @@ def test_levels_are_in_the_order_of_the_categories_and_numbers_are_labels():
     assert list(design.Z_levels[:6]) == ["20.0", "27.0", "35.0", "41.0", "48.0", "55.0"]
     assert list(design.Z_levels[6:8]) == ["T, CD4+:ctrl", "T, CD4+:stim"]
     assert design.component_sizes == (6, 6)
+
+
+def test_two_correlated_effects_at_most():
+    names = [f"subject|condition[{level}]" for level in ("ctrl", "stim")]
+    design = group_design(GROUPS, "~ m", ["0 + condition | subject"])
+    assert [c.name for c in design.random] == [*names, f"cov({names[0]}, {names[1]})"]
+    assert [len(c.levels) for c in design.random] == [6, 6, 0]
+    with pytest.raises(FormulaError, match=r"3 correlated effects .* only two, such as"):
+        group_design(GROUPS, "~ m", ["m + age | subject"])
+    with pytest.raises(FormulaError, match="'subject' groups the cells as 'subject' does"):
+        group_design(GROUPS, "~ m", ["subject", "m | subject"])
 
 
 def test_equal_partitions_are_left_out_with_a_note():
@@ -292,7 +308,7 @@ def test_formulas_have_the_meaning_of_r(formula, expected):
         ("~ m + (1 | subject)", ["subject"], FormulaError, "leave `random` out"),
         ("~ m - (1 | subject)", None, FormulaError, "only be added"),
         ("~ m:(1 | subject)", None, FormulaError, "only be added"),
-        ("~ m", ["(m | subject)"], FormulaError, "write \\|\\|"),
+        ("~ m", ["(m + age | subject)"], FormulaError, "write \\|\\|"),
         ("~ m", ["(0 | subject)"], FormulaError, "nothing varies"),
         ("~ m", ["(1 | log(age))"], FormulaError, "grouping"),
         ("~ m", ["subject + cell_type"], FormulaError, "grouping"),

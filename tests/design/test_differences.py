@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 import flashmm as fm
-from flashmm.design.differences import contrasts_of
+from flashmm.design.differences import Differences, contrasts_of
 from flashmm.options import FlashmmWarning, FormulaError, InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore::flashmm.FlashmmWarning")
@@ -177,3 +177,36 @@ def test_references_that_there_are_not(groups, reference, words):
 
 def test_warning_class_is_public():
     assert issubclass(fm.FlashmmWarning, UserWarning) and fm.FlashmmWarning is FlashmmWarning
+
+
+@pytest.mark.parametrize(
+    "formula",
+    [
+        "~ condition*cell_type",
+        "~ 0 + cell_type:condition + age",
+        "~ cell_type + condition:age + log(libsize)",
+        "~ 0 + condition + condition:log(libsize)",
+        "~ C(condition, contr.sum)*cell_type",
+        "~ condition + scale(age):condition",
+    ],
+)
+def test_one_group_of_each_kind_stands_for_all(groups, formula, monkeypatch):
+    stats = fm.summary_statistics(groups, formula, ["subject"])
+    asked = stats.coefficients, stats.coefficient_columns, stats
+    found = contrasts_of("condition", *asked)
+    everyone = np.arange(groups.n_groups)
+    monkeypatch.setattr(Differences, "_kinds", lambda *_: (everyone, everyone))
+    wanted = contrasts_of("condition", *asked)
+    assert [c.name for c in found] == [c.name for c in wanted]
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(one.matrix, other.matrix)
+
+
+def test_kinds_leave_out_what_no_term_holds(groups):
+    def n_kinds(formula):
+        stats = fm.summary_statistics(groups, formula, ["subject"])
+        return len(Differences(stats)._kinds("condition")[0])
+
+    assert n_kinds("~ condition") == 1
+    assert n_kinds("~ condition*cell_type + log(libsize)") == 3
+    assert n_kinds("~ condition + scale(age)") == groups.n_groups

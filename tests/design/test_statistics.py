@@ -104,6 +104,7 @@ MODELS = [
     ("~ m * log(libsize) + condition", ["scale(m) || subject", "subject:cell_type"]),
     ("~ center(m):scale(log(libsize)):cell_type", ["condition/subject"]),
     ("~ bs(age, df=4)", ["0 + cell_type || subject"]),
+    ("~ m + condition", ["m | subject"]),
     ("~ C(cell_type, contr.sum) * scale(age)", ["0 + m + log(libsize) || subject:cell_type"]),
 ]
 
@@ -305,7 +306,8 @@ OK = dict(Y=COUNTS, X=DESIGN, Z=LEVELS, component_sizes=[5, 8])
         (dict(Z=LEVELS[:30]), "Y has 40 cells.*Z has 30 rows"),
         (dict(Y=COUNTS.T), "X has 40 rows. Y is cells x genes: transpose it"),
         (dict(component_sizes=[5, 9]), r"\[5, 9\] sum to 14, but Z has 13 columns"),
-        (dict(component_sizes=[13, 0]), "whole numbers from 1"),
+        (dict(component_sizes=[13, -1]), "whole numbers from 1"),
+        (dict(component_sizes=[13, 0]), "component 2 has no columns and does not follow two"),
         (dict(component_sizes=[]), "whole numbers from 1"),
         (dict(component_sizes=[6.5, 6.5]), "whole numbers from 1"),
         (dict(block=0), "block is a number of cells"),

@@ -19,6 +19,7 @@ from flashmm.kernels.group_sums import (
     in_order,
     largest_count,
     line_totals,
+    nonzero_values,
     take_numbers,
     types_of_values,
 )
@@ -38,6 +39,18 @@ def counts() -> np.ndarray:
     values = rng.poisson(1.5, (N_CELLS, N_GENES)).astype(float)
     values[[0, 7, -1]] = 0
     return values
+
+
+@KINDS
+@pytest.mark.parametrize("table", [counts(), np.zeros((3, 4)), np.ones((2, 3)), np.ones((0, 3))])
+def test_values_of_a_table_that_are_not_zero(kinds: tuple, table: np.ndarray) -> None:
+    table = np.where(table == 2, np.nan, np.where(table == 3, -0.0, table))
+    indptr, minor, values = nonzero_values(read_only(table, kinds[1]), np.empty(0, kinds[0]))
+    lines, places = np.nonzero(table)
+    np.testing.assert_array_equal(indptr, np.searchsorted(lines, np.arange(len(table) + 1)))
+    np.testing.assert_array_equal(minor, places)
+    np.testing.assert_array_equal(values, table[lines, places])
+    assert (minor.dtype, values.dtype) == kinds
 
 
 @KINDS

@@ -67,10 +67,26 @@ def test_other_filters_are_left_to_h5py(how: str, file: h5py.File) -> None:
         np.testing.assert_array_equal(part, values()[start:stop])
 
 
-def test_only_lines_of_stored_chunks_are_read_raw(file: h5py.File) -> None:
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("chunk", [(4, 3), (7, 11), (30, 5), (1, 1)])
+def test_rows_of_a_table(chunk: tuple[int, int], shuffle: bool, file: h5py.File) -> None:
+    table = np.arange(29 * 11, dtype="<f4").reshape(29, 11)
+    options = {"chunks": chunk, "maxshape": (None, None), "compression": "gzip"}
+    dataset = file.create_dataset("table", data=table, shuffle=shuffle, **options)
+    if chunk == (4, 3):
+        dataset.id.write_direct_chunk((24, 9), table[:4, :3].tobytes(), filter_mask=3)
+    reader = gzip_reader(dataset)
+    assert reader is not None
+    for start, stop in ((0, 29), (3, 9), (28, 29), (7, 7)):
+        part = reader.read(start, stop, np.float64)
+        np.testing.assert_array_equal(part, dataset[start:stop])
+        assert part.dtype == np.float64
+
+
+def test_only_stored_chunks_are_read_raw(file: h5py.File) -> None:
     assert gzip_reader(values()) is None
-    table = file.create_dataset("table", data=np.ones((6, 4)), chunks=(2, 2), compression="gzip")
-    assert gzip_reader(table) is None
+    cube = file.create_dataset("cube", data=np.ones((6, 4, 2)), compression="gzip")
+    assert gzip_reader(cube) is None
     holes = file.create_dataset("holes", (300,), "<f4", chunks=(100,), compression="gzip")
     holes[120:130] = 1
     assert gzip_reader(holes) is None

@@ -1,4 +1,4 @@
-# Simulates data sets of eight shapes and fits them by lmer, with the tests of lmerTest and pbkrtest.
+# Simulates data sets of eleven shapes and fits them by lmer, with the tests of lmerTest and pbkrtest.
 #
 #   Rscript tests/data/lme4/make.R
 #
@@ -65,6 +65,39 @@ random_slope <- function() {
   data[c("subject", "day", "y")]
 }
 
+# Effects of the subjects on level and slope, correlated by `r`.
+slopes <- function(subject, day, sd, r) {
+  subject <- factor(subject)
+  level <- rnorm(nlevels(subject))
+  slope <- r * level + sqrt(1 - r^2) * rnorm(nlevels(subject))
+  code <- as.integer(subject)
+  sd[1] * level[code] + sd[2] * slope[code] * day
+}
+
+correlated <- function() {
+  data <- expand.grid(day = 0:7, subject = sprintf("S%02d", 1:20))
+  data <- data[sort(sample(nrow(data), 140)), ]
+  data$dose <- as.integer(factor(data$subject)) %% 2
+  data$y <- round(250 + 10 * data$day + 5 * data$dose * data$day +
+                    slopes(data$subject, data$day, c(25, 6), -0.5) + rnorm(nrow(data), 0, 25), 2)
+  data[c("subject", "day", "dose", "y")]
+}
+
+correlated_singular <- function() {
+  data <- expand.grid(day = 0:4, subject = sprintf("S%02d", 1:8))
+  data$y <- round(40 + 2 * data$day + slopes(data$subject, data$day, c(2, 0.8), 1) +
+                    rnorm(nrow(data), 0, 2), 2)
+  data[c("subject", "day", "y")]
+}
+
+correlated_crossed <- function() {
+  data <- expand.grid(day = 0:3, subject = sprintf("S%02d", 1:15))
+  data$plate <- sample(letters[1:6], nrow(data), TRUE)
+  data$y <- round(60 + 3 * data$day + slopes(data$subject, data$day, c(2, 1.5), 0.4) +
+                    effects(data$plate, 1.5) + rnorm(nrow(data), 0, 1.5), 2)
+  data[c("subject", "plate", "day", "y")]
+}
+
 # Whole plots are subject:treatment, in each of which all times are seen.
 split_plot <- function() {
   data <- expand.grid(time = c("t1", "t2", "t3", "t4"), treatment = c("A", "B", "C"),
@@ -110,6 +143,19 @@ cases <- list(
     seed = 16, simulate = random_slope, formula = y ~ day + (1 | subject) + (0 + day | subject),
     slopes = list(subject.1 = c("subject", "day")),
     description = "20 subjects, 140 of 160 days, independent random intercept and slope"),
+  correlated = list(
+    seed = 19, simulate = correlated, formula = y ~ day * dose + (1 + day | subject),
+    slopes = list(subject.1 = c("subject", "day")),
+    description = "20 subjects, 140 of 160 days, correlated random intercept and slope"),
+  correlated_singular = list(
+    seed = 29, simulate = correlated_singular, formula = y ~ day + (1 + day | subject),
+    slopes = list(subject.1 = c("subject", "day")),
+    description = "8 subjects at 5 days, the correlation at the boundary 1"),
+  correlated_crossed = list(
+    seed = 21, simulate = correlated_crossed,
+    formula = y ~ day + (1 + day | subject) + (1 | plate),
+    slopes = list(subject.1 = c("subject", "day")),
+    description = "15 subjects at 4 days, correlated intercept and slope, crossed with 6 plates"),
   split_plot = list(
     seed = 17, simulate = split_plot,
     formula = y ~ treatment * time + (1 | subject) + (1 | plot),
@@ -153,16 +199,21 @@ fixed_effects <- function(fit, reml) {
   result
 }
 
+# Of correlated effects the intercept has the name of the grouping, the slope that with ".1", and
+# their covariance "cov"; a grouping with independent ones has these names from lmer.
 variances <- function(fit) {
   table <- as.data.frame(VarCorr(fit))
-  data.frame(group = table$grp, variance = table$vcov)
+  correlated <- table$grp %in% table$grp[!is.na(table$var2)]
+  slope <- correlated & is.na(table$var2) & table$var1 != "(Intercept)"
+  group <- ifelse(slope, paste0(table$grp, ".1"), ifelse(is.na(table$var2), table$grp, "cov"))
+  data.frame(group, variance = table$vcov)
 }
 
 # Modes of the random effects; of a grouping with two components both, in the order of VarCorr.
 blups <- function(fit, slopes) {
   modes <- ranef(fit, condVar = FALSE)
   groups <- variances(fit)$group
-  tables <- lapply(groups[groups != "Residual"], function(group) {
+  tables <- lapply(setdiff(groups, c("cov", "Residual")), function(group) {
     term <- if (is.null(slopes[[group]])) c(group, "(Intercept)") else slopes[[group]]
     mode <- modes[[term[1]]]
     data.frame(group, level = rownames(mode), blup = mode[[term[2]]])
