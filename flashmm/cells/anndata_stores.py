@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from flashmm.cells.container import RAW, Container, check_layer, place, with_lab
 from flashmm.names import listed, text
 from flashmm.options import InputError
 from flashmm.storage.files import reading
-from flashmm.storage.hdf5 import hdf5_file, require_bounded
+from flashmm.storage.hdf5 import MOST_CHUNK, hdf5_file, require_bounded
 
 # Where anndata keeps .raw, since 0.7 and before.
 _RAW = (("raw/X", "raw/var"), ("raw.X", "raw.var"))
@@ -160,8 +161,25 @@ class ZarrStore(_Store):
         path = Path(data)
         with reading(path):
             root = zarr.open_group(str(path), mode="r")
-            found = cls._of(root, path, layer, lambda item: None)
+            found = cls._of(root, path, layer, lambda item: _check_chunks(item, path))
         yield found
+
+    def _bounded(self, item: Any) -> None:
+        _check_chunks(item, self.path or Path(self.name))
+
+
+def _check_chunks(item: Any, path: Path) -> None:
+    """Refuse arrays of zarr whose chunks take more memory than is good for a block."""
+    if isinstance(item, zarr.Group):
+        for name in item:
+            _check_chunks(item[name], path)
+    elif isinstance(item, zarr.Array):
+        size = math.prod(item.chunks) * item.dtype.itemsize
+        if size > MOST_CHUNK:
+            raise InputError(
+                f"'{path}': '{item.name}' has chunks of {size / 1e6:.4g} MB, which are read as a "
+                f"whole; {MOST_CHUNK / 1e6:.4g} MB are the most. Write it with smaller chunks."
+            )
 
 
 def _is_table(table: Any) -> bool:

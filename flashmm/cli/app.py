@@ -36,6 +36,7 @@ def root(
 
 
 app.command()(data.check)
+app.command()(data.convert)
 app.command()(data.summarise)
 app.command()(data.merge)
 app.command()(analysis.de)

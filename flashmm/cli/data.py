@@ -100,6 +100,34 @@ def _say_next(found: DataCheck, cells: Path) -> None:
 
 
 @reported
+def convert(
+    cells: Annotated[Path, typer.Argument(help="A zarr store, a .h5 or folder of 10x, an .h5ad.")],
+    out: flags.File,
+    obs: Annotated[
+        Path | None, typer.Option("--obs", help="Table of the cells, by barcode.")
+    ] = None,
+    layer: flags.Layer = None,
+    gene_names: flags.GeneNames = None,
+    duplicate_genes: flags.DuplicateGenes = None,
+    as_json: flags.Json = False,
+) -> None:
+    """Write cells of any format, with the columns of a table, as the .h5ad that the workflow reads.
+
+    For example:
+
+        flashmm convert filtered_feature_bc_matrix.h5 --obs cells.tsv -o cells.h5ad
+    """
+    found = of_cells.read_cells(
+        cells, obs=obs, layer=layer, gene_names=gene_names, duplicate_genes=duplicate_genes
+    )
+    io.write_cells(found, out, {"cells": str(cells), "obs": None if obs is None else str(obs)})
+    if as_json:
+        show_json({"cells": found.n_obs, "genes": found.n_vars, "file": str(out)})
+    else:
+        say([f"{found.n_obs} cells x {found.n_vars} genes, {found.obs.shape[1]} columns: {out}"])
+
+
+@reported
 def summarise(
     cells: flags.Cells,
     out: flags.File,

@@ -24,8 +24,7 @@ SCHEMAS = Schemas.in_folder(Path(__file__).resolve().parents[2] / "workflow" / "
 
 COMMANDS = (
     *("check", "summarise", "merge", "de", "explain", "bulk", "report", "test", "power"),
-    "simulate",
-    "evaluate",
+    *("simulate", "convert", "evaluate"),
 )
 
 
@@ -218,6 +217,11 @@ def test_files_of_10x_take_their_columns_from_a_table(tmp_path):
     run("de", tmp_path / "cells.h5", "--obs", tmp_path / "cells.tsv", "-o", tmp_path / "out")
     table = pd.read_parquet(tmp_path / "out" / "tests.parquet")
     assert list(table["gene"]) == list(cells.var_names)
+    sheet = ("--obs", tmp_path / "cells.tsv")
+    said = run("convert", tmp_path / "cells.h5", *sheet, "-o", tmp_path / "cells.h5ad").output
+    assert "40 cells x 9 genes, 3 columns" in said
+    found = ad.read_h5ad(tmp_path / "cells.h5ad")
+    np.testing.assert_array_equal(found.X.toarray(), cells.X.toarray())
 
 
 def test_logarithms_are_analysed_without_a_library_size(folder, tmp_path):
