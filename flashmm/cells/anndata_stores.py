@@ -16,7 +16,7 @@ import pandas as pd
 import zarr
 
 from flashmm.cells.container import RAW, Container, check_layer, place, with_labels
-from flashmm.names import listed, text
+from flashmm.names import listed, text, texts
 from flashmm.options import InputError
 from flashmm.storage.files import reading
 from flashmm.storage.hdf5 import MOST_CHUNK, hdf5_file, require_bounded
@@ -69,7 +69,7 @@ class _Store(Container):
         values = root.get("X") if layer is None else others[layer]
         for item in (values, _names_of_rows(obs), _names_of_rows(var)):
             bounded(item)
-        genes = pd.Index([text(gene) for gene in _row_names(var)])
+        genes = pd.Index(texts(_row_names(var)))
         name = f"'{path}', {place(layer)}"
         cells = _names_of_rows(obs) if isinstance(obs, h5py.Group) else _row_names(obs)
         return cls(name, path, cells, genes, values, obs, var, others, root=root)
@@ -89,7 +89,8 @@ class _Store(Container):
         """Columns whose labels are in uns, of present-day tables; older ones keep them there."""
         if isinstance(self.obs, h5py.Dataset):
             return []
-        return [name for name in names if self._labelled(name, self._stored(name)) is not None]
+        doubtful = [name for name in names if _labels_of(name) in self.root]
+        return [name for name in doubtful if self._labelled(name, self._stored(name)) is not None]
 
     def gene_columns(self) -> list[str]:
         """Names of the columns of var."""
@@ -108,7 +109,7 @@ class _Store(Container):
         """Check what will be read of a file of a stranger."""
 
     def _labelled(self, name: str, column: pd.Series) -> pd.Series | None:
-        key = f"uns/{name}_categories"
+        key = _labels_of(name)
         if column.dtype.kind not in "iu" or key not in self.root:
             return None
         self._bounded(self.root[key])
@@ -209,6 +210,11 @@ def _advised(path: Path) -> Iterator[None]:
         if advice is None or not path.is_file() or h5py.is_hdf5(path):
             raise
         raise InputError(f"'{path}' holds no cells that can be read: {advice}.") from error
+
+
+def _labels_of(name: str) -> str:
+    """Where the labels of a column of numbers may stand."""
+    return f"uns/{name}_categories"
 
 
 def _names_of_rows(table: Any) -> Any:
