@@ -121,13 +121,14 @@ lint: $(VENV)/.installed-dev
 site: $(VENV)/.installed-dev
 	$(BIN)/python docs/notebooks/run.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
-	@echo "Site: $(CURDIR)/site/index.html"
+	@echo "Site: $(CURDIR)/site/index.html; with a search: $(BIN)/python -m http.server --directory site"
 
 dist: $(VENV)/bin/python
-	@$(PIP) build twine
+	@$(BIN)/python -m venv $(VENV)/dist # twine and Snakemake want different versions of packaging
+	@$(VENV)/dist/bin/python -m pip install --quiet --disable-pip-version-check build twine
 	@rm -rf dist
-	$(BIN)/python -m build
-	$(BIN)/twine check --strict dist/*
+	$(VENV)/dist/bin/python -m build
+	$(VENV)/dist/bin/twine check --strict dist/*
 
 bench: $(VENV)/.installed-dev
 	@$(BIN)/python benchmarks/bench.py $(if $(QUICK),--quick,$(if $(SECTIONS),,--docs)) $(SECTIONS)

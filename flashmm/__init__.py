@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from flashmm.cells.effective_libsize import with_size_factors
     from flashmm.cells.groups import GroupStatistics, merge
     from flashmm.cells.inspection import DataCheck, check
+    from flashmm.cells.read_cells import read_cells
     from flashmm.cells.size_factors import size_factors
     from flashmm.cells.summary import summarise
     from flashmm.de import de
@@ -150,6 +151,7 @@ __all__ = [
     "power_gains",
     "pseudobulk_tests",
     "read_bulk",
+    "read_cells",
     "read_fit",
     "read_gmt",
     "read_groups",

@@ -45,6 +45,15 @@ def text(name: Any) -> str:
     return name.decode() if isinstance(name, bytes) else str(name)
 
 
+def texts(names: Iterable[Any]) -> list[str]:
+    """Names from a file, as `text` gives each of them."""
+    found = list(names)
+    try:
+        return list(map(bytes.decode, found))  # without a call of Python for each
+    except TypeError:  # some are not bytes
+        return [text(name) for name in found]
+
+
 def on_demand(face: str) -> None:
     """Import what a room offers when it is used, not when the room is entered (PEP 562).
 

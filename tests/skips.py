@@ -24,6 +24,7 @@ ALLOWED = {
     "test_peak_is_that_of_the_program_not_of_this_process": "has no /proc",
     "test_a_run_that_is_ended_takes_its_program_with_it": "has no /proc",
     "test_each_step_of_a_process_has_its_own_peak": "has no /proc",
+    "test_versions_of_the_packages_that_scripts_of_r_name": "has no Rscript",
     "test_dask_arrays": "dask is not installed",
     "test_lazy_anndata": "dask is not installed",
     "test_a_full_disk_is_said_and_leaves_nothing": "has no limits of resources",

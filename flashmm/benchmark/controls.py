@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,8 +17,7 @@ from flashmm.benchmark.truth import (
 )
 from flashmm.cells.groups import GroupStatistics
 from flashmm.kernels.tails import normal_tail
-from flashmm.names import listed
-from flashmm.options import DesignError, InputError, Status
+from flashmm.options import InputError, Status
 
 
 def control_table(
@@ -100,12 +99,12 @@ def permute_labels(
     subject: str = "subject",
     seed: int | np.random.SeedSequence = 0,
 ) -> GroupStatistics:
-    """Permute the labels of a factor over the subjects, so that no test of it has an effect.
+    """Permute the labels of a factor, so that no test of it has an effect.
 
     Parameters
     ----------
     groups : GroupStatistics
-        Each subject has one level of the factor.
+        A subject has one level of the factor or, where conditions are paired, several.
     factor, subject : str
         Columns of the groups.
     seed : int or SeedSequence
@@ -114,27 +113,33 @@ def permute_labels(
     Returns
     -------
     GroupStatistics
-        The same sums with as many subjects per level as before.
+        The same sums. The labels of subjects with one level are permuted over these subjects; those
+        of a subject with several levels among its own samples, in all cell types alike.
 
     Raises
     ------
     InputError
         A column is missing.
-    DesignError
-        A subject has several levels of the factor.
     """
     require_columns(groups.obs, [factor, subject], "groups")
-    own = groups.obs.groupby(subject, observed=True)[factor]
-    several = own.nunique() > 1
-    if several.any():
-        raise DesignError(
-            f"{subject} {listed(several.index[several], 3)} has several levels of {factor!r}; only "
-            "labels with one level per subject can be permuted over subjects."
-        )
-    label = own.first()
-    permuted = label.iloc[np.random.default_rng(seed).permutation(len(label))]
-    new = pd.Series(permuted.to_numpy(), label.index, dtype=groups.obs[factor].dtype)
-    labels = new.loc[groups.obs[subject].to_numpy()].to_numpy()
-    obs = groups.obs.assign(**{factor: pd.Series(labels, groups.obs.index, dtype=new.dtype)})
+    samples = groups.obs[[subject, factor]].drop_duplicates().sort_values([subject, factor])
+    new = samples[factor].to_numpy().copy()
+    draw = np.random.default_rng(seed)
+    for at in _exchangeable(samples[subject]):
+        new[at] = new[at][draw.permutation(len(at))]
+    relabelled = pd.Series(new, pd.MultiIndex.from_frame(samples))
+    labels = relabelled.loc[pd.MultiIndex.from_frame(groups.obs[[subject, factor]])].to_numpy()
+    kind = groups.obs[factor].dtype
+    obs = groups.obs.assign(**{factor: pd.Series(labels, groups.obs.index, dtype=kind)})
     obs.index = pd.Index(["|".join(map(str, row)) for row in obs[list(groups.by)].to_numpy()])
     return replace(groups, obs=obs)
+
+
+def _exchangeable(subjects: pd.Series) -> Iterator[np.ndarray]:
+    """Yield places of samples that may exchange labels: those of a subject, or lone ones."""
+    places = pd.Series(range(len(subjects)), subjects.to_numpy())
+    counts = places.groupby(level=0, observed=True, sort=False)
+    alone = counts.transform("size") == 1
+    yield places[alone].to_numpy()
+    for _, part in places[~alone].groupby(level=0, observed=True, sort=False):
+        yield part.to_numpy()

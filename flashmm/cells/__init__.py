@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from flashmm.cells.bulk_tables import read_bulk
     from flashmm.cells.groups import GroupStatistics, merge
     from flashmm.cells.inspection import DataCheck, check
+    from flashmm.cells.read_cells import read_cells
     from flashmm.cells.summary import summarise
     from flashmm.cells.withheld import without_small_groups
 
@@ -20,6 +21,7 @@ __all__ = [
     "check",
     "merge",
     "read_bulk",
+    "read_cells",
     "summarise",
     "without_small_groups",
 ]

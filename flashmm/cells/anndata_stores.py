@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,10 +16,10 @@ import pandas as pd
 import zarr
 
 from flashmm.cells.container import RAW, Container, check_layer, place, with_labels
-from flashmm.names import listed, text
+from flashmm.names import listed, text, texts
 from flashmm.options import InputError
 from flashmm.storage.files import reading
-from flashmm.storage.hdf5 import hdf5_file, require_bounded
+from flashmm.storage.hdf5 import MOST_CHUNK, hdf5_file, require_bounded
 
 # Where anndata keeps .raw, since 0.7 and before.
 _RAW = (("raw/X", "raw/var"), ("raw.X", "raw.var"))
@@ -68,7 +69,7 @@ class _Store(Container):
         values = root.get("X") if layer is None else others[layer]
         for item in (values, _names_of_rows(obs), _names_of_rows(var)):
             bounded(item)
-        genes = pd.Index([text(gene) for gene in _row_names(var)])
+        genes = pd.Index(texts(_row_names(var)))
         name = f"'{path}', {place(layer)}"
         cells = _names_of_rows(obs) if isinstance(obs, h5py.Group) else _row_names(obs)
         return cls(name, path, cells, genes, values, obs, var, others, root=root)
@@ -88,7 +89,8 @@ class _Store(Container):
         """Columns whose labels are in uns, of present-day tables; older ones keep them there."""
         if isinstance(self.obs, h5py.Dataset):
             return []
-        return [name for name in names if self._labelled(name, self._stored(name)) is not None]
+        doubtful = [name for name in names if _labels_of(name) in self.root]
+        return [name for name in doubtful if self._labelled(name, self._stored(name)) is not None]
 
     def gene_columns(self) -> list[str]:
         """Names of the columns of var."""
@@ -107,7 +109,7 @@ class _Store(Container):
         """Check what will be read of a file of a stranger."""
 
     def _labelled(self, name: str, column: pd.Series) -> pd.Series | None:
-        key = f"uns/{name}_categories"
+        key = _labels_of(name)
         if column.dtype.kind not in "iu" or key not in self.root:
             return None
         self._bounded(self.root[key])
@@ -160,8 +162,25 @@ class ZarrStore(_Store):
         path = Path(data)
         with reading(path):
             root = zarr.open_group(str(path), mode="r")
-            found = cls._of(root, path, layer, lambda item: None)
+            found = cls._of(root, path, layer, lambda item: _check_chunks(item, path))
         yield found
+
+    def _bounded(self, item: Any) -> None:
+        _check_chunks(item, self.path or Path(self.name))
+
+
+def _check_chunks(item: Any, path: Path) -> None:
+    """Refuse arrays of zarr whose chunks take more memory than is good for a block."""
+    if isinstance(item, zarr.Group):
+        for name in item:
+            _check_chunks(item[name], path)
+    elif isinstance(item, zarr.Array):
+        size = math.prod(item.chunks) * item.dtype.itemsize
+        if size > MOST_CHUNK:
+            raise InputError(
+                f"'{path}': '{item.name}' has chunks of {size / 1e6:.4g} MB, which are read as a "
+                f"whole; {MOST_CHUNK / 1e6:.4g} MB are the most. Write it with smaller chunks."
+            )
 
 
 def _is_table(table: Any) -> bool:
@@ -191,6 +210,11 @@ def _advised(path: Path) -> Iterator[None]:
         if advice is None or not path.is_file() or h5py.is_hdf5(path):
             raise
         raise InputError(f"'{path}' holds no cells that can be read: {advice}.") from error
+
+
+def _labels_of(name: str) -> str:
+    """Where the labels of a column of numbers may stand."""
+    return f"uns/{name}_categories"
 
 
 def _names_of_rows(table: Any) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import Any
 
+import pandas as pd
+
 from flashmm.cells.anndata_stores import H5adFile, ZarrStore
 from flashmm.cells.container import Container
 from flashmm.cells.in_memory import InMemory
@@ -20,6 +22,8 @@ def opened(data: Any, layer: str | None) -> AbstractContextManager[Container]:
     for kind in CONTAINERS:
         if kind.takes(data):
             return kind.opened(data, layer)
+    if isinstance(data, pd.DataFrame):
+        raise InputError("data is a DataFrame; a table of bulk samples is read by read_bulk.")
     *first, last = (kind.what for kind in CONTAINERS)
     raise InputError(
         f"data is a {type(data).__name__}; give {', '.join(first)}, or {last}, or a list of them."

@@ -190,9 +190,13 @@ class CellMatrix:
             )
         return said
 
+    def has_row(self) -> np.ndarray:
+        """Whether a sheet, if there is one, has a row for each cell: (cells,) bool."""
+        return np.full(self.n_cells, True) if self.sheet is None else self.sheet.listed[self.rows]
+
     def unlisted(self) -> int:
         """Number of cells that a sheet has no row for."""
-        return 0 if self.sheet is None else int(np.count_nonzero(~self.sheet.listed[self.rows]))
+        return int(np.count_nonzero(~self.has_row()))
 
     def table(self) -> pd.DataFrame:
         """Read all columns of the table of cells: (cells, columns), indexed by cell name."""

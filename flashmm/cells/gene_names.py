@@ -44,6 +44,11 @@ class GeneNames:
                 f"{listed(DUPLICATES)}."
             )
 
+    def record(self) -> dict[str, str]:
+        """What was asked for, for a record of what was read."""
+        asked = {"gene_names": self.column, "duplicate_genes": self.duplicates}
+        return {key: value for key, value in asked.items() if value is not None}
+
 
 STORED_NAMES = GeneNames()
 

@@ -207,6 +207,7 @@ def check(
         *said,
     ]
     findings += [f"Taken by their names: {', '.join(guessed)}."] if guessed else []
+    findings += list(_numbered_labels(table, roles))
     problems = list(_problems(roles, matrices, chosen, genes))
     design, paired = pd.DataFrame(), False
     if roles["subject"] is not None and roles["condition"] is not None:
@@ -299,6 +300,18 @@ def _no_counts(name: str, held: str) -> str:
         f"{name} holds {held}, and no matrix of this input holds raw counts: take the file from "
         "before normalisation, or use transform='none' without log(libsize)."
     )
+
+
+def _numbered_labels(obs: pd.DataFrame, roles: Mapping[str, str | None]) -> Iterator[str]:
+    """Columns of a role that hold whole numbers, as labels do that a converter numbered."""
+    for column in filter(None, roles.values()):
+        values = obs[column].dropna()
+        if values.dtype.kind in "iu" and values.nunique() > 1:
+            yield (
+                f"{column!r} holds the numbers {listed(sorted(values.unique()), 4)}, as labels do "
+                "that a converter turned into their numbers. In a formula it is a slope, unless it "
+                f"is written C({column}); make it a category in obs to have it as labels."
+            )
 
 
 def _example(value: Any) -> str:

@@ -19,6 +19,8 @@ MOST_MULTIPLE = 100
 # Part of whole numbers among corrected counts, or of those near one among values up to `SMALL`; or
 # a largest value that no logarithm reaches.
 SOME_WHOLE, NEARLY_WHOLE, SMALL, ABOVE_LOGARITHMS = 0.2, 0.6, 2.5, 50.0
+# The largest value of log(1 + 10⁴ count / total).
+ABOVE_LOG1P_CP10K = np.log1p(1e4)
 # Cells whose totals are looked at, at least, and how little those of normalised counts differ.
 ENOUGH_CELLS, ONE_TOTAL = 5, 1e-3
 
@@ -92,17 +94,26 @@ def _have_one_total(values: np.ndarray, cells: np.ndarray) -> bool:
     """Whether the values of every cell, of several, add up to the same number."""
     with np.errstate(over="ignore", invalid="ignore"):
         totals = pd.Series(values).groupby(cells).sum().to_numpy()
-        spread = np.ptp(totals) if len(totals) >= ENOUGH_CELLS else np.inf
-        return bool(spread <= ONE_TOTAL * totals.mean())
+        known = len(totals) >= ENOUGH_CELLS and np.isfinite(totals).all()
+        return bool(known and np.ptp(totals) <= ONE_TOTAL * totals.mean())
 
 
 def _are_corrected(values: np.ndarray) -> bool:
     """Whether values above zero are counts from which a little was taken, or shares of reads."""
-    if (values == np.floor(values)).mean() >= SOME_WHOLE or values.max() > ABOVE_LOGARITHMS:
+    if values.max() > ABOVE_LOGARITHMS:
         return True
+    whole = values == np.floor(values)
+    if whole.mean() >= SOME_WHOLE:
+        return not _are_square_roots(values[~whole])
     small = values[values < SMALL]
     near = (np.round(small) >= 1) & (np.abs(small - np.round(small)) <= 1 / 4)
-    return len(small) > 0 and bool(near.mean() >= NEARLY_WHOLE)
+    return values.max() > ABOVE_LOG1P_CP10K and bool(near.mean() >= NEARLY_WHOLE)
+
+
+def _are_square_roots(values: np.ndarray) -> bool:
+    """Whether values that are not whole have squares that are."""
+    squares = values**2
+    return bool((np.abs(squares - np.round(squares)) <= NEAR * squares).mean() >= MOSTLY)
 
 
 def _exp2m1(values: np.ndarray) -> np.ndarray:

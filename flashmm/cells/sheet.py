@@ -12,7 +12,7 @@ import pandas as pd
 
 from flashmm.names import listed, text
 from flashmm.options import InputError
-from flashmm.storage.files import PathLike, reading
+from flashmm.storage.files import PathLike, file_digest, reading
 
 Sheet: TypeAlias = pd.DataFrame | PathLike
 
@@ -54,6 +54,15 @@ def sheets_of(obs: Sheet | Sequence[Sheet] | None, n: int) -> list[Sheet | None]
     if len(obs) != n:
         raise InputError(f"obs is a list of {len(obs)} sheets, and data are {n}.")
     return list(obs)
+
+
+def sheet_record(sheet: Sheet | None) -> dict[str, Any]:
+    """What a sheet was, for a record of what was read; nothing where there is none."""
+    if sheet is None:
+        return {}
+    if isinstance(sheet, pd.DataFrame):
+        return {"obs": {"file": None}}
+    return {"obs": {"file": Path(sheet).name, "sha256": file_digest(sheet)}}
 
 
 def check_one_sheet(obs: Sheet | Sequence[Sheet] | None, cell_names: Sequence[Any]) -> None:

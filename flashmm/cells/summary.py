@@ -19,6 +19,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from flashmm.cells.block import Block
+from flashmm.cells.cell_columns import complete_cells, grouping_key
 from flashmm.cells.counts import ALL_CELLS, CHUNK_NNZ, CellMatrix, CellRange, open_counts
 from flashmm.cells.covariates import covariate_columns, evaluate_covariate
 from flashmm.cells.gene_names import STORED_NAMES, GeneNames
@@ -35,7 +36,7 @@ from flashmm.cells.groups import (
 )
 from flashmm.cells.matrices import CompressedMatrix
 from flashmm.cells.running_sums import RunningSums
-from flashmm.cells.sheet import Sheet, check_one_sheet, sheets_of
+from flashmm.cells.sheet import Sheet, check_one_sheet, sheet_record, sheets_of
 from flashmm.cells.transforms import TRANSFORMS, Transform, check_libsize, find_transform
 from flashmm.cells.withheld import check_minimum, without_small_groups
 from flashmm.kernels.group_sums import MOST_CELLS, by_kind
@@ -349,7 +350,7 @@ def _prepare(data: Data, obs: Sheet | None, request: _Request) -> _Input:
         said = [note(text) for text in source.said(wanted)]
         unlisted = source.unlisted()
         cell_names = None if obs is None else np.asarray(source.container.cell_names[:])
-    kept, notes = _complete(columns, request, name, unlisted)
+    kept, notes = complete_cells(columns, request.missing, name, unlisted)
     if counted and request.libsize != _LIBSIZE:
         text = f"{name} has no column '{request.libsize}' in obs; totals of the cells are used."
         notes.append(note(text))
@@ -359,7 +360,7 @@ def _prepare(data: Data, obs: Sheet | None, request: _Request) -> _Input:
         name=name,
         genes=genes,
         columns=columns,
-        keys=pd.DataFrame({by: _key(columns.loc[kept, by], name) for by in request.by}),
+        keys=pd.DataFrame({by: grouping_key(columns.loc[kept, by], name) for by in request.by}),
         kept=kept,
         x=np.full((len(request.covariates), len(kept)), np.nan),
         libsize=np.ones(len(kept)),
@@ -387,46 +388,6 @@ def _columns_in_use(source: CellMatrix, request: _Request) -> tuple[list[str], b
     if counted:
         used.remove(request.libsize)
     return list(dict.fromkeys((*request.by, *sorted(used)))), counted
-
-
-def _complete(
-    columns: pd.DataFrame, request: _Request, name: str, unlisted: int
-) -> tuple[np.ndarray, list[str]]:
-    """Find the cells (a mask) without missing values, and what is said of the others."""
-    absent = columns.isna()
-    counts = absent.sum()
-    kept = ~absent.any(axis=1).to_numpy()
-    if kept.all():
-        return kept, []
-    found = ", ".join(f"'{column}' ({n})" for column, n in counts[counts > 0].items())
-    found += f"; {unlisted} cells have no row in obs" if unlisted else ""
-    n_lost = np.count_nonzero(~kept)
-    if request.missing == "error":
-        raise InputError(
-            f"{name}: {n_lost} of {len(kept)} cells have missing values in the column(s) {found} "
-            "(the text 'nan' is one); fill them in, or use missing='drop' to leave these cells out."
-        )
-    if not kept.any():
-        raise InputError(f"{name}: no cell is left, all have missing values in {found}.")
-    text = f"{name}: {n_lost} of {len(kept)} cells left out, values missing in {found}."
-    return kept, [note(text)]
-
-
-def _key(column: pd.Series, name: str) -> pd.Series:
-    """Return a `by` column as what it is grouped by: categories, booleans or numbers."""
-    dtype = column.dtype
-    if isinstance(dtype, pd.CategoricalDtype) or dtype.kind in "biuf":
-        plain = getattr(dtype, "numpy_dtype", None)  # nullable, without missing values by now
-        return column if plain is None else column.astype(plain)
-    kind = pd.api.types.infer_dtype(column, skipna=False)
-    if kind == "string":
-        return column.astype(pd.CategoricalDtype(sorted(column.unique())))
-    if kind in ("boolean", "integer", "floating"):
-        return column.infer_objects()
-    raise InputError(
-        f"{name}: the column '{column.name}' holds values of the type {kind}; "
-        "use text, categories, numbers or booleans in 'by'."
-    )
 
 
 def _note_libsizes(inputs: Sequence[_Input]) -> list[str]:
@@ -565,6 +526,8 @@ def _record(cells: _Input, identity: dict[str, Any], request: _Request) -> dict[
         "n_cells_left_out": int(np.count_nonzero(~cells.kept)),
         "n_genes": len(cells.genes),
         "layer": request.layer,
+        **sheet_record(cells.obs),
+        **request.gene_names.record(),
         "libsize": "counted" if cells.counted else request.libsize,
         "missing": request.missing,
     }

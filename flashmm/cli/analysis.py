@@ -107,6 +107,7 @@ def de(
         },
     )
     _finish(table, out, fdr, as_json)
+    step(f"Next: flashmm explain {out} (genes in words), flashmm report {out} (a page)")
 
 
 def _model_of(table: TestTable, transform: str) -> dict[str, Any]:
@@ -175,6 +176,13 @@ def plan(
     ] = None,
     log2_fc: Annotated[str, typer.Option("--log2-fc", help="Log2 fold changes.")] = "0.5,1",
     alpha: Annotated[float, typer.Option("--alpha", help="Level of the tests.")] = 0.05,
+    rate: Annotated[
+        float | None,
+        typer.Option("--fdr", help="False discovery rate, instead of a level of the tests."),
+    ] = None,
+    changed: Annotated[
+        float, typer.Option("--changed", help="With --fdr: share of the genes that change.")
+    ] = 0.1,
     target: Annotated[float, typer.Option("--power", help="Power that is wanted.")] = 0.8,
     as_json: flags.Json = False,
 ) -> None:
@@ -201,14 +209,14 @@ def plan(
     levels = _reference(roles["condition"], reference)
     table = tests_of(groups, formula, roles["condition"], roles["within"], reference=levels)
     asked: dict[str, Any] = {"subjects": sizes[0], "cells": each, "log2_fc": sizes[1]}
-    found = inference.power(table, **asked, alpha=alpha)
+    found = inference.power(table, **asked, alpha=alpha, fdr=rate, changed=changed)
     _write_power(found, out, target)
     needed = found.needed(target)
     if as_json:
         show_json({"power": found.frame, "needed": needed, "paired": found.paired})
         return
     unit = "pairs" if found.paired else "subjects per condition"
-    show_table(needed, f"{unit} for a mean power of {target:.0%} at level {alpha:g}")
+    show_table(needed, f"{unit} for a mean power of {target:.0%} at {found.criterion}")
     say([f"{out}: power.tsv, power.parquet, figures"])
 
 
@@ -312,6 +320,10 @@ def _finish(table: TestTable, out: Path, fdr: float, as_json: bool) -> None:
     if as_json:
         show_json({"found": found, "notes": notes, "folder": str(out)})
         return
+    if (
+        found["comparison"].fillna("").ne("").all()
+    ):  # "stim vs ctrl" says what "condition[T.stim]" means
+        found = found.drop(columns="contrast")
     show_table(found, f"Genes found at a false discovery rate of {fdr:.0%}")
     say([f"{out}: tests.tsv, tests.parquet, notes.txt"])
 
@@ -327,6 +339,7 @@ def found_genes(frame: pd.DataFrame, within: str | None, fdr: float) -> pd.DataF
         rows.append(
             {
                 **dict(zip(keys, labels, strict=True)),
+                "comparison": part["comparison"].iloc[0],
                 "tested": int(part["p_value"].notna().sum()),
                 "up": int((hits["estimate"] > 0).sum()),
                 "down": int((hits["estimate"] < 0).sum()),

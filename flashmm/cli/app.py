@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flashmm.cli import analysis, bulk, data, page, studies
+from flashmm.cli import analysis, bulk, data, genes, page, studies
 from flashmm.storage.files import package_version
 
 app = typer.Typer(
@@ -36,9 +36,11 @@ def root(
 
 
 app.command()(data.check)
+app.command()(data.convert)
 app.command()(data.summarise)
 app.command()(data.merge)
 app.command()(analysis.de)
+app.command()(genes.explain)
 app.command()(bulk.bulk)
 app.command()(page.report)
 app.command()(analysis.test)

@@ -66,6 +66,8 @@ def check(
         show_json(_as_dict(found))
     else:
         _show(found)
+        if not obs and gene_names is None:
+            _say_next(found, cells)
     if write is not None:
         with atomic_path(write) as unfinished:
             unfinished.write_text(found.config_text())
@@ -87,6 +89,42 @@ def _show(found: DataCheck) -> None:
         asked = (found.design["can_be_asked"] != "no").sum()
         show_table(found.design, f"{asked} of {len(found.design)} comparisons can be asked")
     say(f"Problem: {problem}" for problem in found.problems)
+
+
+def _say_next(found: DataCheck, cells: Path) -> None:
+    """Say the command that answers what can be asked."""
+    if found.askable:
+        flags = [f"--{role} {name}" for role, name in found.roles.items() if name is not None]
+        flags += [] if found.layer is None else [f"--layer {found.layer}"]
+        step(f"Next: flashmm de {cells} {' '.join(flags)} -o out/")
+
+
+@reported
+def convert(
+    cells: Annotated[Path, typer.Argument(help="A zarr store, a .h5 or folder of 10x, an .h5ad.")],
+    out: flags.File,
+    obs: Annotated[
+        Path | None, typer.Option("--obs", help="Table of the cells, by barcode.")
+    ] = None,
+    layer: flags.Layer = None,
+    gene_names: flags.GeneNames = None,
+    duplicate_genes: flags.DuplicateGenes = None,
+    as_json: flags.Json = False,
+) -> None:
+    """Write cells of any format, with the columns of a table, as the .h5ad that the workflow reads.
+
+    For example:
+
+        flashmm convert filtered_feature_bc_matrix.h5 --obs cells.tsv -o cells.h5ad
+    """
+    found = of_cells.read_cells(
+        cells, obs=obs, layer=layer, gene_names=gene_names, duplicate_genes=duplicate_genes
+    )
+    io.write_cells(found, out, {"cells": str(cells), "obs": None if obs is None else str(obs)})
+    if as_json:
+        show_json({"cells": found.n_obs, "genes": found.n_vars, "file": str(out)})
+    else:
+        say([f"{found.n_obs} cells x {found.n_vars} genes, {found.obs.shape[1]} columns: {out}"])
 
 
 @reported

@@ -54,7 +54,7 @@ def reported(command: Callable[_P, _R]) -> Callable[_P, _R]:
     def run(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         with warnings.catch_warnings():
             warnings.simplefilter("always", FlashmmWarning)
-            warnings.showwarning = _show_warning  # type: ignore[assignment]
+            warnings.showwarning = _notes()  # type: ignore[assignment]
             try:
                 return command(*args, **kwargs)
             except (FlashmmError, OSError) as error:
@@ -65,10 +65,17 @@ def reported(command: Callable[_P, _R]) -> Callable[_P, _R]:
     return run
 
 
-def _show_warning(message: Any, category: type[Warning], *_: Any) -> None:
-    """Notes of the package only: those of others are not for who runs a command."""
-    if issubclass(category, FlashmmWarning):
-        to_people().print(Text(f"note: {in_flags(str(message))}", style="yellow"))
+def _notes() -> Callable[..., None]:
+    """What shows warnings: notes of the package only, each once; others are for developers."""
+    said: set[str] = set()
+
+    def show(message: Any, category: type[Warning], *_: Any) -> None:
+        text = in_flags(str(message))
+        if issubclass(category, FlashmmWarning) and text not in said:
+            said.add(text)
+            to_people().print(Text(f"note: {text}", style="yellow"))
+
+    return show
 
 
 def to_people() -> Console:
@@ -95,7 +102,13 @@ def show_table(frame: pd.DataFrame, title: str) -> None:
     table = Table(title=Text(title), title_justify="left", header_style="bold")
     for column in frame:
         number = pd.api.types.is_numeric_dtype(frame[column])
-        table.add_column(Text(str(column)), justify="right" if number else "left", overflow="fold")
+        heading = str(column).replace("_", " ").replace("[", " [")
+        table.add_column(
+            Text(heading),
+            justify="right" if number else "left",
+            overflow="fold",
+            min_width=min(16, max(map(len, heading.split()), default=1)),
+        )
     for row in frame.itertuples(index=False):
         table.add_row(*(Text(_cell(value)) for value in row))
     Console(highlight=False).print(table)

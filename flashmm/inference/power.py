@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -32,6 +32,9 @@ UNITS = {"log2p1": np.log(2.0), "log1p": 1.0}
 # Quantiles over genes beside the mean, and the power that is asked for most.
 QUANTILES = {"power_low": 0.1, "power_high": 0.9}
 USUAL = 0.8
+# Levels at which power is taken to find that of a false discovery rate, and their smallest,
+# relative to the rate.
+LEVELS, SMALLEST_LEVEL = 12, 1e-5
 # Tests whose power is known.
 TESTS = ("empirical-bayes", "kenward-roger")
 
@@ -46,11 +49,11 @@ class PowerTable(Shown):
         One row per (level of `within`,) comparison, fold change, number of cells and of subjects:
         `comparison`, `log2_fc` or `effect`, `cells`, `subjects`, `df`, `power` (mean over genes),
         `power_low` and `power_high` (10 % and 90 % of the genes), `genes_at_80` (share of genes
-        with power of at least 0.8), `n_genes`.
+        with power of at least 0.8), `n_genes`, `alpha` (level of the tests).
     ddf : str
         The test.
     alpha : float
-        Level of the two-sided tests.
+        Level of the two-sided tests; NaN with a false discovery rate.
     paired : bool
         Whether `subjects` are pairs, each in both conditions, or subjects of each of two arms.
     subject : str
@@ -59,6 +62,8 @@ class PowerTable(Shown):
         The column whose levels have models of their own.
     notes : tuple of str
         What was decided for the user.
+    fdr : float or None
+        False discovery rate that the lists of genes have, instead of a level.
     """
 
     frame: pd.DataFrame
@@ -68,6 +73,7 @@ class PowerTable(Shown):
     subject: str
     within: str | None = None
     notes: tuple[str, ...] = ()
+    fdr: float | None = None
 
     def to_frame(self) -> pd.DataFrame:
         """The table, a copy."""
@@ -100,6 +106,11 @@ class PowerTable(Shown):
         fewest = self.frame.assign(subjects=enough).groupby(keys, sort=False, observed=True)
         return fewest["subjects"].min().astype("Int64").reset_index()
 
+    @property
+    def criterion(self) -> str:
+        """The level of the tests, or the false discovery rate, in words."""
+        return f"level {self.alpha:g}" if self.fdr is None else f"FDR {self.fdr:g}"
+
     def preview(self) -> pd.DataFrame:
         """The fewest subjects for a power of 80%."""
         return self.needed()
@@ -108,7 +119,7 @@ class PowerTable(Shown):
         best = self.frame["power"]
         unit = "pairs" if self.paired else "subjects per arm"
         return (
-            f"PowerTable({len(self.frame)} designs in {unit}, level {self.alpha:g}: "
+            f"PowerTable({len(self.frame)} designs in {unit}, {self.criterion}: "
             f"power {best.min():.2f} to {best.max():.2f})"
         )
 
@@ -124,6 +135,8 @@ class _Asked:
     alpha: float
     is_fold_change: bool
     ddf: str
+    fdr: float | None = None
+    changed: float = 0.1
 
 
 def power(
@@ -137,6 +150,8 @@ def power(
     cells_cv: float | None = None,
     paired: bool | None = None,
     alpha: float = 0.05,
+    fdr: float | None = None,
+    changed: float = 0.1,
     ddf: str | None = None,
 ) -> PowerTable:
     """How often studies of other sizes would find a fold change, from fitted variance components.
@@ -161,8 +176,12 @@ def power(
     paired : bool, optional
         Whether subjects are measured in both conditions; None as in the pilot.
     alpha : float
-        Level of the two-sided tests; at a false discovery rate of 5 % with a tenth of the genes
-        changed about 0.005.
+        Level of the two-sided tests.
+    fdr : float, optional
+        False discovery rate by Benjamini-Hochberg, instead of a level: `power` is then the share of
+        the changed genes that the list will hold, and each design has the level that this comes to.
+    changed : float
+        With `fdr`: the share of the genes that change, all by the fold change or effect.
     ddf : {"empirical-bayes", "kenward-roger"}, optional
         The test of the planned study; None takes that of the pilot's table: empirical Bayes where
         it has it, as the tests of one model per level do, else Kenward-Roger.
@@ -190,9 +209,12 @@ def power(
     own variances are averaged over what the pilot and genes of like mean expression say of them, as
     estimates from few subjects are often zero or far off. A fold change becomes a difference of
     mean log(1 + count) by the negative binomial distribution with the gene's mean count and mean of
-    the transformed values. Genes that were not fitted (rare ones) do not count.
+    the transformed values. Genes that were not fitted (rare ones) do not count. With a share π of
+    genes changed, Benjamini-Hochberg's list at the rate q has the largest level a with
+    a = q((1 - π)a + π power(a)), for many genes.
     """
     asked = _asked(log2_fc, effect, subjects, cells, cells_cv, alpha, _test_of(pilot, ddf))
+    asked = replace(asked, fdr=_rate("fdr", fdr), changed=_rate("changed", changed) or 0.1)
     rows: list[pd.DataFrame] = []
     planned: list[PlannedDesign] = []
     faults: list[tuple[str, FlashmmError]] = []
@@ -212,9 +234,18 @@ def power(
     if within is not None:
         frame.insert(0, within, frame.pop(within))
     notes = tuple(note(f"{level}: {error}") for level, error in faults)
+    alpha, about = asked.alpha if asked.fdr is None else np.nan, planned[0]
     return PowerTable(
-        frame, asked.ddf, asked.alpha, planned[0].paired, planned[0].subject, within, notes
+        frame, asked.ddf, alpha, about.paired, about.subject, within, notes, asked.fdr
     )
+
+
+def _rate(argument: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    if not (is_number(value) and 0 < value < 1):
+        raise InputError(f"{argument} is a rate between 0 and 1, such as 0.05; found {value!r}.")
+    return float(value)
 
 
 def _asked(
@@ -311,7 +342,7 @@ def _power_of(fit: LMMFit, design: PlannedDesign, asked: _Asked) -> pd.DataFrame
             continue
         effect = _effect(fit, genes, size) if asked.is_fold_change else np.full(len(genes), size)
         variance = design.variance(known.points, n, m, cv)
-        each = _power_of_genes(effect / residual, known, genes, variance, df, asked)
+        each, alpha = _power_at_rate(effect / residual, known, genes, variance, df, asked)
         rows.append(
             {
                 "comparison": design.comparison.text,
@@ -323,6 +354,7 @@ def _power_of(fit: LMMFit, design: PlannedDesign, asked: _Asked) -> pd.DataFrame
                 **{column: np.quantile(each, q) for column, q in QUANTILES.items()},
                 "genes_at_80": (each >= USUAL).mean(),
                 "n_genes": len(genes),
+                "alpha": alpha,
             }
         )
     if not rows:
@@ -331,6 +363,40 @@ def _power_of(fit: LMMFit, design: PlannedDesign, asked: _Asked) -> pd.DataFrame
             f"model take {design.other_df}."
         )
     return pd.DataFrame(rows)
+
+
+def _power_at_rate(
+    effect: np.ndarray,
+    known: RatioPosterior,
+    genes: np.ndarray,
+    variance: np.ndarray,
+    df: int,
+    asked: _Asked,
+) -> tuple[np.ndarray, float]:
+    """Power of each gene (genes,), and the level that it is at."""
+
+    def at(alpha: float) -> np.ndarray:
+        return _power_of_genes(effect, known, genes, variance, df, replace(asked, alpha=alpha))
+
+    if asked.fdr is None:
+        return at(asked.alpha), asked.alpha
+    levels = asked.fdr * np.logspace(np.log10(SMALLEST_LEVEL), 0, LEVELS)
+    alpha = level_of_rate(
+        levels, np.array([at(a).mean() for a in levels]), asked.fdr, asked.changed
+    )
+    return at(alpha), alpha
+
+
+def level_of_rate(levels: np.ndarray, power: np.ndarray, fdr: float, changed: float) -> float:
+    """The largest level a at which q((1 - π)a + π power(a)) is at least a, of a rising grid.
+
+    Power is interpolated linearly in log a; the smallest level where lists are as good as empty.
+    """
+    fine = np.linspace(np.log(levels[0]), np.log(levels[-1]), 4000)
+    found = np.interp(fine, np.log(levels), power)
+    a = np.exp(fine)
+    kept = np.flatnonzero(fdr * ((1 - changed) * a + changed * found) >= a)
+    return float(a[kept[-1]] if len(kept) else a[0])
 
 
 def _power_of_genes(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from flashmm.names import on_demand
 
 if TYPE_CHECKING:
+    from flashmm.io.cells import write_cells
     from flashmm.io.fits import join_fits, read_fit, write_fit
     from flashmm.io.gene_sets import read_gmt
     from flashmm.io.groups import merge_files, read_groups, read_size_factors, write_groups
@@ -25,6 +26,7 @@ __all__ = [
     "read_provenance",
     "read_size_factors",
     "read_table",
+    "write_cells",
     "write_fit",
     "write_groups",
     "write_table",

@@ -20,7 +20,7 @@ from scipy.linalg import solve_triangular
 
 from flashmm.kernels.engine import Estimates, Optimum, VarianceForms, by_homogeneity, each, take
 from flashmm.kernels.random_covariance import SINGULAR, RandomCovariance, Scale
-from flashmm.kernels.rotation import Rotated, Rotation, span_root
+from flashmm.kernels.rotation import Rotated, Rotation, span_of
 from flashmm.kernels.search import (
     Derivatives,
     Moments,
@@ -109,7 +109,8 @@ class DenseEngine:
     def build(cls, rotation: Rotation, reml: bool, nonnegative: bool) -> DenseEngine:
         """Prepare the engine for a design."""
         random = RandomCovariance.of(rotation.ZtZ, rotation.component_sizes)
-        B_cells, B = random.components(span_root(rotation.ZtZ)), random.components(rotation.F)
+        B_cells = random.components(span_of(rotation.ZtZ))
+        B = random.components(rotation.F)
         S = rotation.F @ rotation.F.T
         return cls(
             rotation,
@@ -224,16 +225,15 @@ class DenseEngine:
 
     @cached_property
     def _grid(self) -> Grid:
-        """Points of γ ≥ 0 that genes share."""
+        """Points of γ that genes share, with Γ positive semidefinite."""
         largest = self.random.largest(self.B)
-        if not self.random.pairs:
-            return start_grid(list(largest), self._few)
-        points = self.random.start_grid(largest)
-        return Grid(points, np.ones(len(points), dtype=bool))
+        if self.random.pairs:
+            return self.random.start_grid(largest)
+        return start_grid(list(largest), self._few)
 
     @cached_property
     def _definite_grids(self) -> list[Grid]:
-        """Grids that reach below zero; one of γ ≥ 0 with many levels or components."""
+        """Grids that reach below zero; none where there are many levels or components."""
         few = self._few and len(self.B) <= len(NEGATIVE_FRACTIONS) and not self.random.pairs
         return definite_grids(self.B_cells) if few else [self._grid]
 
@@ -266,7 +266,7 @@ class DenseEngine:
     def raised(self) -> float | None:
         """γ from which components at zero are searched again; None where none are."""
         sizes = self.rotation.ZtZ.diagonal()
-        again = is_searched_again(len(sizes), len(self.B))
+        again = is_searched_again(len(sizes), len(self.B)) and not self.random.pairs
         return 1.0 / float(np.median(sizes[sizes > 0])) if again else None
 
     def optimise(self, genes: Rotated, start: Array | None, max_iter: int, tol: float) -> Optimum:
@@ -281,9 +281,11 @@ class DenseEngine:
         """The same in the Cholesky factors of the covariances, which have no bounds."""
         random, unit = self.random, 1.0 / self.random.largest(self.B)
 
-        gamma = (
-            self.starts(genes).gamma if start is None else given_start(start, genes, self.objective)
-        )
+        if start is None:
+            points = self._grid.points
+            gamma = points[np.argmin(self._on_grid(points, genes), axis=0)]
+        else:
+            gamma = given_start(start, genes, self.objective)
 
         def objective(x: Array, genes: Rotated) -> Array:
             return self.objective(random.from_factors(x), genes)

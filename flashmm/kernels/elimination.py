@@ -17,7 +17,7 @@ from flashmm.kernels.eliminated_model import EliminatedModel
 from flashmm.kernels.engine import Estimates, Optimum, VarianceForms, by_homogeneity, each, take
 from flashmm.kernels.interpolation import chebyshev_axes, lowest_point
 from flashmm.kernels.random_covariance import RandomCovariance
-from flashmm.kernels.rotation import EIGEN_TOLERANCE, Projection, span_root
+from flashmm.kernels.rotation import EIGEN_TOLERANCE, Projection, span_of
 from flashmm.kernels.search import (
     Derivatives,
     Moments,
@@ -258,7 +258,8 @@ class EliminationEngine:
         sizes, ZtZ = self.projection.component_sizes, sparse.csr_array(self.projection.ZtZ)
         if sum(sizes) > SEARCHED_LEVELS or len(sizes) > len(NEGATIVE_FRACTIONS):
             return []
-        return definite_grids(RandomCovariance(sizes).components(span_root(ZtZ.toarray())))
+        components = RandomCovariance(sizes).components(span_of(ZtZ.toarray()))
+        return definite_grids(components)
 
     def _spread(self, gamma: Array) -> Array:
         """γ of every component from those of the axes of the start grid, (points, axes)."""

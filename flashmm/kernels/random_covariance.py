@@ -26,7 +26,7 @@ import numpy as np
 
 from flashmm.kernels.engine import each
 from flashmm.kernels.search import Derivatives
-from flashmm.kernels.starts import LARGEST_GRID, start_grid
+from flashmm.kernels.starts import LARGEST_GRID, Grid, start_grid
 
 Array = np.ndarray
 
@@ -259,8 +259,8 @@ class RandomCovariance:
         centred = np.einsum("kl,krs->lrs", self.uncentred, B)
         return np.linalg.eigvalsh(centred)[:, -1]
 
-    def start_grid(self, largest: Array) -> Array:
-        """Points γ of the shared grid, (points, K), positive definite where effects correlate.
+    def start_grid(self, largest: Array) -> Grid:
+        """Points γ of the shared grid, positive definite where effects correlate.
 
         Parameters
         ----------
@@ -269,8 +269,6 @@ class RandomCovariance:
         """
         variances = np.flatnonzero(self.component_sizes)
         axes = start_grid([largest[k] for k in variances]).points.reshape(-1, len(variances))
-        if not self.pairs:
-            return axes
         grid = np.zeros((len(axes), len(self.component_sizes)))
         grid[:, variances] = axes
         for k in {k for pair in self.pairs for k in pair[:2]}:
@@ -279,7 +277,8 @@ class RandomCovariance:
         ways = list(product(START_CORRELATIONS, repeat=len(self.pairs)))
         if len(ways) * len(grid) <= LARGEST_GRID:
             grid = np.concatenate([self._correlated(grid, rho) for rho in ways])
-        return np.asarray(grid @ self.uncentred.T)
+        points = np.asarray(grid @ self.uncentred.T)
+        return Grid(points, np.ones(len(points), dtype=bool))
 
     def _correlated(self, gamma: Array, correlations: tuple[float, ...]) -> Array:
         """γ with one correlation for each pair."""

@@ -236,8 +236,8 @@ def rotate_genes(rotation: Rotation, YtX: Array, YtZ: Array, yty: Array) -> Rota
     return Rotated(xy, t, np.maximum(rss - np.einsum("gr,gr->g", t, t), 0.0), rss)
 
 
-def span_root(ZtZ: Array) -> Array:
-    """F with FF' = Z'Z, (q, r): Z in an orthonormal basis of its span."""
+def span_of(ZtZ: Array) -> Array:
+    """Z' in an orthonormal basis of the span of Z, (q, r)."""
     values, vectors = eigh(ZtZ)
     kept = values > EIGEN_TOLERANCE * values.max()
     return np.asarray(vectors[:, kept] * np.sqrt(values[kept]))

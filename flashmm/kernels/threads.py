@@ -8,7 +8,7 @@ any number of threads gives the same bytes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import cache
 from threading import local
@@ -54,6 +54,24 @@ def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> lis
 
 def _begin_work() -> None:
     _here.working = True
+
+
+class InThisThread(Executor):
+    """An executor that does at once, in the calling thread, what it is given: for one thread."""
+
+    def submit(self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
+        """Call the function; the future has its result or its error already."""
+        future: Future[Result] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+def workers(threads: int) -> Executor:
+    """An executor of so many threads; one is the calling thread itself, so that one core works."""
+    return InThisThread() if threads == 1 else ThreadPoolExecutor(threads)
 
 
 def by_parts(function: Callable[..., Any], size: int, n: int) -> Any:

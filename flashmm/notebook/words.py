@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from flashmm.inference.influence import influence
 from flashmm.inference.table import TestTable
 from flashmm.notebook.rows import fits_of, has_groups, rows_of_gene
-from flashmm.options import FlashmmError, Status
+from flashmm.options import FlashmmError, FlashmmWarning, Status
 
 
 class Explanation(str):
@@ -92,7 +93,9 @@ def _sentences(row: dict[Any, Any], table: TestTable) -> Iterator[str]:
 def _carried_by(fit: Any, contrast: Any, gene: str) -> list[str]:
     """Whether one subject makes the difference."""
     try:
-        found = influence(fit, contrast.matrix.T, genes=[gene])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FlashmmWarning)  # notes of the table say the same
+            found = influence(fit, contrast.matrix.T, genes=[gene])
     except FlashmmError:
         return []
     p, without = float(found.p_value[0, 0]), found.p_without[:, 0, 0]

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from flashmm.report import page as blocks
+from flashmm.storage.commit import code_commit
 from flashmm.storage.files import atomic_path, package_version
 from flashmm.storage.provenance import source_digest
 
@@ -40,8 +41,8 @@ def provenance(config: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     config : mapping
         The whole config, defaults filled in.
     **more
-        What else made it: `simulations` (name to what their files say) and `inputs` (data set to
-        records of `file, sha256`) are shown on the page.
+        What else made it: `simulations` (name to what their files say), `inputs` (data set to
+        records of `file, sha256`) and `r_packages` (name to version) are shown on the page.
 
     Returns
     -------
@@ -52,6 +53,7 @@ def provenance(config: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     return {
         "flashmm": package_version(),
         "source": source_digest(),
+        "git": code_commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "host": _host(),
@@ -90,13 +92,23 @@ def _version(package: str) -> str:
         return "not installed"
 
 
+def _commit(git: Mapping[str, Any] | None) -> str:
+    """The commit in words, after the digest."""
+    if git is None:
+        return ""
+    changed = ", with changes that are not committed" if git.get("changed") else ""
+    return f", commit {git['commit']}{changed}"
+
+
 def provenance_blocks(said: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Blocks of the section that says what made a run."""
     versions = {"flashmm": said["flashmm"], "Python": said["python"], **said["packages"]}
+    versions |= said.get("r_packages", {})
     yield blocks.table(
         pd.DataFrame({"Package": list(versions), "Version": list(versions.values())}),
         "Software",
-        f"On {said['platform']}; digest of the package's source {said['source']}.",
+        f"On {said['platform']}; digest of the package's source {said['source']}"
+        f"{_commit(said.get('git'))}.",
     )
     yield blocks.text(
         f"Every random number derives from the seed {said['seed']}; those of a simulation from it, "

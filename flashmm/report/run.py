@@ -15,6 +15,7 @@ from flashmm.report import accuracy, agreement, comparison, costs, genes, overvi
 from flashmm.report import page as blocks
 from flashmm.report.inputs import Inputs, open_stored, said_by
 from flashmm.report.provenance import provenance, provenance_blocks, write_provenance
+from flashmm.report.r_packages import r_versions
 from flashmm.report.subjects import (
     heritability_blocks,
     kinship_blocks,
@@ -66,7 +67,10 @@ def _provenance(inputs: Inputs) -> dict[str, Any]:
         run.dataset: json.loads(said_by(inputs.groups[run.groups], "provenance")[0])["inputs"]
         for run in inputs.runs
     }
-    return provenance(inputs.config, simulations=simulations, inputs=made)
+    commands = [(run.model.get("run") or {}).get("command", ()) for run in inputs.runs]
+    return provenance(
+        inputs.config, simulations=simulations, inputs=made, r_packages=r_versions(commands)
+    )
 
 
 def _sections(inputs: Inputs, said: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -32,6 +32,7 @@ import pandas as pd
 from scipy import sparse
 from tqdm.auto import tqdm
 
+from flashmm.kernels.threads import workers
 from flashmm.shown import Shown
 from flashmm.simulate.plan import BLOCK_CELLS, Plan, make_plan
 from flashmm.simulate.seeds import Seed
@@ -133,7 +134,7 @@ def simulate_counts(
         require_disk(path, _stored_size(plan), "simulated counts")
     about = {"flashmm": _self_description(plan)}
     sheet = anndata.AnnData(obs=plan.obs, var=plan.var, varm=plan.varm, uns=about)
-    with ThreadPoolExecutor(threads) as pool:
+    with workers(threads) as pool:
         blocks = draw_blocks(plan, pool, max(threads, -(-chunk_cells // BLOCK_CELLS)), progress)
         if path is None:
             sheet.X = sparse.vstack(list(blocks), format="csr")

@@ -31,6 +31,11 @@ from flashmm.workflow.sheets import Record, refuse
 
 # What the summary calls a table in memory; messages name the file.
 _IN_MEMORY = "the AnnData, X"
+# Columns beside the cells are for functions and commands; a run takes files that have them.
+_OF_SHEETS = "Give the columns of the cells with obs=."
+_CONVERTED = (
+    "Make a file with these columns by: flashmm convert <counts> --obs <table> -o cells.h5ad."
+)
 
 
 def check_cells(plan: Plan) -> None:
@@ -49,13 +54,13 @@ def check_cells(plan: Plan) -> None:
         contrast does not go with the levels; with the data set and the method.
     """
     for name, data in plan.datasets.items():
-        if data["truth"] is None and all(Path(path).is_file() for path in data["counts"]):
+        if data["truth"] is None and all(Path(path).exists() for path in data["counts"]):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the rules say the notes
                 _check_dataset(plan, name, data)
     for name in plan.of_donors:
         spec = plan.scenarios[name]
-        if Path(spec["counts"]).is_file():
+        if Path(spec["counts"]).exists():
             _check_donors(spec, f"benchmark: {name}")
 
 
@@ -110,7 +115,8 @@ def _groups_of(path: str, data: Record, where: str) -> GroupStatistics:
         ones = np.ones((len(obs), 1), dtype=np.float32)
         return summarise(ad.AnnData(ones, obs=obs), transform="none", progress=False, **settings)
     except FlashmmError as error:
-        refuse(where, type(error)(str(error).replace(_IN_MEMORY, f"'{path}'")))
+        said = str(error).replace(_IN_MEMORY, f"'{path}'").replace(_OF_SHEETS, _CONVERTED)
+        refuse(where, type(error)(said))
 
 
 def _table(path: str, data: Record) -> pd.DataFrame:

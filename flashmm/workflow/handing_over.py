@@ -12,7 +12,6 @@ import pickle
 import secrets
 import socket
 import struct
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -27,8 +26,6 @@ _STARTS_WITHIN, _PAUSE = 20.0, 0.02
 _PACKAGE = Path(__file__).absolute().parents[1]
 # What the worker answers, followed by the exit code where a job is done.
 REFUSED, DONE = b"r", b"d"
-# Workers that this process has started; they outlive it.
-_STARTED: list[subprocess.Popen[bytes]] = []
 
 
 class Address(NamedTuple):
@@ -116,7 +113,7 @@ def _send(worker: socket.socket, step: str, job: Any) -> None:
 
 def _connected(address: Address) -> socket.socket | None:
     """A connection to the worker, which is started where it does not listen yet."""
-    started: subprocess.Popen[bytes] | None = None
+    started: int | None = None
     for _ in _attempts():
         worker = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -129,7 +126,7 @@ def _connected(address: Address) -> socket.socket | None:
             worker.close()
         if started is None:
             started = _start(address)
-        elif started.poll():  # it could not even begin
+        elif _has_failed(started):  # it could not even begin
             return None
     return None
 
@@ -141,16 +138,28 @@ def _attempts() -> Iterator[None]:
         time.sleep(_PAUSE)
 
 
-def _start(address: Address) -> subprocess.Popen[bytes]:
-    """Start a worker; where another job does the same, the later one ends by itself."""
+def _start(address: Address) -> int:
+    """Start a worker, which outlives this process; of two that jobs start, the later one ends.
+
+    Returns
+    -------
+    int
+        The number of its process.
+    """
     paths = [str(_PACKAGE.parent), os.environ.get("PYTHONPATH", "")]
-    process = subprocess.Popen(
+    return os.posix_spawn(
+        sys.executable,
         [sys.executable, "-P", "-m", "flashmm.workflow.worker", address.name, str(address.run)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
+        {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        file_actions=[(os.POSIX_SPAWN_OPEN, n, os.devnull, os.O_RDWR, 0) for n in (0, 1, 2)],
+        setsid=True,
     )
-    _STARTED.append(process)
-    return process
+
+
+def _has_failed(worker: int) -> bool:
+    """Whether a worker has ended with an error; one that found another one has not."""
+    try:
+        ended, status = os.waitpid(worker, os.WNOHANG)
+    except ChildProcessError:  # it has been asked for already
+        return False
+    return bool(ended) and status != 0

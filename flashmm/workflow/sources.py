@@ -40,7 +40,7 @@ class Sources:
         """
         if "://" in path:
             self.input(path, where)
-        elif not (self.in_storage or self.made or Path(path).is_file()):
+        elif not (self.in_storage or self.made or Path(path).exists()):
             raise ConfigError(f"{where}: {path}: no such file")
 
     def input(self, path: str, where: str = "input") -> Any:

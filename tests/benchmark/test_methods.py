@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -29,7 +30,7 @@ from flashmm.cells.summary import summarise
 from flashmm.design.from_groups import summary_statistics
 from flashmm.inference.testing import contrast_tests
 from flashmm.lmm import fit_lmm
-from flashmm.options import DesignError, InputError
+from flashmm.options import InputError
 from flashmm.simulate.counts import SimulationSpec, simulate_counts
 from flashmm.within import fit_within
 
@@ -223,11 +224,24 @@ def test_permuted_labels_keep_everything_but_the_effect(data):
     pd.testing.assert_frame_equal(found, contrast_tests(fit, "condition").to_frame(intervals=True))
 
 
-def test_labels_within_subjects_are_not_permuted(data):
-    obs = data.groups.obs.assign(arm=np.arange(data.groups.n_groups) % 2)
-    groups = type(data.groups)(**{**vars(data.groups), "obs": obs})
-    with pytest.raises(DesignError, match="several levels of 'arm'"):
-        permute_labels(groups, "arm")
+def test_paired_labels_are_permuted_within_subjects():
+    """A subject with one label gives it to another one; a pair of labels is kept or exchanged."""
+    paired = [f"P{i}" for i in range(40)]
+    samples = [(s, a) for s in paired for a in ("ctrl", "stim")]
+    samples += [(f"S{i}", a) for i, a in enumerate(("ctrl", "stim", "stim"))]
+    rows = [(s, t, a) for s, a in samples for t in ("B", "T")]
+    obs = pd.DataFrame(rows, columns=["subject", "cell_type", "arm"]).rename(index=str)
+    cells = ad.AnnData(np.ones((len(obs), 1), dtype=np.float32), obs=obs)
+    groups = summarise(cells, list(obs), transform="none")
+    obs = groups.obs.reset_index(drop=True)
+    new = permute_labels(groups, "arm", seed=2).obs.reset_index(drop=True)
+    changed = (new["arm"] != obs["arm"]).groupby([obs["subject"], obs["arm"]], observed=True)
+    assert (changed.nunique() == 1).all()  # both cell types alike
+    exchanged = changed.first().unstack().loc[paired]
+    assert (exchanged["ctrl"] == exchanged["stim"]).all()
+    assert 8 < exchanged["ctrl"].sum() < 32
+    single = new[~new["subject"].isin(paired)]
+    assert sorted(single.loc[single["cell_type"] == "B", "arm"]) == ["ctrl", "stim", "stim"]
     with pytest.raises(InputError, match="columns 'dose' are missing"):
         permute_labels(groups, "dose")
 

@@ -359,7 +359,20 @@ def zarr_with_a_damaged_chunk(folder: Path) -> Made:
     return folder / "cells.zarr", {}
 
 
+def zarr_of_huge_chunks(folder: Path) -> Made:
+    import zarr
+
+    write_zarr(CELLS, folder / "cells.zarr", 2)
+    root = zarr.open_group(str(folder / "cells.zarr"), mode="r+", use_consolidated=False)
+    del root["X"]
+    made = root.create_array("X", shape=CELLS.shape, chunks=(2**14, 2**14), dtype="f4")
+    made.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+    zarr.consolidate_metadata(str(folder / "cells.zarr"))
+    return folder / "cells.zarr", {}
+
+
 REFUSED = {
+    zarr_of_huge_chunks: r"'/X' has chunks of 1074 MB.*Write it with smaller chunks",
     table_of_text: r"it is a table; of samples \(bulk\), read it with flashmm.read_bulk",
     file_of_r: r"it is a file of R; write an \.h5ad there",
     mudata: r"MuData file; give one of its modalities",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import anndata as ad
@@ -85,6 +86,15 @@ def test_sheets_are_matched_by_barcode(name: str, where: str, tmp_path: Path) ->
     assert_same(groups_of(tmp_path / "cells.h5", obs=sheet))
 
 
+def test_what_was_read_is_recorded(tmp_path: Path) -> None:
+    write_10x(CELLS, tmp_path / "cells.h5")
+    CELLS.obs.to_csv(tmp_path / "cells.csv")
+    found = groups_of(tmp_path / "cells.h5", obs=tmp_path / "cells.csv", gene_names="id")
+    (record,) = found.provenance["inputs"]
+    assert record["obs"]["file"] == "cells.csv" and len(record["obs"]["sha256"]) == 64
+    assert record["gene_names"] == "id" and "duplicate_genes" not in record
+
+
 def test_each_of_several_inputs_has_a_sheet(tmp_path: Path) -> None:
     write_10x(CELLS, tmp_path / "a.h5")
     write_10x(CELLS, tmp_path / "b.h5")
@@ -140,6 +150,41 @@ def test_symbols_of_10x_that_come_twice(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.counts, EXPECTED.counts)
     named = groups_of(tmp_path / "cells.h5", obs=CELLS.obs, gene_names="id")
     assert list(named.genes) == IDS
+
+
+# ---- into memory
+
+
+@pytest.mark.parametrize("kind", ["10x h5", "mtx.gz", "zarr 3 csc", "old h5ad"])
+def test_cells_of_any_container_in_memory(kind: str, tmp_path: Path) -> None:
+    data = {**WITH_OBS, **WITHOUT_OBS}[kind](CELLS, tmp_path)
+    read = fm.read_cells(data, obs=CELLS.obs)
+    np.testing.assert_array_equal(read.X.toarray(), CELLS.X.toarray())
+    assert read.X.dtype == np.float32 and list(read.obs_names) == list(CELLS.obs_names)
+    pd.testing.assert_frame_equal(read.obs, CELLS.obs)
+    column = "id" if "id" in read.var else "gene_ids"
+    assert list(read.var_names) == list(CELLS.var_names) and list(read.var[column]) == IDS
+    with pytest.warns(fm.FlashmmWarning, match="4 of 40 cells have no row in obs; they are left"):
+        assert fm.read_cells(data, obs=CELLS.obs[4:][["age"]]).n_obs == N_CELLS - 4
+
+
+@pytest.mark.parametrize("kind", ["10x h5", "mtx.gz"])
+def test_memory_does_not_grow_with_the_number_of_cells(kind: str, tmp_path: Path) -> None:
+    def peak(n: int) -> int:
+        (folder := tmp_path / str(n)).mkdir()
+        many = ad.concat([CELLS] * n, index_unique="-")
+        many.var["gene_ids"] = IDS
+        with open_counts(WITHOUT_OBS[kind](many, folder)) as source:
+            tracemalloc.start()
+            for _ in source.blocks(10_000):
+                pass
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+        return peak
+
+    peak(50)  # what is imported at the first use is not counted
+    few, many = peak(100), peak(800)
+    assert many < 1.5 * few  # 8 times the cells
 
 
 # ---- the whole path, and dask

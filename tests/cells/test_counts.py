@@ -15,6 +15,7 @@ from scipy import sparse
 from flashmm.cells.block import Block
 from flashmm.cells.counts import CellMatrix, open_counts, read_genes
 from flashmm.cells.transforms import TRANSFORMS, find_transform, is_counts
+from flashmm.names import text, texts
 from flashmm.options import InputError
 
 N_CELLS, N_GENES = 23, 7
@@ -461,3 +462,8 @@ def test_read_genes(layout: str, tmp_path: Path) -> None:
         read_genes(tmp_path / "cells.h5ad", ["g0"], transform="log1p_cp10k", libsize="age")
     _, raw = read_genes(tmp_path / "cells.h5ad", ["g0"], transform="none")
     np.testing.assert_array_equal(raw[:, 0], counts[:, 0])
+
+
+@pytest.mark.parametrize("names", [[b"a", "b", 3], [b"a", "\u00e9".encode()], ["a", "b"], []])
+def test_names_of_files_as_text(names: list[object]) -> None:
+    assert texts(names) == [text(name) for name in names]

@@ -71,6 +71,15 @@ def normalised(data, inverse=lambda x: x):
     return made
 
 
+def test_labels_that_were_numbered_are_said():
+    data = cells()
+    data.obs["disease"] = (data.obs["disease"] == "sick").astype(int)
+    found = fm.check(data)
+    assert any("'disease' holds the numbers '0', '1'" in text for text in found.findings)
+    data.uns["disease_categories"] = np.array(["healthy", "sick"])
+    assert fm.check(data).design["comparison"][0] == "sick vs healthy"
+
+
 KINDS = {
     "counts": lambda data: data,
     "normalised counts": normalised,
@@ -83,6 +92,33 @@ KINDS = {
     ),
     "scaled values": lambda data: ad.AnnData(data.X.toarray() - 3.3, obs=data.obs),
 }
+
+
+def smoothed(values):
+    """Means of three cells, as imputation makes them."""
+    return np.asarray(values[:-2] + values[1:-1] + values[2:]) / 3
+
+
+AWKWARD = {
+    "soup": (lambda y, t: np.maximum(y - 0.1 * y.mean(0) * t / t.mean(), 0), "corrected counts"),
+    "shared reads": (lambda y, t: y + (y > 3) / 3, "corrected counts"),
+    "square roots": (lambda y, t: np.sqrt(y), "values"),
+    "imputed logarithms": (lambda y, t: smoothed(np.log1p(1e4 * y / t)), "values"),
+    "log10": (lambda y, t: np.log10(1 + 1e4 * y / t), "values"),
+    "log1p of counts": (lambda y, t: np.log1p(y), "logarithms of normalised counts"),
+}
+
+
+@pytest.mark.parametrize("layout", [sp.csr_matrix, sp.csc_matrix])
+@pytest.mark.parametrize("kind", AWKWARD)
+def test_values_that_are_nearly_others(kind, layout):
+    make, expected = AWKWARD[kind]
+    rng = np.random.default_rng(1)
+    counts = rng.poisson(rng.gamma(0.5, 4.0, 80) * rng.gamma(4, 0.25, (300, 1))).astype(float)
+    counts[:, 0] += 60  # there is a gene of many counts in every real matrix
+    made = make(counts, counts.sum(1, keepdims=True))
+    with open_counts(ad.AnnData(layout(made))) as source:
+        assert source.looks_like() == expected
 
 
 @pytest.mark.parametrize("kind", KINDS)

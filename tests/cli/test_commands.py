@@ -23,8 +23,8 @@ from flashmm.workflow.sheets import Schemas
 SCHEMAS = Schemas.in_folder(Path(__file__).resolve().parents[2] / "workflow" / "schemas")
 
 COMMANDS = (
-    *("check", "summarise", "merge", "de", "bulk", "report", "test", "power", "simulate"),
-    "evaluate",
+    *("check", "summarise", "merge", "de", "explain", "bulk", "report", "test", "power"),
+    *("simulate", "convert", "evaluate"),
 )
 
 
@@ -96,6 +96,11 @@ def test_de_ends_in_the_tables_of_the_function(folder):
         same = fm.de(folder / "cells.h5ad", formula, "condition", within="cell_type")
     pd.testing.assert_series_equal(table["p_value"], same.to_frame()["p_value"])
     assert (folder / "out" / "tests.tsv").is_file()
+    assert {row["comparison"] for row in found} == {"B vs A"}
+    first = same.top(1)["gene"].item()
+    told = json.loads(run("explain", folder / "out", "--top", 1, "--json").stdout)
+    assert told == {first: str(same.explain(first))}
+    assert "is not in the table" in run("explain", folder / "out", "gene1000", code=1).stderr
     evaluated = run(
         *("evaluate", folder / "out" / "tests.parquet", "--json"),
         *("--truth", folder / "cells.truth.tsv"),
@@ -113,6 +118,7 @@ def test_report_of_the_folder_of_de_is_a_page(folder):
 
 def test_report_of_another_folder_is_refused(folder):
     assert "wrote" in run("report", folder, code=1).stderr
+    assert "wrote" in run("explain", folder, code=1).stderr
 
 
 def test_groups_of_shards_are_merged_and_tested(folder):
@@ -211,6 +217,11 @@ def test_files_of_10x_take_their_columns_from_a_table(tmp_path):
     run("de", tmp_path / "cells.h5", "--obs", tmp_path / "cells.tsv", "-o", tmp_path / "out")
     table = pd.read_parquet(tmp_path / "out" / "tests.parquet")
     assert list(table["gene"]) == list(cells.var_names)
+    sheet = ("--obs", tmp_path / "cells.tsv")
+    said = run("convert", tmp_path / "cells.h5", *sheet, "-o", tmp_path / "cells.h5ad").output
+    assert "40 cells x 9 genes, 3 columns" in said
+    found = ad.read_h5ad(tmp_path / "cells.h5ad")
+    np.testing.assert_array_equal(found.X.toarray(), cells.X.toarray())
 
 
 def test_logarithms_are_analysed_without_a_library_size(folder, tmp_path):

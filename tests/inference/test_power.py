@@ -9,6 +9,7 @@ from scipy import integrate, stats
 
 import flashmm as fm
 from flashmm.inference.planned_design import cells_of_units
+from flashmm.inference.power import level_of_rate
 from flashmm.kernels.expected_log import expected_log1p, matching_dispersion, shift_of_fold_change
 from flashmm.kernels.mixture_power import mixture_power
 from flashmm.kernels.t_power import t_power
@@ -16,7 +17,7 @@ from flashmm.kernels.t_power import t_power
 PAIRED = ["subject", "subject:condition"]
 
 
-def study(n, seed, *, paired=False, genes=300, effect=0.0, cv=None, cells=30):
+def study(n, seed, *, paired=False, genes=300, effect=0.0, cv=None, cells=30, changed=1.0):
     """Groups of Gaussian cells of n pairs, or n and n subjects."""
     spec = fm.SimulationSpec(
         distribution="gaussian",
@@ -25,7 +26,7 @@ def study(n, seed, *, paired=False, genes=300, effect=0.0, cv=None, cells=30):
         n_subjects=n if paired else 2 * n,
         n_cell_types=1,
         nested=not paired,
-        n_de_genes=genes if effect else 0,
+        n_de_genes=round(changed * genes) if effect else 0,
         min_log_fc=effect,
         max_log_fc=effect or 1.0,
         subject_variance=0.05,
@@ -118,6 +119,32 @@ def test_predicted_power_is_within_three_points_of_simulated(paired):
         assert abs(table.frame["power"].item() - (found < 0.05).mean()) < 0.03, ddf
 
 
+@pytest.mark.parametrize("ddf", ["kenward-roger", "empirical-bayes"])
+def test_lists_at_a_false_discovery_rate_hold_as_many_as_predicted(ddf):
+    pilot = fitted(study(6, 1, genes=500, cv=0), False)
+    asked = {"effect": 0.6, "subjects": 9, "cells": 30, "ddf": ddf}
+    table = fm.power(pilot, "condition", fdr=0.05, changed=0.1, **asked)
+    predicted, alpha = table.frame[["power", "alpha"]].iloc[0]
+    # the level at which a list of these powers has that rate
+    assert alpha == pytest.approx(0.05 * (0.9 * alpha + 0.1 * predicted), rel=0.02)
+    again = fm.power(pilot, "condition", alpha=alpha, **asked)
+    assert again.frame["power"].item() == pytest.approx(predicted)
+    planned = study(9, 2, genes=3000, effect=0.6, cv=0, changed=0.1)
+    found = fm.contrast_tests(fitted(planned, False), "condition", ddf=ddf)
+    # the last tenth of the genes is changed
+    share = (found.adj_p_value[-300:, 0] < 0.05).mean()
+    assert abs(share - predicted) < 0.05
+    assert "FDR 0.05" in repr(table)
+
+
+def test_no_level_keeps_the_rate_where_nothing_is_found():
+    levels = np.logspace(-7, -1.3, 20)
+    assert level_of_rate(levels, levels, 0.05, 0.1) == pytest.approx(levels[0])
+    assert level_of_rate(levels, np.ones(20), 0.05, 0.1) == pytest.approx(
+        0.05 * 0.1 / (1 - 0.05 * 0.9), rel=1e-2
+    )
+
+
 def test_uneven_cells_cost_power_and_are_taken_from_the_pilot():
     even, uneven = (fitted(study(6, 1, cv=cv), False) for cv in (None, 1.0))
     asked = {"effect": 0.3, "subjects": 8, "cells": 12}
@@ -160,6 +187,8 @@ def test_what_cannot_be_answered_is_said(counted):
         fm.power(counted, subjects=1)
     with pytest.raises(fm.InputError, match="alpha is a level"):
         fm.power(counted, alpha=5)
+    with pytest.raises(fm.InputError, match="fdr is a rate"):
+        fm.power(counted, fdr=5)
     fit = fitted(study(4, 1, genes=5), False)
     with pytest.raises(fm.InputError, match="effect="):
         fm.power(fit, "condition", log2_fc=1)

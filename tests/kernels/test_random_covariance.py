@@ -222,7 +222,7 @@ class TestMatrices:
                 assert set(self.random.partner[part]) == set(part)
 
     def test_grid_is_positive_definite(self):
-        grid = self.random.start_grid(np.array([1.0, 2.0, 1.0, 3.0]))
+        grid = self.random.start_grid(np.array([1.0, 2.0, 1.0, 3.0])).points
         assert (grid[:, 0] * grid[:, 1] > grid[:, 2] ** 2).all()
 
     def test_traces_of_one_matrix(self):

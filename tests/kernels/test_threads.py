@@ -177,3 +177,17 @@ def test_blocks_hold_vectors_of_bounded_size():
     engine = fm.fit_lmm(statistics(1), engine="spectral").model.engine
     p = len(engine.rotation.A)
     assert engine.genes_per_block() * (engine.rank + p * p) <= spectral.BLOCK_ELEMENTS
+
+
+def test_one_worker_is_the_calling_thread():
+    def where(fail=False):
+        if fail:
+            raise ValueError("no")
+        return current_thread()
+
+    with threads.workers(1) as one, threads.workers(2) as two:
+        assert one.submit(where).result() is current_thread()
+        assert two.submit(where).result() is not current_thread()
+        assert list(one.map(abs, [-1, 2])) == [1, 2]
+        with pytest.raises(ValueError, match="no"):
+            one.submit(where, True).result()

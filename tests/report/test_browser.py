@@ -238,6 +238,19 @@ def test_what_was_chosen_is_printed(analysis, tmp_path):
         analysis.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
 
+def test_a_method_that_was_switched_off_is_not_printed(benchmark):
+    click(benchmark, ".chips button")
+    benchmark.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        shown = "return [...document.querySelectorAll('.chips button')].map(b => b.offsetWidth > 0)"
+        first, *others = benchmark.execute_script(shown)
+        assert not first and any(others)
+        scrolls = "return [...document.querySelectorAll('.scroll')].map(s => getComputedStyle(s)"
+        assert set(benchmark.execute_script(f"{scrolls}.overflowX)")) == {"visible"}
+    finally:
+        benchmark.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
 def test_pages_are_read_without_a_script(window, pages):
     window.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     try:
