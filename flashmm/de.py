@@ -16,13 +16,13 @@ from flashmm.cells.sheet import Sheet, sheets_of
 from flashmm.cells.summary import summarise
 from flashmm.design.differences import is_factor
 from flashmm.design.from_groups import summary_statistics
-from flashmm.formulas import Factor, Term, call_name, read_model
+from flashmm.formulas import DATA_DEPENDENT, Factor, Term, call_name, called, read_model
 from flashmm.inference.table import TestTable
 from flashmm.inference.testing import contrast_tests
 from flashmm.kernels.expression_filter import MIN_TOTAL
 from flashmm.lmm import fit_lmm
 from flashmm.names import listed
-from flashmm.options import note
+from flashmm.options import FormulaError, note
 from flashmm.storage.files import PathLike
 from flashmm.within import SIZE_FACTORS, check_min_counts, fit_within, without_rare_genes
 
@@ -249,13 +249,23 @@ def split_columns(
     covariates : list of str
         Expressions over numeric columns that vary between the cells of a random grouping, and over
         columns that obs lacks (the library size is counted). Few whole numbers that many cells
-        share, such as visits, define groups.
+        share, such as visits, define groups, and so do any numbers that many cells share in poly(),
+        bs(), cr() or C().
+
+    Raises
+    ------
+    FormulaError
+        A spline, polynomial or levels of a number that hardly two cells of a subject share.
     """
     terms, random_terms = read_model(formula, random)
+    coded = [f for term in _all_terms(terms, random_terms) for f in term if _is_coded(f)]
     by = [column for term in random_terms for column in term.columns]
     groupings = [list(term.columns) for term in random_terms]
     varying = {c for term in _all_terms(terms, random_terms) for f in term for c in f.columns}
-    varying = {column for column in varying if _varies_within(obs, column, groupings)}
+    in_coded = frozenset().union(*(factor.columns for factor in coded))
+    varying = {c for c in varying if _varies_within(obs, c, groupings, c in in_coded)}
+    for factor in coded:
+        _check_coded(factor, varying)
     covariates: list[str] = []
     for term in _all_terms(terms, random_terms):
         cell_level = [f for f in term if f.columns & varying]
@@ -269,7 +279,24 @@ def _all_terms(terms: list[Term], random_terms: list[Any]) -> list[Term]:
     return terms + [slope for term in random_terms for slope in term.slopes]
 
 
-def _varies_within(obs: pd.DataFrame, column: str, groupings: list[list[str]]) -> bool:
+def _is_coded(factor: Factor) -> bool:
+    """Whether a factor makes several columns of its values, which sums over groups cannot."""
+    return bool(called(factor.node) & {"C", *(set(DATA_DEPENDENT) - set(STANDARDISING))})
+
+
+def _check_coded(factor: Factor, varying: set[str]) -> None:
+    """Refuse columns of values that differ from cell to cell."""
+    for column in sorted(factor.columns & varying):
+        raise FormulaError(
+            f"`{factor.name}` needs {column!r} to define groups of cells, and hardly two cells of "
+            f"a subject share a value of it: round it, such as obs[{column!r}].round(1), until "
+            f"groups have {FEW_CELLS} cells or more on average."
+        )
+
+
+def _varies_within(
+    obs: pd.DataFrame, column: str, groupings: list[list[str]], in_coded: bool
+) -> bool:
     """Whether a column is a number of the cell rather than a property of groups of cells."""
     named = {name for grouping in groupings for name in grouping}
     if column not in obs.columns or not named <= set(obs.columns):
@@ -279,6 +306,7 @@ def _varies_within(obs: pd.DataFrame, column: str, groupings: list[list[str]]) -
         return False
     distinct = [obs.groupby(g, observed=True)[column].nunique() for g in groupings]
     few = values.nunique() <= FEW_NUMBERS and bool((values.dropna() % 1 == 0).all())
+    few = few or in_coded
     of_groups = any(
         ((numbers == 1).all() or few) and len(obs) >= FEW_CELLS * numbers.sum()
         for numbers in distinct

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
 
 import flashmm as fm
 from flashmm.de import split_columns
+from flashmm.design.columns import cell_design
 
 FORMULA = "~ 0 + log(libsize) + cell_type + cell_type:condition"
 
@@ -82,6 +84,34 @@ def test_few_numbers_that_many_cells_share_define_groups(values, random):
     obs["x"] = np.arange(len(obs)) % 29
     by, covariates = split_columns(obs, f"~ time + x + {random}")
     assert "time" in by and "x" not in by and covariates == ["x"]
+
+
+@pytest.mark.parametrize("term", ["bs(pt, df=4)", "cr(pt, df=3)", "poly(pt, 2)", "C(pt)"])
+def test_numbers_in_splines_define_groups(term):
+    """Rounded pseudotime does, which many cells share; that of each cell cannot."""
+    rng = np.random.default_rng(0)
+    obs = pd.DataFrame({"s": np.repeat(list("abcd"), 100), "pt": rng.random(400)})
+    by, covariates = split_columns(obs.round(1), f"~ {term} + (1|s)")
+    assert by == ["s", "pt"] and covariates == []
+    with pytest.raises(fm.FormulaError, match=r"round it, such as obs\['pt'\].round\(1\)"):
+        split_columns(obs, f"~ {term} + (1|s)")
+    assert split_columns(obs, "~ scale(pt) + (1|s)")[1] == ["pt"]
+
+
+@pytest.mark.filterwarnings("ignore::flashmm.FlashmmWarning")
+def test_a_spline_of_rounded_numbers_is_that_of_the_cells():
+    rng = np.random.default_rng(1)
+    obs = pd.DataFrame({"s": np.repeat(list("abcdef"), 60), "pt": rng.random(360).round(1)})
+    obs.index = obs.index.astype(str)
+    adata = ad.AnnData(rng.normal(size=(360, 3)), obs=obs)
+    formula = "~ bs(pt, df=4) + (1|s)"
+    table = fm.de(adata, formula, {"any": ["pt"]}, transform="none", progress=False)
+    design = cell_design(obs, "~ bs(pt, df=4)", ["s"])
+    stats = fm.summary_statistics_from_matrices(adata.X, design.X, design.Z, design.component_sizes)
+    names = [name for name in design.X.columns if name.startswith("bs")]
+    cells = fm.contrast_tests(fm.fit_lmm(stats), {"any": names})
+    np.testing.assert_allclose(table.p_value, cells.p_value, rtol=1e-6)
+    assert (table.df_num == 4).all()
 
 
 @pytest.mark.filterwarnings("ignore::flashmm.FlashmmWarning")
