@@ -2,6 +2,7 @@
 
 python benchmarks/ranked.py                        # print those of results/
 python benchmarks/ranked.py --results DIR --docs   # and write them into docs/benchmark.md
+python benchmarks/ranked.py --results DIR --paper --docs   # the table of config/paper.yaml there
 """
 
 from __future__ import annotations
@@ -76,6 +77,56 @@ def tpr_and_fdp(one: Ranked) -> str:
     return f"{percent(one.tpr)} ({percent(one.fdp)})"
 
 
+def costs_of_methods(costs: pd.DataFrame) -> pd.DataFrame:
+    """Processor seconds of all genes, the shared step included, genes and memory of each method."""
+    nobody = costs["method"].isna() | (costs["method"] == "")
+    users = costs.loc[costs["step"] == "fit", ["dataset", "method"]].drop_duplicates()
+    shared = costs[nobody].drop(columns="method").merge(users, on="dataset")
+    steps = pd.concat([costs[~nobody], shared])
+    reference = steps["step"] == "reference"
+    steps["method"] = steps["method"].mask(reference, "MixedLM (" + steps["method"] + ")")
+    # what was given some genes only would take so many times longer for all
+    share = (steps["genes_total"] / steps["genes"]).clip(lower=1.0).fillna(1.0)
+    steps = steps.assign(
+        seconds=steps["cpu_seconds"] * share,
+        mib=steps["peak_memory_mib"] - steps["baseline_memory_mib"].fillna(0.0),
+    )
+    return steps.groupby(["dataset", "method"], sort=False).agg(
+        seconds=("seconds", "sum"), genes=("genes", "min"), mib=("mib", "max")
+    )
+
+
+def paper_table(metrics: pd.DataFrame, costs: pd.DataFrame) -> str:
+    """Time, memory and errors of each method on each data set."""
+    taken = costs_of_methods(costs)
+    averaged = by_scenario(metrics)
+    scenarios = dict(zip(metrics["dataset"], metrics["scenario"], strict=True))
+    rows = []
+    for (dataset, method), cost in taken.iterrows():
+        own = averaged[
+            averaged["scenario"].eq(scenarios.get(dataset)) & averaged["method"].eq(method)
+        ]
+        found = {one.method: one for one in ranking(own)} if len(own) else {}
+        rates = ("–",) * 4
+        if method in found:
+            one = found[method]
+            levels = (f"{rate.value:.2g}" for rate in list(one.levels.values())[:2])
+            rates = (*levels, percent(one.fdp), percent(one.tpr))
+        rows.append(
+            (
+                dataset,
+                method,
+                f"{cost.genes:,.0f}",
+                f"{cost.seconds:,.3g}",
+                f"{cost.mib:,.0f}",
+                *rates,
+            )
+        )
+    heads = ["data set", "method", "genes", "CPU s of all genes", "memory (MiB)"]
+    heads += ["nulls at .05", "nulls at .01", "FDP at BH 5% (%)", "TPR (%)"]
+    return common.markdown_table(heads, rows)
+
+
 def run_in_words(folder: Path) -> str:
     """What was run, and what was not."""
     metrics = read_table(folder / "metrics.parquet")
@@ -92,15 +143,23 @@ def main() -> None:
     """Print, and write where asked."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, default=common.ROOT / "results")
+    parser.add_argument(
+        "--paper", action="store_true", help="methods by data set, with their costs"
+    )
     parser.add_argument("--docs", action="store_true", help="write docs/benchmark.md")
     given = parser.parse_args()
     folder = given.results / "evaluation"
     metrics, costs = (read_table(folder / f"{name}.parquet") for name in ("metrics", "costs"))
-    texts = {
-        "run": run_in_words(folder),
-        "ranked": ranked_table(metrics, costs),
-        "scenarios": scenario_table(metrics),
-    }
+    paper = {"paper-run": run_in_words, "paper": lambda _: paper_table(metrics, costs)}
+    texts = (
+        {name: make(folder) for name, make in paper.items()}
+        if given.paper
+        else {
+            "run": run_in_words(folder),
+            "ranked": ranked_table(metrics, costs),
+            "scenarios": scenario_table(metrics),
+        }
+    )
     for name, text in texts.items():
         if given.docs:
             common.write_between(PAGE, name, text)
