@@ -107,6 +107,8 @@ def _are_corrected(values: np.ndarray) -> bool:
         return not _are_square_roots(values[~whole])
     small = values[values < SMALL]
     near = (np.round(small) >= 1) & (np.abs(small - np.round(small)) <= 1 / 4)
+    if not len(small):
+        return False
     return values.max() > ABOVE_LOG1P_CP10K and bool(near.mean() >= NEARLY_WHOLE)
 
 

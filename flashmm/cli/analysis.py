@@ -320,9 +320,8 @@ def _finish(table: TestTable, out: Path, fdr: float, as_json: bool) -> None:
     if as_json:
         show_json({"found": found, "notes": notes, "folder": str(out)})
         return
-    if (
-        found["comparison"].fillna("").ne("").all()
-    ):  # "stim vs ctrl" says what "condition[T.stim]" means
+    # "stim vs ctrl" says what "condition[T.stim]" means
+    if "comparison" in found and found["comparison"].fillna("").ne("").all():
         found = found.drop(columns="contrast")
     show_table(found, f"Genes found at a false discovery rate of {fdr:.0%}")
     say([f"{out}: tests.tsv, tests.parquet, notes.txt"])
@@ -339,7 +338,7 @@ def found_genes(frame: pd.DataFrame, within: str | None, fdr: float) -> pd.DataF
         rows.append(
             {
                 **dict(zip(keys, labels, strict=True)),
-                "comparison": part["comparison"].iloc[0],
+                **({"comparison": part["comparison"].iloc[0]} if "comparison" in part else {}),
                 "tested": int(part["p_value"].notna().sum()),
                 "up": int((hits["estimate"] > 0).sum()),
                 "down": int((hits["estimate"] < 0).sum()),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 
 import numpy as np
@@ -18,7 +19,7 @@ import pandas as pd
 from flashmm.design.contrasts import AllPairs, Contrast, Difference, resolve_contrasts
 from flashmm.design.counterfactual import designs_by_level
 from flashmm.design.statistics import SummaryStatistics
-from flashmm.formulas import read_model
+from flashmm.formulas import Factor, call_name, read_model
 from flashmm.names import did_you_mean, listed
 from flashmm.options import FormulaError
 
@@ -188,8 +189,7 @@ class Differences:
         if plain.any():
             yield np.round(plain, 12), ""
         terms = np.array(self.stats.coefficient_terms)
-        groups, _ = self.stats.require_source()
-        factors = {c for c in groups.by if is_factor(groups.obs[c])}
+        factors = self._labels | set(self._coded)
         for term in dict.fromkeys(terms[numeric]):
             others = [part for part in term.split(":") if part not in factors]
             numbers = ":".join(part for part in others if column not in part)
@@ -207,8 +207,7 @@ class Differences:
         Where a term may depend on how values are spread (a spline), each group is of its own kind.
         """
         groups, _ = self.stats.require_source()
-        model = self.stats.require_model()
-        factors = [f for term in read_model(model.fixed, model.random)[0] for f in term]
+        factors = self._factors
         everyone = np.arange(groups.n_groups)
         if not all(isinstance(f.node, ast.Name) or f.name in groups.covariates for f in factors):
             return everyone, everyone
@@ -256,9 +255,30 @@ class Differences:
 
     def _with_numbers(self, column: str) -> np.ndarray:
         """Coefficients in whose term a number stands beside the column."""
-        groups, _ = self.stats.require_source()
-        factors = {c for c in groups.by if is_factor(groups.obs[c])} | {column}
+        factors = self._labels | {column}
         return np.array([bool(held - factors) for held in self.stats.coefficient_columns])
+
+    @cached_property
+    def _coded(self) -> dict[str, frozenset[str]]:
+        """Factors of the formula that make levels of numbers, "C(time)", and their columns."""
+        coded = [
+            f for f in self._factors if isinstance(f.node, ast.Call) and call_name(f.node) == "C"
+        ]
+        return {f.name: frozenset(f.columns) for f in coded}
+
+    @property
+    def _factors(self) -> list[Factor]:
+        """All factors of the fixed effects."""
+        model = self.stats.require_model()
+        return [f for term in read_model(model.fixed, model.random)[0] for f in term]
+
+    @cached_property
+    def _labels(self) -> set[str]:
+        """Columns of the groups that stand in the model by their levels alone."""
+        groups, _ = self.stats.require_source()
+        by_value = set().union(*(f.columns for f in self._factors if f.name not in self._coded))
+        levels = set().union(*self._coded.values()) - by_value
+        return {c for c in groups.by if is_factor(groups.obs[c]) or c in levels}
 
     def _named(
         self, row: np.ndarray, difference: Difference, own: np.ndarray, several: bool
@@ -278,7 +298,7 @@ class Differences:
         named = []
         for other in sorted(beside & set(groups.by)):
             values = groups.obs[other]
-            if is_factor(values) and values[own].nunique() == 1:
+            if other in self._labels and values[own].nunique() == 1:
                 named.append(f"{other}[{values[own].iloc[0]}]:")
         return "".join(named)
 

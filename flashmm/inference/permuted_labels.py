@@ -175,7 +175,6 @@ def plan_permutation(
     designs = designs_by_level(stats, factor, levels)
     fit = model if isinstance(model, LMMFit) else fit_lmm(model)
     permutation = Permutation(fit, resolved, subjects, factor, labels, stratum, designs)
-    _check_designs(permutation)
     _check_contrasts(permutation)
     return permutation
 
@@ -226,19 +225,6 @@ def _check_factor(
                 f"the random term {component.name!r} holds factor={factor!r} and crosses the "
                 f"{subjects.column}s, so it would change with the labels. Take it out."
             )
-
-
-def _check_designs(permutation: Permutation) -> None:
-    """Refuse columns that depend on all values of the factor, such as a centred one."""
-    observed = require_groups(permutation.fit.stats, "A permutation")[1].fixed
-    scale = np.abs(observed).max((0, 1), initial=1e-300)
-    gap = np.abs(permutation.design(permutation.labels) - observed).max((0, 1)) / scale
-    if (gap > 1e-9).any():
-        name = permutation.fit.coefficients[int(gap.argmax())]
-        raise InputError(
-            f"the column {name!r} depends on the data beyond the labels (center, scale), so it "
-            "cannot be made for other labels. Store the transformed values as a column."
-        )
 
 
 def _check_contrasts(permutation: Permutation) -> None:

@@ -172,11 +172,11 @@ def test_how_its_process_ends(job, tmp_path, capsys):
     lost = replace(job, truth=None)
     assert function_job(lost, str(tmp_path / "no")) == SKIPPED_CODE
     assert "has no truth" in capsys.readouterr().err
-    model = {"fixed": "~ log(libsize) + batch", "random": ["subject"], "within": "cell_type"}
+    model = {"fixed": "~ log(libsize) + dose", "random": ["subject"], "within": "cell_type"}
     function = {"name": "p", "function": "permuted-labels", **model}
-    both = {**job.method, "function": function, "factor": "batch"}  # of every subject
-    assert function_job(replace(job, method=both), str(tmp_path / "no")) == 1
-    assert "has several levels of 'batch'" in capsys.readouterr().err
+    unknown = {**job.method, "function": function}
+    assert function_job(replace(job, method=unknown), str(tmp_path / "no")) == 1
+    assert "'dose'" in capsys.readouterr().err
 
 
 def test_a_comparison_that_cannot_be_made_is_a_failure_of_the_method(job):

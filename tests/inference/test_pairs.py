@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -41,6 +43,23 @@ def groups(types=2, missing=None, subjects=6, genes=5):
     if missing is not None:
         obs = obs[~missing(obs)].reset_index(drop=True)
     return groups_of(obs, genes=genes, seed=1, sd=(0.4, 0.2))
+
+
+def test_numbers_that_stand_for_levels_are_places():
+    """With C(time) the pairs of a factor have a family at each time, as with times of text."""
+    data = groups()
+    text = data.obs.assign(time=data.obs["time"].astype(str))
+    tables = [
+        fm.pairwise(
+            fm.fit_lmm(fm.summary_statistics(one, f"~ cell_type * {time}", TIMES)), "cell_type"
+        )
+        for one, time in ((data, "C(time)"), (replace(data, obs=text), "time"))
+    ]
+    assert [name.split(":")[0] for name in tables[0].contrast_names] == [
+        *("time[0.0]", "time[1.5]", "time[3.0]")
+    ]
+    assert tables[0].contrast_names == tables[1].contrast_names
+    np.testing.assert_allclose(tables[0].p_value, tables[1].p_value, rtol=1e-9)
 
 
 def test_a_balanced_design_is_tukeys(balanced):
