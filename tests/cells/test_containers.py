@@ -176,7 +176,7 @@ def test_memory_does_not_grow_with_the_number_of_cells(kind: str, tmp_path: Path
         many.var["gene_ids"] = IDS
         with open_counts(WITHOUT_OBS[kind](many, folder)) as source:
             tracemalloc.start()
-            for _ in source.blocks(10_000):
+            for _ in source.blocks(2_000):
                 pass
             peak = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
@@ -184,7 +184,8 @@ def test_memory_does_not_grow_with_the_number_of_cells(kind: str, tmp_path: Path
 
     peak(50)  # what is imported at the first use is not counted
     few, many = peak(100), peak(800)
-    assert many < 1.5 * few  # 8 times the cells
+    # of more cells only where each begins is held, not their values, which take more
+    assert many - few < 16 * 700 * N_CELLS
 
 
 # ---- the whole path, and dask
