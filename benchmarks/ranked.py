@@ -8,6 +8,7 @@ python benchmarks/ranked.py --results DIR --paper --docs   # the table of config
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 import common
@@ -23,7 +24,8 @@ def percent(rate: Rate, places: int = 0) -> str:
     """A rate and its Monte Carlo standard error, in per cent."""
     if not rate.known:
         return "–"
-    return f"{100 * rate.value:.{places}f} ± {100 * rate.error:.{places}f}"
+    error = "" if math.isnan(rate.error) else f" ± {100 * rate.error:.{places}f}"
+    return f"{100 * rate.value:.{places}f}{error}"
 
 
 def ranked_row(one: Ranked, seconds: pd.Series) -> tuple[str, ...]:
@@ -86,7 +88,8 @@ def costs_of_methods(costs: pd.DataFrame) -> pd.DataFrame:
     reference = steps["step"] == "reference"
     steps["method"] = steps["method"].mask(reference, "MixedLM (" + steps["method"] + ")")
     # what was given some genes only would take so many times longer for all
-    share = (steps["genes_total"] / steps["genes"]).clip(lower=1.0).fillna(1.0)
+    every = steps.groupby("dataset")["genes_total"].transform("max")
+    share = (every / steps["genes"]).clip(lower=1.0).fillna(1.0)
     steps = steps.assign(
         seconds=steps["cpu_seconds"] * share,
         mib=steps["peak_memory_mib"] - steps["baseline_memory_mib"].fillna(0.0),
@@ -127,6 +130,32 @@ def paper_table(metrics: pd.DataFrame, costs: pd.DataFrame) -> str:
     return common.markdown_table(heads, rows)
 
 
+def same_model(results: Path, ours: str = "lmm", theirs: str = "FLASHMM") -> str:
+    """The largest differences between two programs that fit one model."""
+    lines = []
+    for path in sorted(results.glob(f"tests/*/{theirs}.parquet")):
+        tables = read_table(path), read_table(path.with_name(f"{ours}.parquet"))
+        # one names cell types in a column, the other in the contrast: cell_type[B]:condition[T.b]
+        own = tables[1]["contrast"].astype(str).str.extract(r"^cell_type\[(?P<cell_type>.*)\]:")
+        keyed = [
+            table.assign(cell_type=types.astype(str), gene=table["gene"].astype(str))
+            for table, types in zip(tables, (tables[0]["cell_type"], own["cell_type"]), strict=True)
+        ]
+        both = (
+            keyed[0]
+            .merge(keyed[1], on=["gene", "cell_type"])
+            .dropna(subset=["p_value_x", "p_value_y"])
+        )
+        estimate, p = (
+            (both[f"{name}_x"] - both[f"{name}_y"]).abs().max() for name in ("estimate", "p_value")
+        )
+        lines.append(
+            f"{path.parent.name}: `{ours}` and {theirs} differ by {estimate:.0e} at most in "
+            f"{len(both):,} estimates, and by {p:.0e} in their p-values."
+        )
+    return " ".join(lines)
+
+
 def run_in_words(folder: Path) -> str:
     """What was run, and what was not."""
     metrics = read_table(folder / "metrics.parquet")
@@ -150,7 +179,10 @@ def main() -> None:
     given = parser.parse_args()
     folder = given.results / "evaluation"
     metrics, costs = (read_table(folder / f"{name}.parquet") for name in ("metrics", "costs"))
-    paper = {"paper-run": run_in_words, "paper": lambda _: paper_table(metrics, costs)}
+    paper = {
+        "paper-run": lambda folder: f"{run_in_words(folder)} {same_model(folder.parent)}",
+        "paper": lambda _: paper_table(metrics, costs),
+    }
     texts = (
         {name: make(folder) for name, make in paper.items()}
         if given.paper
