@@ -77,7 +77,7 @@ def read_bulk(
         if given not in known:
             raise InputError(f"{argument}={given!r} is not known; use one of {listed(known)}.")
     name = "the table" if isinstance(table, pd.DataFrame) else f"'{table}'"
-    frame = read_sheet(table)
+    frame = read_sheet(table, "table")
     is_long = layout == "long" or (layout == "auto" and _is_long(frame))
     known_samples = None if obs is None else read_sheet(obs)
     wide = _spread(frame, name) if is_long else _wide(frame, known_samples, name)

@@ -78,8 +78,10 @@ def check_one_sheet(obs: Sheet | Sequence[Sheet] | None, cell_names: Sequence[An
         )
 
 
-def read_sheet(sheet: Sheet) -> pd.DataFrame:
+def read_sheet(sheet: Sheet, argument: str = "obs") -> pd.DataFrame:
     """A sheet as a frame; a path is that of a table of text (TSV, CSV, `.gz`) or of Parquet.
+
+    Messages call it by the name of its argument.
 
     Raises
     ------
@@ -90,7 +92,8 @@ def read_sheet(sheet: Sheet) -> pd.DataFrame:
         return sheet
     if not isinstance(sheet, str | Path) and not hasattr(sheet, "__fspath__"):
         raise InputError(
-            f"obs is a {type(sheet).__name__}; give a DataFrame or the path of a TSV or CSV file."
+            f"{argument} is a {type(sheet).__name__}; give a DataFrame or the path of a TSV or CSV "
+            "file."
         )
     path = Path(sheet)
     with reading(path):

@@ -329,9 +329,9 @@ def _finish(table: TestTable, out: Path, fdr: float, as_json: bool) -> None:
 
 def found_genes(frame: pd.DataFrame, within: str | None, fdr: float) -> pd.DataFrame:
     """Genes found, up and down, by level and contrast, with the first of them."""
-    keys = [*([] if within is None else [within]), "contrast"]
     import pandas as pd
 
+    keys = [*([] if within is None else [within]), "contrast"]
     rows = []
     for labels, part in frame.groupby(keys, sort=False, observed=True):
         hits = part[part["adj_p_value"] <= fdr].sort_values("p_value")

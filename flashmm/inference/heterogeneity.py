@@ -99,6 +99,10 @@ def heterogeneity(table: TestTable) -> HeterogeneityTable:
     independent. Levels that share subjects have estimates that are positively correlated where a
     subject is high in all of them, so that the test is conservative for effects between subjects.
     """
+    if not isinstance(table, TestTable):
+        raise InputError(
+            f"table is a {type(table).__name__}; give the tests of contrast_tests or de."
+        )
     if (table.df_num > 1).any():
         raise InputError("Joint tests have no effect to compare: give a table of single contrasts.")
     if table.within is not None:

@@ -96,6 +96,10 @@ def contrast_tests(
         ddf = ddf or (DEFAULT_WITHIN if fit.options.method == "REML" else None)
         asked = {"alternative": alternative, "level": level, "lfc": lfc, "moderate": moderate}
         return _tests_within(fit, contrasts, ddf, asked, prior)
+    if not hasattr(fit, "test_blocks"):
+        raise InputError(
+            f"fit is a {type(fit).__name__}; give the fits of fit_lmm, fit_within or another model."
+        )
     method = ddf_method(ddf, fit.options.method)
     plan = TestPlan(alternative, level, lfc, moderate, _prior_of(prior))
     method.check(fit, plan)

@@ -84,6 +84,8 @@ def test_a_model_per_type(groups):
 
 
 def test_what_is_refused(groups):
+    with pytest.raises(fm.InputError, match="table is a GroupStatistics; give the tests"):
+        fm.heterogeneity(groups)
     fit = fm.fit_lmm(fm.summary_statistics(groups, "~ condition", ["subject"]))
     with pytest.raises(fm.InputError, match="no effect at two levels"):
         fm.heterogeneity(fm.contrast_tests(fit, ("condition", "stim", "ctrl")))

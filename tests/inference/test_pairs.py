@@ -145,6 +145,8 @@ def test_one_model_per_level():
 
 
 def test_what_is_refused(balanced):
+    with pytest.raises(fm.InputError, match="fit is a TestTable; give the fits"):
+        fm.pairwise(fm.contrast_tests(balanced, "condition"), "condition")
     with pytest.raises(fm.InputError, match="tukey, holm, none"):
         fm.pairwise(balanced, "condition", adjust="dunnett")
     with pytest.raises(fm.FormulaError, match="did you mean 'condition'"):
