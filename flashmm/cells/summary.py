@@ -1,4 +1,8 @@
-"""From counts to statistics of groups: the only pass over the cells."""
+"""From counts to statistics of groups, in one pass over the cells.
+
+Values that are no counts may vary little beside their mean, so that sums of squares would lose what
+varies; such genes take a second pass, which sums the differences from their mean (`origin`).
+"""
 
 from __future__ import annotations
 
@@ -35,7 +39,7 @@ from flashmm.cells.groups import (
     unsorted_columns,
 )
 from flashmm.cells.matrices import CompressedMatrix
-from flashmm.cells.running_sums import RunningSums
+from flashmm.cells.running_sums import RunningSums, add_differences, far_from_zero
 from flashmm.cells.sheet import Sheet, check_one_sheet, sheet_record, sheets_of
 from flashmm.cells.transforms import TRANSFORMS, Transform, check_libsize, find_transform
 from flashmm.cells.withheld import check_minimum, without_small_groups
@@ -287,19 +291,22 @@ def summarise(
     notes = note_references(keys, obs, unsorted_columns(keys)) + _note_libsizes(inputs)
     _check_group_number(obs, len(codes))
 
-    numbered = bool(np.bincount(codes).max() <= MOST_CELLS)
-    sums = RunningSums.empty(len(obs), len(inputs[0].genes), 3 + len(request.covariates), numbered)
+    numbered, genes = bool(np.bincount(codes).max() <= MOST_CELLS), inputs[0].genes
+    sums = RunningSums.empty(len(obs), len(genes), 3 + len(request.covariates), numbered)
     parts = np.split(codes, np.cumsum([len(key) for key in keys])[:-1])
     records = [
-        _stream(cells, part, inputs[0].genes, sums, request)
+        _stream(cells, part, genes, sums, request)
         for cells, part in zip(inputs, parts, strict=True)
     ]
     expressing = sums.expressing()
     total, squares, counts, *crossed = by_kind(sums.values).swapaxes(0, 1)
+    origin = None
+    if not find_transform(transform).needs_counts:
+        origin = _sum_from_means(inputs, parts, genes, (total, squares, *crossed), request)
     x = np.concatenate([cells.x[:, cells.kept] for cells in inputs], axis=1)
     groups = GroupStatistics(
         obs=obs.assign(**_moments(codes, x, request.covariates, len(obs))),
-        genes=inputs[0].genes,
+        genes=genes,
         sum=total,
         sumsq=squares,
         covariate_sums=dict(zip(request.covariates, crossed, strict=True)),
@@ -310,6 +317,7 @@ def summarise(
         provenance=_provenance(request, records),
         notes=tuple(text for cells in inputs for text in cells.notes) + tuple(notes),
         expressing=expressing,
+        origin=origin,
     )
     return groups if minimum_cells is None else without_small_groups(groups, minimum_cells)
 
@@ -410,8 +418,7 @@ def _stream(
     cells: _Input, codes: np.ndarray, genes: pd.Index, sums: RunningSums, request: _Request
 ) -> dict[str, Any]:
     """Add all values of one input to the sums; return what is recorded of it."""
-    group = np.full(len(cells.kept), -1)
-    group[cells.kept] = codes
+    group = _group_of_cells(cells, codes)
     gene = genes.get_indexer(cells.genes)
     n_nonzero, total, fractional = 0, 0.0, False
     with (
@@ -435,6 +442,54 @@ def _stream(
     content = f"{len(cells.kept)} {len(genes)} {n_nonzero} {total!r}"
     digest = hashlib.sha256(content.encode()).hexdigest()
     return _record(cells, {"sha256": digest}, request)
+
+
+def _group_of_cells(cells: _Input, codes: np.ndarray) -> np.ndarray:
+    """Group of each cell, -1 for those that are left out."""
+    group = np.full(len(cells.kept), -1)
+    group[cells.kept] = codes
+    return group
+
+
+def _sum_from_means(
+    inputs: Sequence[_Input],
+    codes: Sequence[np.ndarray],
+    genes: pd.Index,
+    sums: Sequence[np.ndarray],
+    request: _Request,
+) -> np.ndarray | None:
+    """Sum genes that lie far from zero anew, as differences from their mean.
+
+    `sums` are Σ y, Σ y² and Σ x_k y, (groups, genes) each, changed in place. Returns the constants
+    that were subtracted, (genes,), None where there is no such gene. A gene with a zero stays as it
+    is: it does not lie farther than the root of the number of cells times its spread.
+    """
+    n_cells = np.bincount(np.concatenate(codes), minlength=len(sums[0]))
+    far, mean = far_from_zero(sums[0], sums[1], int(n_cells.sum()))
+    if not len(far):
+        return None
+    differences = np.zeros((len(n_cells), len(far), len(sums) + 1))
+    for cells, part in zip(inputs, codes, strict=True):
+        group, place = _group_of_cells(cells, part), _places(far, genes, cells.genes)
+        with cells.open(request) as source:
+            for block in source.blocks(request.chunk_nnz or CHUNK_NNZ):
+                add_differences(differences, block, cells.x, group, place, mean)
+        if not isinstance(cells.data, ad.AnnData):
+            require_state(cells.data, cells.state)
+    first, squares, numbers, *crossed = np.moveaxis(differences, -1, 0)
+    complete = (numbers == n_cells[:, None]).all(axis=0)
+    for old, new in zip(sums, (first, squares, *crossed), strict=True):
+        old[:, far[complete]] = new[:, complete]
+    origin = np.zeros(len(genes))
+    origin[far[complete]] = mean[complete]
+    return origin if complete.any() else None
+
+
+def _places(chosen: np.ndarray, genes: pd.Index, own: pd.Index) -> np.ndarray:
+    """Place of each gene of an input among the chosen ones, -1 for others."""
+    place = np.full(len(genes), -1)
+    place[chosen] = np.arange(len(chosen))
+    return place[genes.get_indexer(own)]
 
 
 @contextmanager
