@@ -331,7 +331,8 @@ def fit_lmm(
         join the fixed effects. "nested" is the same for two components of which one groups the
         levels of the other, and for nothing else. "dense" for any components. "auto" takes the
         first of spectral, eliminated and dense that holds, but the dense one for up to 64 levels of
-        several components, and the eliminating one for more than 5,000 levels of one.
+        several components, and the eliminating one for more than 5,000 levels of one; correlated
+        effects of one factor are fitted level by level, by an engine that has no name here.
     start : sequence of float, optional
         Start values of the K + 1 components, residual last, instead of the global search on a grid.
     max_iter : int

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from flashmm.design.statistics import SummaryStatistics
+from flashmm.kernels.by_level import LevelEngine
 from flashmm.kernels.dense import DenseEngine
 from flashmm.kernels.elimination import EliminationEngine
 from flashmm.kernels.engine import Engine
@@ -160,6 +161,8 @@ def _build_engine(projection: Projection, options: FitOptions) -> Engine[Any]:
     if named in ("nested", "eliminated") or (named == "auto" and _better_eliminated(structure)):
         _check_elimination(structure, named)
         return EliminationEngine.build(projection, reml, nonnegative)
+    if named == "auto" and LevelEngine.takes(structure):
+        return LevelEngine.build(projection, reml, nonnegative)
     _check_columns(sum(structure.component_sizes), "random design has")
     spectral = named != "dense" and SpectralEngine.takes(structure)
     build = SpectralEngine.build if spectral else DenseEngine.build

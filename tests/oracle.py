@@ -11,6 +11,17 @@ def covariance(Z_blocks: list[np.ndarray], theta: np.ndarray) -> np.ndarray:
     return sum((s * Z @ Z.T for s, Z in zip(theta, Z_blocks, strict=False)), theta[-1] * np.eye(n))
 
 
+def is_positive_definite(Z_blocks, gamma):
+    """Whether I + Σ γ_k Z_kZ_k' has a Cholesky factor, at each row of γ (points, K)."""
+    definite = np.ones(len(gamma), dtype=bool)
+    for i, point in enumerate(gamma):
+        try:
+            np.linalg.cholesky(covariance(Z_blocks, np.append(point, 1.0)))
+        except np.linalg.LinAlgError:
+            definite[i] = False
+    return definite
+
+
 def gls(y, X, V):
     """Generalised least squares: coefficients and their covariance."""
     VX = np.linalg.solve(V, X)

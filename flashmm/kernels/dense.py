@@ -19,17 +19,16 @@ import numpy as np
 from scipy.linalg import solve_triangular
 
 from flashmm.kernels.engine import Estimates, Optimum, VarianceForms, by_homogeneity, each, take
-from flashmm.kernels.random_covariance import SINGULAR, RandomCovariance, Scale
+from flashmm.kernels.factor_search import best_in_factors
+from flashmm.kernels.random_covariance import RandomCovariance, Scale
 from flashmm.kernels.rotation import Rotated, Rotation, span_of
 from flashmm.kernels.search import (
     Derivatives,
     Moments,
     best_optimum,
     cholesky,
-    given_start,
     invert,
     log_det,
-    minimise,
     profile_derivatives,
     solve,
     theta_information,
@@ -57,9 +56,6 @@ BLOCK_ELEMENTS = 2**20
 PART_ELEMENTS = 2**17
 # Columns swept at a time: a fraction of them all, within limits.
 SWEPT_FRACTION, SWEPT_LIMITS = 8, (8, 48)
-# Size of a variance, relative to 1 / (largest eigenvalue of its component), that a search in
-# factors starts from where it is given a smaller one.
-START_VARIANCE = 1e-3
 # Last pivot of a factor that is bordered by a vector, larger than any sum of squares.
 BEYOND = 1e300
 
@@ -226,10 +222,9 @@ class DenseEngine:
     @cached_property
     def _grid(self) -> Grid:
         """Points of γ that genes share, with Γ positive semidefinite."""
-        largest = self.random.largest(self.B)
         if self.random.pairs:
-            return self.random.start_grid(largest)
-        return start_grid(list(largest), self._few)
+            return self.random.start_grid(self.largest)
+        return start_grid(list(self.largest), self._few)
 
     @cached_property
     def _definite_grids(self) -> list[Grid]:
@@ -269,40 +264,16 @@ class DenseEngine:
         again = is_searched_again(len(sizes), len(self.B)) and not self.random.pairs
         return 1.0 / float(np.median(sizes[sizes > 0])) if again else None
 
+    @cached_property
+    def largest(self) -> Array:
+        """Largest eigenvalue of each component as it is searched, (K,)."""
+        return self.random.largest(self.B)
+
     def optimise(self, genes: Rotated, start: Array | None, max_iter: int, tol: float) -> Optimum:
         """Valleys of a shared grid, then Newton with an active set, batched over genes."""
         if self.random.pairs and self.nonnegative:
-            return self._optimise_factors(genes, start, max_iter, tol)
+            return best_in_factors(self, genes, start, max_iter, tol)
         return best_optimum(self, genes, start, max_iter, tol)
-
-    def _optimise_factors(
-        self, genes: Rotated, start: Array | None, max_iter: int, tol: float
-    ) -> Optimum:
-        """The same in the Cholesky factors of the covariances, which have no bounds."""
-        random, unit = self.random, 1.0 / self.random.largest(self.B)
-
-        if start is None:
-            points = self._grid.points
-            gamma = points[np.argmin(self._on_grid(points, genes), axis=0)]
-        else:
-            gamma = given_start(start, genes, self.objective)
-
-        def objective(x: Array, genes: Rotated) -> Array:
-            return self.objective(random.from_factors(x), genes)
-
-        def derivatives(x: Array, genes: Rotated) -> Derivatives:
-            return random.in_factors(self.derivatives(random.from_factors(x), genes), x)
-
-        found = minimise(
-            objective,
-            derivatives,
-            genes,
-            random.factors(gamma, START_VARIANCE * unit),
-            nonnegative=random.bounded,
-            max_iter=max_iter,
-            tol=tol,
-        )
-        return found._replace(gamma=random.settled(found.gamma, SINGULAR * unit))
 
     # ---- what follows from γ -----------------------------------------------------------------
 

@@ -300,7 +300,7 @@ class RandomCovariance:
         Variances are taken for `smallest` (K,) where they are less, and correlations above 0.99 for
         this, so that a search can leave from there.
         """
-        gamma = gamma @ np.linalg.inv(self.uncentred).T
+        gamma = each(gamma, np.linalg.inv(self.uncentred).T)
         x = gamma.copy()
         for a, b, c in self.pairs:
             first = np.maximum(gamma[:, a], smallest[a])
@@ -313,7 +313,7 @@ class RandomCovariance:
 
     def from_factors(self, x: Array) -> Array:
         """The inverse of `factors`."""
-        return np.asarray(self._squared(x) @ self.uncentred.T)
+        return each(self._squared(x), self.uncentred.T)
 
     def _squared(self, x: Array) -> Array:
         """γ° of factors."""
@@ -332,7 +332,7 @@ class RandomCovariance:
                 gamma[gamma[:, k] <= smallest[k], k] = 0.0
             whole = np.sqrt(gamma[:, a] * gamma[:, b])
             gamma[:, c] = np.where(one | (whole == 0), np.sign(gamma[:, c]) * whole, gamma[:, c])
-        return np.asarray(gamma @ self.uncentred.T)
+        return each(gamma, self.uncentred.T)
 
     def in_factors(self, d: Derivatives, x: Array) -> Derivatives:
         """Derivatives in the factors, by the chain rule from those in γ.
@@ -342,7 +342,7 @@ class RandomCovariance:
         direction in which f is not convex.
         """
         T = self.uncentred
-        slope, J, curvature = d.gradient @ T, *np.zeros((2, *d.observed.shape))
+        slope, J, curvature = each(d.gradient, T), *np.zeros((2, *d.observed.shape))
         J[:, np.arange(x.shape[1]), np.arange(x.shape[1])] = 1.0
         for a, b, c in self.pairs:
             J[:, a, a], J[:, b, b], J[:, b, c] = 2 * x[:, a], 2 * x[:, b], 2 * x[:, c]

@@ -133,6 +133,7 @@ def minimise(
     nonnegative: bool | Array,
     max_iter: int,
     tol: float,
+    everywhere: bool | None = None,
 ) -> Optimum:
     """Newton with an active set and step halving, batched over genes.
 
@@ -153,13 +154,16 @@ def minimise(
         Limit of the evaluations of the derivatives per gene.
     tol : float
         Newton decrement at which a gene has converged.
+    everywhere : bool or None
+        Whether the objective is finite everywhere; None takes it as so where γ is bounded.
 
     Returns
     -------
     Optimum
         Where each gene stopped.
     """
-    bounded, everywhere = np.asarray(nonnegative), bool(np.any(nonnegative))
+    bounded = np.asarray(nonnegative)
+    everywhere = bool(bounded.any()) if everywhere is None else everywhere
     trial = np.where(bounded, np.maximum(start, 0.0), start)
     gamma, step = trial.copy(), np.zeros_like(trial)
     n, active = len(gamma), np.arange(len(gamma))
