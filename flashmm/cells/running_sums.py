@@ -125,63 +125,6 @@ class RunningSums:
         return y
 
 
-# Squared mean over variance of a gene above which its sums are taken anew, from its mean; what
-# varies loses as much of its digits in the squares of values.
-FAR = 1e4
-
-
-def far_from_zero(
-    total: np.ndarray, squares: np.ndarray, n_cells: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Genes that vary little beside their mean: their numbers, and means.
-
-    Parameters
-    ----------
-    total, squares : numpy.ndarray
-        (groups, genes) Sums of y and of y².
-    n_cells : int
-        Number of cells.
-    """
-    with np.errstate(over="ignore", invalid="ignore"):
-        mean = total.sum(axis=0) / n_cells
-        variance = squares.sum(axis=0) / n_cells - mean**2
-        genes = np.flatnonzero((mean != 0) & (mean**2 > FAR * variance))
-    return genes, mean[genes]
-
-
-def add_differences(
-    sums: np.ndarray,
-    block: Block,
-    x: np.ndarray,
-    group: np.ndarray,
-    place: np.ndarray,
-    origin: np.ndarray,
-) -> None:
-    """Add the differences of the nonzero values of some genes from a constant.
-
-    Parameters
-    ----------
-    sums : numpy.ndarray
-        (groups, chosen genes, 3 + covariates) Σ (y - origin), its square, the number of values, and
-        Σ x (y - origin); changed in place.
-    block : Block
-        The values y.
-    x : numpy.ndarray
-        (covariates, cells).
-    group, place : numpy.ndarray
-        (cells,) Group of each cell, -1 for cells that are left out; (genes,) place of each gene
-        among those chosen, -1 for others.
-    origin : numpy.ndarray
-        (chosen genes,)
-    """
-    kept = (place[block.genes] >= 0) & (block.values != 0)
-    before = np.concatenate([[0], np.cumsum(kept, dtype=np.int64)])
-    y = block.values[kept] - origin[place[block.genes[kept]]]
-    add = add_cells if block.by_cells else add_genes
-    lines = (before[block.indptr], block.minor[kept].astype(np.int64), np.ones(len(y)))
-    add(sums, *lines, y, False, block.first, group, place, x, False)
-
-
 def _largest_sum(block: Block) -> float:
     """Bound of what a block adds to the sum of raw values of a group and gene."""
     if not block.by_cells:

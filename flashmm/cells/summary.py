@@ -39,7 +39,8 @@ from flashmm.cells.groups import (
     unsorted_columns,
 )
 from flashmm.cells.matrices import CompressedMatrix
-from flashmm.cells.running_sums import RunningSums, add_differences, far_from_zero
+from flashmm.cells.origins import group_of_cells, sum_from_means
+from flashmm.cells.running_sums import RunningSums
 from flashmm.cells.sheet import Sheet, check_one_sheet, sheet_record, sheets_of
 from flashmm.cells.transforms import TRANSFORMS, Transform, check_libsize, find_transform
 from flashmm.cells.withheld import check_minimum, without_small_groups
@@ -302,7 +303,8 @@ def summarise(
     total, squares, counts, *crossed = by_kind(sums.values).swapaxes(0, 1)
     origin = None
     if not find_transform(transform).needs_counts:
-        origin = _sum_from_means(inputs, parts, genes, (total, squares, *crossed), request)
+        again = partial(_blocks_again, request=request)
+        origin = sum_from_means(inputs, parts, genes, (total, squares, *crossed), again)
     x = np.concatenate([cells.x[:, cells.kept] for cells in inputs], axis=1)
     groups = GroupStatistics(
         obs=obs.assign(**_moments(codes, x, request.covariates, len(obs))),
@@ -418,7 +420,7 @@ def _stream(
     cells: _Input, codes: np.ndarray, genes: pd.Index, sums: RunningSums, request: _Request
 ) -> dict[str, Any]:
     """Add all values of one input to the sums; return what is recorded of it."""
-    group = _group_of_cells(cells, codes)
+    group = group_of_cells(cells, codes)
     gene = genes.get_indexer(cells.genes)
     n_nonzero, total, fractional = 0, 0.0, False
     with (
@@ -444,52 +446,12 @@ def _stream(
     return _record(cells, {"sha256": digest}, request)
 
 
-def _group_of_cells(cells: _Input, codes: np.ndarray) -> np.ndarray:
-    """Group of each cell, -1 for those that are left out."""
-    group = np.full(len(cells.kept), -1)
-    group[cells.kept] = codes
-    return group
-
-
-def _sum_from_means(
-    inputs: Sequence[_Input],
-    codes: Sequence[np.ndarray],
-    genes: pd.Index,
-    sums: Sequence[np.ndarray],
-    request: _Request,
-) -> np.ndarray | None:
-    """Sum genes that lie far from zero anew, as differences from their mean.
-
-    `sums` are Σ y, Σ y² and Σ x_k y, (groups, genes) each, changed in place. Returns the constants
-    that were subtracted, (genes,), None where there is no such gene. A gene with a zero stays as it
-    is: it does not lie farther than the root of the number of cells times its spread.
-    """
-    n_cells = np.bincount(np.concatenate(codes), minlength=len(sums[0]))
-    far, mean = far_from_zero(sums[0], sums[1], int(n_cells.sum()))
-    if not len(far):
-        return None
-    differences = np.zeros((len(n_cells), len(far), len(sums) + 1))
-    for cells, part in zip(inputs, codes, strict=True):
-        group, place = _group_of_cells(cells, part), _places(far, genes, cells.genes)
-        with cells.open(request) as source:
-            for block in source.blocks(request.chunk_nnz or CHUNK_NNZ):
-                add_differences(differences, block, cells.x, group, place, mean)
-        if not isinstance(cells.data, ad.AnnData):
-            require_state(cells.data, cells.state)
-    first, squares, numbers, *crossed = np.moveaxis(differences, -1, 0)
-    complete = (numbers == n_cells[:, None]).all(axis=0)
-    for old, new in zip(sums, (first, squares, *crossed), strict=True):
-        old[:, far[complete]] = new[:, complete]
-    origin = np.zeros(len(genes))
-    origin[far[complete]] = mean[complete]
-    return origin if complete.any() else None
-
-
-def _places(chosen: np.ndarray, genes: pd.Index, own: pd.Index) -> np.ndarray:
-    """Place of each gene of an input among the chosen ones, -1 for others."""
-    place = np.full(len(genes), -1)
-    place[chosen] = np.arange(len(chosen))
-    return place[genes.get_indexer(own)]
+def _blocks_again(cells: _Input, request: _Request) -> Iterator[Block]:
+    """Yield the values of one input a second time."""
+    with cells.open(request) as source:
+        yield from source.blocks(request.chunk_nnz or CHUNK_NNZ)
+    if not isinstance(cells.data, ad.AnnData):
+        require_state(cells.data, cells.state)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from flashmm.cells.running_sums import far_from_zero
+from flashmm.cells.origins import far_from_zero, varies
 from flashmm.design.from_groups import NO_CONSTANT
 from flashmm.design.products import Matrix, gram, is_sparse
 from flashmm.design.statistics import SummaryStatistics
@@ -78,9 +78,13 @@ def summary_statistics_from_matrices(
     if len(far) and constant_of(XtX, X_sum, n) is None:
         notes = [note(NO_CONSTANT.format(len(far)))]
     elif len(far):
+        products = values.differences(fixed, levels, far, mean, size)
+        chosen = varies(products[2], n, mean)
+        for whole, part in zip((YtX, YtZ, yty), products, strict=True):
+            whole[far[chosen]] = part[chosen]
         origin = np.zeros(n_genes)
-        origin[far] = mean
-        YtX[far], YtZ[far], yty[far] = values.differences(fixed, levels, far, mean, size)
+        origin[far[chosen]] = mean[chosen]
+        origin = origin if chosen.any() else None
     return SummaryStatistics(
         XtX=XtX,
         YtX=YtX,
