@@ -121,9 +121,10 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
 
 
 def write_zarr(adata: ad.AnnData, path: Path, version: int) -> None:
-    with warnings.catch_warnings(), ad.settings.override(zarr_write_format=version):
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        adata.write_zarr(path)
+        with ad.settings.override(zarr_write_format=version):
+            adata.write_zarr(path)
 
 
 def in_zarr(version: int, layout: Callable[[Any], Any]) -> Callable[[ad.AnnData, Path], Path]:

@@ -25,7 +25,7 @@ del adata.obs["libsize"]
 number = adata.obs["subject"].str[1:].astype(int)
 adata.obs["site"] = number.map(lambda i: "north" if i <= 5 else "south")
 for site in ("north", "south"):
-    adata[adata.obs["site"] == site].write_h5ad(f"{site}.h5ad")
+    adata[adata.obs["site"] == site].copy().write_h5ad(f"{site}.h5ad")
 adata.obs.groupby(["site", "condition"], observed=True)["subject"].nunique().unstack()
 
 # %% [markdown]

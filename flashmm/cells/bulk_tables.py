@@ -96,7 +96,8 @@ def read_bulk(
         others = known_samples.shape[0] - len(samples)
         if others:
             notes.append(note(f"obs has {others} rows of samples that {name} does not have."))
-        samples = samples.join(sheet.table.set_axis(expression.columns, axis=0), rsuffix="_of_obs")
+        sheet_columns = sheet.table.set_axis(expression.columns, axis=0)
+        samples = samples.join(sheet_columns.rename(columns={"sample": "sample_of_obs"}))
     kind = _kind(expression.to_numpy()) if values == "auto" else values
     notes.append(note(f"{name} is taken to hold {_SAID[kind]} (values={kind!r})."))
     return _as_anndata(expression.T, samples, kind, notes)

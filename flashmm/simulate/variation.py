@@ -105,7 +105,7 @@ def trait_columns(spec: SimulationSpec, traits: GeneTraits) -> dict[str, Any]:
     columns: dict[str, Any] = {}
     if spec.marker_fraction > 0:
         columns["marker_of"] = pd.Categorical.from_codes(
-            traits.marker_of, pd.Index(spec.cell_types, dtype=object)
+            traits.marker_of, pd.Index(list(spec.cell_types))
         )
         columns["exclusive"] = traits.is_exclusive
     if spec.variance_spread > 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import flashmm as fm
@@ -27,7 +28,7 @@ def test_sets_of_each_cell_type(table, sets, correlation):
     assert first["p_value"] < found.iloc[1]["p_value"]
     few = found.iloc[2]
     assert few["status"] == "too_few_genes" and np.isnan(few["p_value"])
-    assert few["direction"] is None
+    assert pd.isna(few["direction"])
     fine = found["status"] == "ok"
     assert found.loc[fine, "p_value"].between(0, 1).all()
 

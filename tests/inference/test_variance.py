@@ -400,7 +400,7 @@ class TestEstimates:
         for status in ("all_zero", "perfect_fit"):
             rows = frame[frame.status == status]
             assert len(rows) == 3
-            assert rows[["p_lrt", "p_z", "share", "variance_profile_high"]].isna().all(None)
+            assert rows[["p_lrt", "p_z", "share", "variance_profile_high"]].isna().all(axis=None)
         assert frame.loc[frame.status == "ok", "variance_profile_high"].notna().all()
         alone = fm.variance_tests(fm.fit_lmm(statistics(Y[:, [0, 3]], X, Z)))
         np.testing.assert_allclose(table.p_lrt[[0, 3]], alone.p_lrt)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from dataclasses import fields
 from pathlib import Path
@@ -638,7 +639,7 @@ def test_the_sheet_of_scenarios_has_the_fields_of_the_spec() -> None:
     section = (ROOT / "config/README.md").read_text().split("## Scenarios")[1].split("\n##")[0]
     listed = {cell for line in section.splitlines() for cell in line.split("|")[1:2]}
     assert {name for cell in listed for name in cell.split("`")[1::2]} == names | {"name"}
-    described = SimulationSpec.__doc__.split("Attributes")[1].split("Raises")[0]
-    heads = [line for line in described.splitlines() if line.startswith("    ") and " : " in line]
+    described = inspect.getdoc(SimulationSpec).split("Attributes")[1].split("Raises")[0]
+    heads = [line for line in described.splitlines() if not line.startswith(" ") and " : " in line]
     found = {name.strip() for head in heads for name in head.split(" : ")[0].split(",")}
     assert names <= found

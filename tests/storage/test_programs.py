@@ -26,6 +26,7 @@ def test_a_table_goes_to_a_program_and_comes_back():
     np.testing.assert_array_equal(numbers(answer.table["p_value"]), table["p_value"])
 
 
+@pytest.mark.filterwarnings("ignore:The default value for `spmatrix`")
 def test_folders_matrices_and_values(tmp_path):
     matrix = sparse.random(30, 20, 0.3, random_state=1)
     matrix.data = np.arange(1, matrix.nnz + 1)
@@ -45,6 +46,7 @@ def test_folders_matrices_and_values(tmp_path):
     np.testing.assert_array_equal(io.mmread(tmp_path / "matrix.mtx").toarray(), matrix.toarray())
 
 
+@pytest.mark.filterwarnings("ignore:The default value for `spmatrix`")
 def test_a_matrix_is_written_in_pieces(tmp_path, monkeypatch):
     monkeypatch.setattr(programs, "_LINES_AT_ONCE", 7)
     matrix = sparse.coo_matrix(np.arange(20).reshape(4, 5))
