@@ -134,7 +134,7 @@ lint: $(VENV)/.installed-dev
 site: $(VENV)/.installed-dev
 	$(BIN)/python docs/notebooks/run.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
-	@echo "Site: $(CURDIR)/site/index.html; with a search: $(BIN)/python -m http.server --directory site"
+	@echo "Site: $(CURDIR)/site/index.html"
 
 dist: $(VENV)/bin/python
 	@$(BIN)/python -m venv $(VENV)/dist # twine and Snakemake want different versions of packaging

@@ -260,8 +260,18 @@ class Table:
 
     def markdown(self) -> str:
         """Lay out the rows as a table of a document."""
-        head = "what | size | time | yardstick | its time | ratio | target | | peak memory"
-        table = markdown_table(head.split(" | "), [shown(row)[1:] for row in self.rows])
+        head = [
+            "what",
+            "size",
+            "time",
+            "yardstick",
+            "its time",
+            "ratio",
+            "target",
+            "",
+            "peak memory",
+        ]
+        table = markdown_table(head, [shown(row)[1:] for row in self.rows])
         return f"{table}\n{self.verdict()}\n" + "".join(f"\n* {line}" for line in self.skipped)
 
 

@@ -7,6 +7,7 @@ where ``FLASHMM_REPOSITORY`` says where the repository is, to the file there; el
 
 from __future__ import annotations
 
+import ast
 import base64
 import importlib
 import inspect
@@ -14,7 +15,9 @@ import json
 import os
 import posixpath
 import re
+from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -51,7 +54,12 @@ _FENCED = re.compile(r"(^ *```.*?^ *```$)", re.MULTILINE | re.DOTALL)
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Put pages that the menu does not name at the end of a part: "How to", or "Guides"."""
+    """Put pages that the menu does not name at the end of a part: "How to", or "Guides".
+
+    Where ``FLASHMM_SITE`` says where the site will stand, its page for dead links finds its style.
+    """
+    if place := os.environ.get("FLASHMM_SITE"):
+        config.site_url = place
     named = set(re.findall(r"[\w/-]+\.md", repr(config.nav)))
     parts = {title: pages for part in config.nav for title, pages in part.items()}
     for path in sorted((ROOT / "docs").rglob("*.md")):
@@ -190,8 +198,21 @@ def api_list() -> str:
 def summary(place: str) -> str:
     """First line of the docstring of what is defined somewhere."""
     module, _, name = place.rpartition(".")
-    said = inspect.getdoc(getattr(importlib.import_module(module), name)) or ""
-    return said.split("\n", 1)[0].replace("|", "\\|")
+    found = importlib.import_module(module)
+    thing = getattr(found, name)
+    said = inspect.getdoc(thing) if callable(thing) else data_docstring(found, name)
+    return (said or "").split("\n", 1)[0].replace("|", "\\|")
+
+
+def data_docstring(module: ModuleType, name: str) -> str:
+    """Text that stands below the assignment of a name of a module."""
+    statements = ast.parse(inspect.getsource(module)).body
+    for statement, after in pairwise(statements):
+        if isinstance(statement, ast.AnnAssign | ast.Assign) and isinstance(after, ast.Expr):
+            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+            if name in {ast.unparse(target) for target in targets}:
+                return inspect.cleandoc(ast.literal_eval(after.value))
+    raise ValueError(f"{module.__name__}.{name} is offered and has no docstring")
 
 
 # Notebooks

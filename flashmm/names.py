@@ -31,7 +31,10 @@ def some_names(names: Iterable[Hashable], most: int = 3) -> str:
 
 def near_names(name: str, known: Iterable[str], most: int = 3, likeness: float = 0.6) -> list[str]:
     """The known names that look most like a name, nearest first; none below a `likeness` of 1."""
-    return difflib.get_close_matches(name, list(known), n=most, cutoff=likeness)
+    texts = list(known)
+    same = [found for found in texts if found.lower() == name.lower() and found != name]
+    near = difflib.get_close_matches(name, texts, n=most, cutoff=likeness)
+    return list(dict.fromkeys([*same, *near]))[:most]
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -11,6 +11,17 @@ def covariance(Z_blocks: list[np.ndarray], theta: np.ndarray) -> np.ndarray:
     return sum((s * Z @ Z.T for s, Z in zip(theta, Z_blocks, strict=False)), theta[-1] * np.eye(n))
 
 
+def is_positive_definite(Z_blocks, gamma):
+    """Whether I + Σ γ_k Z_kZ_k' has a Cholesky factor, at each row of γ (points, K)."""
+    definite = np.ones(len(gamma), dtype=bool)
+    for i, point in enumerate(gamma):
+        try:
+            np.linalg.cholesky(covariance(Z_blocks, np.append(point, 1.0)))
+        except np.linalg.LinAlgError:
+            definite[i] = False
+    return definite
+
+
 def gls(y, X, V):
     """Generalised least squares: coefficients and their covariance."""
     VX = np.linalg.solve(V, X)
@@ -45,8 +56,9 @@ def information(y, X, Z_blocks, theta, reml: bool):
     k = len(dV)
     Py = P @ y
     score = np.array([0.5 * (Py @ D @ Py - np.trace(trace @ D)) for D in dV])
-    TT = np.array([[np.trace(trace @ dV[i] @ trace @ dV[j]) for j in range(k)] for i in range(k)])
-    QQ = np.array([[Py @ dV[i] @ P @ dV[j] @ Py for j in range(k)] for i in range(k)])
+    products, effects = [trace @ D for D in dV], [D @ Py for D in dV]
+    TT = np.array([[(products[i] * products[j].T).sum() for j in range(k)] for i in range(k)])
+    QQ = np.array([[effects[i] @ P @ effects[j] for j in range(k)] for i in range(k)])
     return score, TT / 2, QQ - TT / 2
 
 

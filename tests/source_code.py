@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 
 # Modules for which the only use is a file.
@@ -47,13 +48,15 @@ FILE_PREFIXES = ("pandas.read_", "anndata.read", "anndata.io.read", "anndata.io.
 # Methods that do so, whatever they are called on.
 FILE_METHODS = {
     *("hardlink_to", "iterdir", "mkdir", "open", "read_bytes", "read_text", "rglob", "rmdir"),
-    *("savefig", "symlink_to", "to_csv", "to_excel", "to_feather", "to_hdf", "to_orc"),
-    *("to_parquet", "to_pickle", "to_sql", "to_stata", "tofile", "touch", "unlink"),
-    *("write_bytes", "write_csvs", "write_h5ad", "write_loom", "write_text", "write_zarr"),
+    *("print_png", "print_svg", "savefig", "symlink_to", "to_csv", "to_excel", "to_feather"),
+    *("to_hdf", "to_orc", "to_parquet", "to_pickle", "to_sql", "to_stata", "tofile", "touch"),
+    *("unlink", "write_bytes", "write_csvs", "write_h5ad", "write_loom", "write_text"),
+    *("write_zarr",),
 }
 
 
-def imports(text: str, module: str, is_package: bool = False) -> Iterator[tuple[str, str]]:
+@cache
+def imports(text: str, module: str, is_package: bool = False) -> tuple[tuple[str, str], ...]:
     """Dotted names that a module imports, at its top or anywhere else in it, with their aliases.
 
     Parameters
@@ -65,11 +68,15 @@ def imports(text: str, module: str, is_package: bool = False) -> Iterator[tuple[
     is_package : bool
         Whether it is the `__init__` of a folder.
 
-    Yields
-    ------
-    tuple of str
+    Returns
+    -------
+    tuple of (str, str)
         (dotted name, the name that it has in the module).
     """
+    return tuple(_imports(text, module, is_package))
+
+
+def _imports(text: str, module: str, is_package: bool) -> Iterator[tuple[str, str]]:
     for node in ast.walk(ast.parse(text)):
         match node:
             case ast.Import(names=names):
@@ -114,13 +121,14 @@ def cycle(graph: Mapping[str, set[str]]) -> tuple[str, ...]:
     return ()
 
 
+@cache
 def file_access(text: str, module: str = "module", is_package: bool = False) -> set[str]:
     """What a module has that opens, reads, writes or moves files: imports, functions, methods.
 
     Names are followed through their imports (``from os import replace as move``), and a function
     counts where it is named, not only where it is called.
     """
-    known = list(imports(text, module, is_package))
+    known = imports(text, module, is_package)
     aliases = {alias: name for name, alias in known}
     # `import a.b` gives the name a, `import a.b as c` the name c
     aliases |= {alias: alias for name, alias in known if name.partition(".")[0] == alias}
@@ -154,6 +162,7 @@ def _dotted(node: ast.expr, aliases: Mapping[str, str]) -> str | None:
     return None
 
 
+@cache
 def _is_file_name(name: str) -> bool:
     own = name in FILE_FUNCTIONS or name.startswith(FILE_PREFIXES)
     return own or _within(name, FILE_MODULES)

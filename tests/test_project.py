@@ -193,7 +193,11 @@ def test_only_some_rooms_touch_files(module):
 
 
 def test_those_who_may_touch_files_do():
-    touching = {m for m, path in FILES.items() if file_access(path.read_text(), m)}
+    touching = {
+        m
+        for m, path in FILES.items()
+        if file_access(path.read_text(), m, path.name == "__init__.py")
+    }
     for name in OPENERS:
         full = f"flashmm.{name}"
         assert any(m == full or m.startswith(f"{full}.") for m in touching), f"{name} need not"

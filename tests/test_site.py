@@ -63,9 +63,12 @@ def test_nothing_is_fetched_when_a_page_is_looked_at():
     config = yaml.safe_load(CONFIG)
     assert config["theme"]["font"] is False
     assert not re.findall(r"https?://", CONFIG)
-    # the plugin "offline", for a search of pages opened as files, loads a script from elsewhere
+    # the plugin "offline", for a search of pages opened as files, would load a script of others
+    assert config["extra"]["polyfills"] == ["iframe-worker.js"]
+    assert (ROOT / "docs" / "iframe-worker.js").exists()
     assert {next(iter(p)) if isinstance(p, dict) else p for p in config["plugins"]} == {
         "search",
+        "offline",
         "mkdocstrings",
     }
     sources = [*(ROOT / "docs").rglob("*.md"), ROOT / "docs" / "style.css"]

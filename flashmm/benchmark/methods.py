@@ -73,6 +73,7 @@ PROCEDURES: Mapping[str, Procedure] = {
     "random": Procedure(procedures.negative_control),
     "permuted_labels": Procedure(procedures.permuted_labels, _MODEL, words={"ddf": DDF}),
 }
+"""Every test that a sheet may name: its function, its settings and what it needs of a data set."""
 
 
 # ----------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import anndata as ad
@@ -26,6 +25,8 @@ ANNOTATIONS = (
     *("chr", "chrom", "chromosome", "start", "end", "strand", "length", "effective_length"),
     *("entrezid", "entrez_id", "gene_length", "transcript_length"),
 )
+# How names of files of cells end, with the quote of a message.
+OF_CELLS = (".h5ad'", ".h5'", ".zarr'", ".mtx'", ".mtx.gz'")
 _SAID = {
     "counts": "counts; X is log2 of counts per million",
     "normalised": "normalised values (FPKM, TPM); X is log2(1 + value)",
@@ -77,13 +78,18 @@ def read_bulk(
         if given not in known:
             raise InputError(f"{argument}={given!r} is not known; use one of {listed(known)}.")
     name = "the table" if isinstance(table, pd.DataFrame) else f"'{table}'"
+    if name.endswith(OF_CELLS):
+        raise InputError(
+            f"{name} is no table of samples, but a file of cells, which flashmm.de (`flashmm de`) "
+            "analyses."
+        )
     frame = read_sheet(table, "table")
     is_long = layout == "long" or (layout == "auto" and _is_long(frame))
     known_samples = None if obs is None else read_sheet(obs)
-    wide = _spread(frame, name) if is_long else _wide(frame, known_samples, name)
+    wide, left_out = (_spread(frame, name), []) if is_long else _wide(frame, known_samples)
+    notes = [note(f"{name}: {listed(left_out)} are no samples and left out.")] if left_out else []
     expression = _numbers(wide, name)
     samples = pd.DataFrame({"sample": list(expression.columns)}, index=expression.columns)
-    notes = []
     if known_samples is not None:
         sheet = matched(known_samples, expression.columns, name, "samples")
         _check_rows(sheet.listed, expression.columns, name)
@@ -122,11 +128,13 @@ def _spread(frame: pd.DataFrame, name: str) -> pd.DataFrame:
     return wide.set_axis(wide.index.astype(str), axis=0).set_axis(wide.columns.astype(str), axis=1)
 
 
-def _wide(frame: pd.DataFrame, obs: pd.DataFrame | None, name: str) -> pd.DataFrame:
-    """A wide table as genes x samples, its rows named."""
+def _wide(frame: pd.DataFrame, obs: pd.DataFrame | None) -> tuple[pd.DataFrame, list[Any]]:
+    """A wide table as genes x samples, its rows named, and the columns that were no samples."""
     if isinstance(frame.index, pd.RangeIndex):
         if frame.shape[1] < 2:
-            raise InputError(f"{name} has {frame.shape[1]} columns: a name and samples are needed.")
+            raise InputError(
+                f"The table has {frame.shape[1]} columns: a name and samples are needed."
+            )
         frame = frame.set_index(frame.columns[0])
     frame = frame.set_axis(frame.index.astype(str), axis=0)
     frame = frame.set_axis(frame.columns.astype(str), axis=1)
@@ -135,10 +143,10 @@ def _wide(frame: pd.DataFrame, obs: pd.DataFrame | None, name: str) -> pd.DataFr
         if frame.index.isin(known).sum() > frame.columns.isin(known).sum():
             frame = frame.T
         others = [column for column in frame if column not in known]
-        if len(others) < frame.shape[1]:
-            return _without(frame, [c for c in others if _is_annotation(frame, c)], name)
-        return frame
-    return _without(frame, [c for c in frame if _is_annotation(frame, c)], name)
+        if len(others) == frame.shape[1]:
+            return frame, []
+        return _without(frame, [c for c in others if _is_annotation(frame, c)])
+    return _without(frame, [c for c in frame if _is_annotation(frame, c)])
 
 
 def _all_names(obs: pd.DataFrame) -> set[str]:
@@ -152,11 +160,11 @@ def _is_annotation(frame: pd.DataFrame, column: Any) -> bool:
     return not numeric or str(column).lower() in ANNOTATIONS
 
 
-def _without(frame: pd.DataFrame, columns: Sequence[Any], name: str) -> pd.DataFrame:
+def _without(frame: pd.DataFrame, columns: list[Any]) -> tuple[pd.DataFrame, list[Any]]:
+    """The table without columns of annotation, and these; whole where no other would be left."""
     if not columns or len(columns) == frame.shape[1]:
-        return frame
-    note(f"{name}: {listed(columns)} are no samples and left out.")
-    return frame.drop(columns=list(columns))
+        return frame, []
+    return frame.drop(columns=columns), columns
 
 
 def _numbers(wide: pd.DataFrame, name: str) -> pd.DataFrame:

@@ -116,7 +116,8 @@ class DataCheck(Shown):
                 "A configuration needs a file and the columns of subject and condition; found "
                 f"subject={subject!r}, condition={condition!r}."
             )
-        random = [subject, f"{subject}:{condition}"] if self.paired else [subject]
+        of_levels = self.paired and self.reference is not None
+        random = [subject, f"{subject}:{condition}"] if of_levels else [subject]
         model = {"fixed": f"~ log(libsize) + {condition}", "random": random}
         return {
             "seed": 1,
@@ -125,7 +126,7 @@ class DataCheck(Shown):
             "transform": "log2p1",
             "layer": self.layer,
             "test": condition,
-            "reference": {condition: self.reference},
+            "reference": {} if self.reference is None else {condition: self.reference},
             "methods": {"within": {**model, "within": within}} if within else {"mixed": model},
             "datasets": {_plain_name(self.path): {"counts": self.path}},
             "report": {"title": f"Differential expression by {condition}"},
@@ -175,7 +176,8 @@ def check(
     condition, subject, within : str, optional
         Columns of obs; those that are not given are found by their usual names, which is said.
     reference : str, optional
-        Reference level of the condition; by default the first of its order.
+        Reference level of the condition; by default the first of its order. A number that is no
+        label has none, and its slope is asked.
     layer : str, optional
         The matrix to read; by default the first that holds counts, X before others.
     obs, gene_names, duplicate_genes
@@ -207,16 +209,17 @@ def check(
         *said,
     ]
     findings += [f"Taken by their names: {', '.join(guessed)}."] if guessed else []
-    findings += list(_numbered_labels(table, roles))
-    problems = list(_problems(roles, matrices, chosen, genes))
+    findings += [*_numbered_labels(table, roles), *_gaps(table, roles)]
+    problems = list(_problems(roles, matrices, chosen, genes, len(table.columns)))
     design, paired = pd.DataFrame(), False
     if roles["subject"] is not None and roles["condition"] is not None:
-        reference = _reference(table[roles["condition"]], reference)
+        slope = _is_slope(table[roles["condition"]])
+        reference = None if slope else _reference(table[roles["condition"]], reference)
         paired = _paired(table, roles["subject"], roles["condition"])
-        design = _design(table, roles, reference)
-        findings += _said_of(design, roles, paired)
-        confounded = list(_confounded(table, roles)) if not paired else []
-        findings += confounded
+        design = _slopes(table, roles) if reference is None else _design(table, roles, reference)
+        findings += _said_of(design, roles, paired, slope)
+        findings += _coarser(table, roles["subject"])
+        findings += _confounded(table, roles) if not paired and not slope else []
     return DataCheck(
         name,
         None if isinstance(data, ad.AnnData) else str(data),
@@ -314,6 +317,16 @@ def _numbered_labels(obs: pd.DataFrame, roles: Mapping[str, str | None]) -> Iter
             )
 
 
+def _gaps(obs: pd.DataFrame, roles: Mapping[str, str | None]) -> Iterator[str]:
+    """Columns of a role in which cells have no value."""
+    for column in dict.fromkeys(filter(None, roles.values())):
+        if n := int(obs[column].isna().sum()):
+            yield (
+                f"{n} of {len(obs)} cells have no value of {column!r}, which stops an analysis: "
+                "fill them in, or leave these cells out with missing='drop'."
+            )
+
+
 def _example(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
@@ -323,18 +336,22 @@ def _problems(
     matrices: Mapping[str, str],
     chosen: str | None,
     genes: pd.Index,
+    n_columns: int,
 ) -> Iterator[str]:
     """What stands in the way of an analysis."""
     main = next(iter(matrices))
     read = main if chosen is None else chosen
     if matrices[read] not in COUNTED:
         yield _no_counts(read, matrices[read])
-    for role in ("subject", "condition"):
+    if not n_columns:
+        yield (
+            "The cells have no columns, which say whose they are and what is compared: give a "
+            "table of them, a row per barcode, with obs=."
+        )
+    for role in ("subject", "condition") if n_columns else ():
         if roles[role] is None:
             yield f"No column is known to be the {role}: name it with {role}=."
-    for column in filter(None, roles.values()):
-        if not column.isidentifier():
-            yield f"{column!r} cannot stand in a formula: rename it to letters, digits and _."
+    yield from _of_names(roles)
     if not genes.is_unique:
         twice = genes[genes.duplicated()].unique()
         yield (
@@ -342,6 +359,26 @@ def _problems(
             "add them up (duplicate_genes='sum'), number them (duplicate_genes='unique'), or name "
             "genes by a column of identifiers (gene_names=)."
         )
+
+
+def _of_names(roles: Mapping[str, str | None]) -> Iterator[str]:
+    """Columns that cannot stand in a formula, or that have two roles."""
+    held: dict[str, str] = {}
+    for role, column in roles.items():
+        if column is None:
+            continue
+        if not column.isidentifier():
+            plain = "".join(c if c.isalnum() else "_" for c in column)
+            yield (
+                f"{column!r} cannot stand in a formula: rename it to letters, digits and _, such "
+                f"as {plain!r}, in the file or in a table of obs=."
+            )
+        if column in held:
+            yield (
+                f"{column!r} is given as {held[column]}= and as {role}=, which are two columns: "
+                "subjects are the people, several in each condition and cell type."
+            )
+        held[column] = role
 
 
 # ---- the design --------------------------------------------------------------------------------
@@ -398,16 +435,70 @@ def _design(obs: pd.DataFrame, roles: Mapping[str, str | None], reference: str) 
                     f"subjects[{reference}]": len(lack),
                     "pairs": pairs,
                     "df": max(df, 0),
-                    "can_be_asked": CANNOT if df < 1 else LARGE_ONLY if df < FEW_DF else CAN,
+                    "can_be_asked": _verdict(df),
                 }
             )
     return pd.DataFrame(rows)
 
 
-def _said_of(design: pd.DataFrame, roles: Mapping[str, str | None], paired: bool) -> Iterator[str]:
+def _is_slope(values: pd.Series) -> bool:
+    """Whether a condition is a number with more values than two labels have."""
+    number = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+    return number and values.nunique() > 2
+
+
+def _slopes(obs: pd.DataFrame, roles: Mapping[str, str | None]) -> pd.DataFrame:
+    """A row for every level of `within`: who tells the slope of a numeric condition."""
+    subject, condition, within = (roles[role] for role in ("subject", "condition", "within"))
+    assert subject is not None and condition is not None
+    parts = [("", obs)] if within is None else list(obs.groupby(within, observed=True))
+    rows = []
+    for label, cells in parts:
+        n = cells[subject].nunique()
+        several = n > 0 and cells[condition].nunique() > 1
+        df = n - (1 if several and _varies(cells, subject, condition) else 2)
+        rows.append(
+            {
+                **({} if within is None else {within: str(label)}),
+                "comparison": f"slope of {condition}",
+                "cells": len(cells),
+                "subjects": n,
+                "df": max(df, 0) if several else 0,
+                "can_be_asked": _verdict(df if several else 0),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _verdict(df: int) -> str:
+    return CANNOT if df < 1 else LARGE_ONLY if df < FEW_DF else CAN
+
+
+def _coarser(obs: pd.DataFrame, subject: str | None) -> Iterator[str]:
+    """A column of people of which the subjects are only samples."""
+    named = {str(column).lower(): str(column) for column in obs}
+    n = obs[subject].nunique()
+    for name in USUAL_NAMES["subject"]:
+        column = named.get(name)
+        if column is None or column == subject or not 1 < obs[column].nunique() < n:
+            continue
+        if not _varies(obs, str(subject), column):
+            yield (
+                f"Each {subject} has one {column!r}, of which there are {obs[column].nunique()} "
+                f"for {n} {subject}s: samples of the same {column} are not independent, and "
+                f"subject={column!r} counts them once."
+            )
+            return
+
+
+def _said_of(
+    design: pd.DataFrame, roles: Mapping[str, str | None], paired: bool, slope: bool
+) -> Iterator[str]:
     """Sentences on a design."""
     subject, condition, within = (roles[role] for role in ("subject", "condition", "within"))
-    if paired:
+    if slope:
+        yield f"{condition!r} is a number: its slope over {subject}s is asked."
+    elif paired:
         yield (
             f"{subject}s have cells of several levels of {condition!r}: their differences are "
             f"compared (paired), and {subject}:{condition} is a random term."
@@ -419,7 +510,7 @@ def _said_of(design: pd.DataFrame, roles: Mapping[str, str | None], paired: bool
         (
             LARGE_ONLY,
             f"rest on few {subject}s (less than {FEW_DF} degrees of freedom): only large "
-            "effects can be found",
+            f"effects can be found, as candidates to confirm in other {subject}s",
         ),
         (CANNOT, f"cannot be asked: too few {subject}s"),
     ):

@@ -11,10 +11,12 @@ import typer
 
 from flashmm import cells as of_cells
 from flashmm import inference, io, plots
+from flashmm.cells.inspection import CANNOT
 from flashmm.cli import flags
 from flashmm.cli.output import in_flags, reported, say, show_json, show_table, step
 from flashmm.cli.page import peak_memory_mib, write_recipe
-from flashmm.options import InputError
+from flashmm.inference.ddf import ddf_method
+from flashmm.options import DesignError, InputError
 from flashmm.storage.files import atomic_path
 
 if TYPE_CHECKING:
@@ -65,9 +67,11 @@ def de(
         "gene_names": gene_names,
         "duplicate_genes": duplicate_genes,
     }
+    ddf_method(ddf, "REML")  # refuses one that is not known
+    asked = {"condition": condition, "subject": subject, "within": within}
     first = obs[0] if obs else None
-    found = _checked(cells[0], transform, condition, subject, reference, obs=first, **reading)
-    roles = _roles(found, within, condition, subject, layer)
+    found = _checked(cells[0], transform, asked, reference, obs=first, **reading)
+    roles = _roles(found, asked, layer)
     covariates = ["log(libsize)"] if found.has_counts else []
     step("Reading the cells ...")
     groups = of_cells.summarise(
@@ -161,13 +165,20 @@ def test(
 
 @reported
 def plan(
-    cells: Annotated[Path, typer.Argument(help="Cells (.h5ad) of a pilot.")],
+    cells: Annotated[
+        Path,
+        typer.Argument(help="Cells of a pilot: an .h5ad, a zarr store, a .h5 or folder of 10x."),
+    ],
     out: flags.Out,
     condition: flags.Condition = None,
     subject: flags.Subject = None,
     within: flags.Within = None,
     reference: flags.Reference = None,
     layer: flags.Layer = None,
+    obs: flags.ObsOfOne = None,
+    gene_names: flags.GeneNames = None,
+    duplicate_genes: flags.DuplicateGenes = None,
+    missing: flags.Missing = "error",
     subjects: Annotated[
         str, typer.Option("--subjects", help="Subjects per condition (or pairs), with commas.")
     ] = "3,4,6,8,10,15,20,30",
@@ -193,9 +204,18 @@ def plan(
     For example:
 
         flashmm power pilot.h5ad --condition condition --subject donor --within cell_type -o out/
+
+        flashmm power filtered_feature_bc_matrix/ --obs cells.tsv --condition disease -o out/
     """
-    checked = _checked(cells, "log2p1", condition, subject, reference, layer=layer)
-    roles = _roles(checked, within, condition, subject, layer)
+    reading: dict[str, Any] = {
+        "layer": layer,
+        "obs": obs,
+        "gene_names": gene_names,
+        "duplicate_genes": duplicate_genes,
+    }
+    named = {"condition": condition, "subject": subject, "within": within}
+    checked = _checked(cells, "log2p1", named, reference, **reading)
+    roles = _roles(checked, named, layer)
     sizes = flags.numbers(subjects, "--subjects"), flags.numbers(log2_fc, "--log2-fc")
     each = None if cells_of is None else flags.numbers(cells_of, "--cells")
     step("Reading and fitting the pilot ...")
@@ -203,7 +223,8 @@ def plan(
         str(cells),
         by=list(filter(None, roles.values())),
         covariates=["log(libsize)"],
-        layer=layer,
+        missing=missing,
+        **reading,
     )
     formula = f"~ log(libsize) + {roles['condition']} + (1 | {roles['subject']})"
     levels = _reference(roles["condition"], reference)
@@ -262,31 +283,33 @@ def tests_of(
 def _checked(
     cells: Path,
     transform: str,
-    condition: str | None,
-    subject: str | None,
+    asked: dict[str, str | None],
     reference: str | None,
     **reading: Any,
 ) -> DataCheck:
     """What the cells are, if nothing stands in the way of an analysis."""
-    found = of_cells.check(
-        cells, condition=condition, subject=subject, reference=reference, **reading
-    )
+    found = of_cells.check(cells, **asked, reference=reference, **reading)
     for problem in found.problems_for(transform):
         raise InputError(problem)
+    # without within=, the design is looked at by a column that the models will not be of
+    told = asked["within"] is not None or found.roles["within"] is None
+    if told and (found.design["can_be_asked"] == CANNOT).all():
+        subject, condition = found.roles["subject"], found.roles["condition"]
+        raise DesignError(
+            f"No comparison of {condition!r} can be asked: there are too few {subject}s, so that "
+            f"they and what is compared are one thing. `flashmm check` shows how many stand where."
+        )
     return found
 
 
 def _roles(
-    found: DataCheck,
-    within: str | None,
-    condition: str | None,
-    subject: str | None,
-    layer: str | None,
+    found: DataCheck, asked: dict[str, str | None], layer: str | None
 ) -> dict[str, str | None]:
     """The columns that were named, or found; `within` has to be named."""
-    for role, given in (("condition", condition), ("subject", subject)):
-        if given is None:
+    for role in ("condition", "subject"):
+        if asked[role] is None:
             step(f"--{role} {found.roles[role]}, taken by its name")
+    within = asked["within"]
     if within is None and found.roles["within"] is not None:
         step(f"One model of all cells; --within {found.roles['within']} has one for each.")
     if layer is None and found.layer is not None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flashmm import cells as of_cells
 from flashmm import io
+from flashmm.cells.inspection import CANNOT, LARGE_ONLY
 from flashmm.cli import flags
 from flashmm.cli.output import NO_ANSWER, reported, say, show_json, show_table, step
 from flashmm.options import InputError
@@ -28,9 +30,7 @@ def check(
     within: flags.Within = None,
     reference: flags.Reference = None,
     layer: flags.Layer = None,
-    obs: Annotated[
-        Path | None, typer.Option("--obs", help="Table of the cells by barcode.")
-    ] = None,
+    obs: flags.ObsOfOne = None,
     gene_names: flags.GeneNames = None,
     duplicate_genes: flags.DuplicateGenes = None,
     write: Annotated[
@@ -66,8 +66,8 @@ def check(
         show_json(_as_dict(found))
     else:
         _show(found)
-        if not obs and gene_names is None:
-            _say_next(found, cells)
+        beside = {"obs": obs, "gene-names": gene_names, "duplicate-genes": duplicate_genes}
+        _say_next(found, cells, beside)
     if write is not None:
         with atomic_path(write) as unfinished:
             unfinished.write_text(found.config_text())
@@ -86,26 +86,27 @@ def _show(found: DataCheck) -> None:
     say(found.findings)
     show_table(found.columns, "Columns of the cells")
     if len(found.design):
-        asked = (found.design["can_be_asked"] != "no").sum()
-        show_table(found.design, f"{asked} of {len(found.design)} comparisons can be asked")
+        verdicts = found.design["can_be_asked"]
+        few = (verdicts == LARGE_ONLY).sum()
+        title = f"{(verdicts != CANNOT).sum()} of {len(verdicts)} comparisons can be asked"
+        part = "" if few == len(verdicts) else f"{few} of them "
+        show_table(found.design, f"{title}, {part}for large effects only" if few else title)
     say(f"Problem: {problem}" for problem in found.problems)
 
 
-def _say_next(found: DataCheck, cells: Path) -> None:
+def _say_next(found: DataCheck, cells: Path, beside: dict[str, Any]) -> None:
     """Say the command that answers what can be asked."""
     if found.askable:
-        flags = [f"--{role} {name}" for role, name in found.roles.items() if name is not None]
-        flags += [] if found.layer is None else [f"--layer {found.layer}"]
-        step(f"Next: flashmm de {cells} {' '.join(flags)} -o out/")
+        given = {**found.roles, "layer": found.layer, **beside}
+        words = [f"--{flag} {shlex.quote(str(v))}" for flag, v in given.items() if v is not None]
+        step(f"Next: flashmm de {shlex.quote(str(cells))} {' '.join(words)} -o out/")
 
 
 @reported
 def convert(
     cells: Annotated[Path, typer.Argument(help="A zarr store, a .h5 or folder of 10x, an .h5ad.")],
     out: flags.File,
-    obs: Annotated[
-        Path | None, typer.Option("--obs", help="Table of the cells, by barcode.")
-    ] = None,
+    obs: flags.ObsOfOne = None,
     layer: flags.Layer = None,
     gene_names: flags.GeneNames = None,
     duplicate_genes: flags.DuplicateGenes = None,

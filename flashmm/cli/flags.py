@@ -22,6 +22,9 @@ Obs = Annotated[
         help="Table of the cells (TSV, CSV) by barcode; once, or for each of several files.",
     ),
 ]
+ObsOfOne = Annotated[
+    Path | None, typer.Option("--obs", help="Table of the cells (TSV, CSV) by barcode.")
+]
 GeneNames = Annotated[
     str | None,
     typer.Option("--gene-names", help="Column of var with the names of the genes (gene_ids)."),
@@ -64,8 +67,8 @@ MinimumCells = Annotated[
         "--minimum-cells", help="Withhold groups of fewer cells, before groups leave a site."
     ),
 ]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
-File = Annotated[Path, typer.Option("--out", "-o", help="File to write.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.", file_okay=False)]
+File = Annotated[Path, typer.Option("--out", "-o", help="File to write.", dir_okay=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 

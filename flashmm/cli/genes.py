@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,9 +11,8 @@ import typer
 from flashmm import inference, io
 from flashmm.cli import flags
 from flashmm.cli.output import reported, say, show_json, step
-from flashmm.cli.page import RECIPE
-from flashmm.options import InputError
-from flashmm.storage.files import reading
+from flashmm.cli.page import recipe_of
+from flashmm.options import FlashmmWarning
 
 if TYPE_CHECKING:
     from flashmm.inference import TestTable
@@ -37,7 +36,9 @@ def explain(
         flashmm explain out/ ISG15 CD3E
     """
     step("Reading the fit ...")
-    table = tests_of_folder(folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FlashmmWarning)  # `de` said the notes
+        table = tests_of_folder(folder)
     if not genes:
         genes = list(dict.fromkeys(table.top(top * len(table.contrasts))["gene"]))[:top]
     said = {gene: str(table.explain(gene)) for gene in genes}
@@ -49,11 +50,7 @@ def explain(
 
 def tests_of_folder(folder: Path) -> TestTable:
     """Table of tests of the fit that `de` left, as it made it."""
-    path = folder / RECIPE
-    if not path.is_file():
-        raise InputError(f"{folder} has no {RECIPE}: it is the folder that `flashmm de -o` wrote.")
-    with reading(path):
-        model = json.loads(path.read_text("utf-8"))["model"]
+    model = recipe_of(folder)["model"]
     tests = io.read_table(folder / "tests.parquet")
     fit: Any = io.read_fit(folder / "fit.h5ad")
     names = list(dict.fromkeys(tests["contrast"]))

@@ -43,7 +43,16 @@ _ARGUMENTS = (
     *("layer", "transform", "subject", "condition", "within", "reference", "missing", "ddf"),
     *("genes", "effect", "cells", "subjects", "paired", "alpha", "log2_fc", "contrast", "by"),
     *("minimum_cells",),
-    *("obs", "gene_names", "duplicate_genes", "kinship", "individual", "values", "layout"),
+    *(
+        "obs",
+        "covariate",
+        "gene_names",
+        "duplicate_genes",
+        "kinship",
+        "individual",
+        "values",
+        "layout",
+    ),
 )
 
 

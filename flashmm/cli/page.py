@@ -33,6 +33,28 @@ def peak_memory_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
+def recipe_of(folder: Path) -> dict[str, Any]:
+    """What `de` said of its run in a folder.
+
+    Raises
+    ------
+    InputError
+        There is no such folder, or another command wrote it.
+    """
+    path = folder / RECIPE
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder; name the one that `flashmm de -o` wrote.")
+    if not path.is_file():
+        bulk = (folder / "tests.tsv").is_file() or (folder / "heritability.tsv").is_file()
+        more = " Tables of `test` and `bulk` (tests.tsv) stand for themselves." if bulk else ""
+        raise InputError(
+            f"{folder} has no {RECIPE}: it is not one that `flashmm de -o` wrote.{more}"
+        )
+    with reading(path):
+        found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return found
+
+
 @reported
 def report(
     folder: Annotated[Path, typer.Argument(help="The folder that `de` wrote.")],
@@ -49,11 +71,7 @@ def report(
     from flashmm.report.inputs import Inputs
     from flashmm.report.run import write_report
 
-    path = folder / RECIPE
-    if not path.is_file():
-        raise InputError(f"{folder} has no {RECIPE}: it is the folder that `flashmm de -o` wrote.")
-    with reading(path):
-        said = json.loads(path.read_text("utf-8"))
+    said = recipe_of(folder)
     files = {name: str(folder / name) for name in ("groups.h5ad", "tests.parquet", "notes.txt")}
     name = Path(said["cells"][0]).stem
     run = {

@@ -41,8 +41,9 @@ def gene_set_tests(
         Name of each set to its genes, such as `flashmm.read_gmt` returns; genes that were not
         tested are left out.
     correlation : float or "estimated"
-        Mean correlation between the genes of a set. "estimated" takes it, set by set, from the
-        residuals of the means of the groups; with few subjects it is a rough estimate.
+        Mean correlation between the genes of a set. The default keeps the level of sets that are
+        little co-expressed; sets of co-expressed genes need about 0.05. "estimated" takes it, set
+        by set, from the residuals of the means of the groups, and is conservative.
     min_genes : int
         The number of tested genes that a set needs.
 
@@ -170,4 +171,4 @@ def _residuals(table: TestTable, k: int) -> np.ndarray:
         raise InputError(
             f"correlation='estimated' needs more groups than fixed effects; there are {rank} each."
         )
-    return left[:, rank:].T @ (groups.sum / n_cells[:, None])
+    return left[:, rank:].T @ (groups.totals() / n_cells[:, None])

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 
 from flashmm.inference.adjustment import adjust_columns
+from flashmm.inference.shared_subjects import error_correlation
 from flashmm.inference.table import TestTable
 from flashmm.inference.testing import contrast_tests
 from flashmm.inference.tidy import tidy
-from flashmm.kernels.heterogeneity import welch_heterogeneity
+from flashmm.kernels.heterogeneity import Heterogeneity, welch_heterogeneity
 from flashmm.kernels.tails import f_tail
 from flashmm.lmm import LMMFit
 from flashmm.options import InputError, Status
@@ -46,6 +47,9 @@ class HeterogeneityTable(Shown):
         What is compared between the levels, such as "stim vs ctrl".
     method : str
         "joint" where one model has all levels, "separate" where each has its own.
+    correlation : dict of str to DataFrame
+        By effect, the mean correlation between the errors of the levels' estimates, (levels,
+        levels); empty where it is not known, or not needed (one model).
     """
 
     n_levels: np.ndarray
@@ -60,6 +64,7 @@ class HeterogeneityTable(Shown):
     genes: pd.Index
     effects: tuple[str, ...]
     method: str
+    correlation: dict[str, pd.DataFrame] = field(default_factory=dict)
 
     def to_frame(self) -> pd.DataFrame:
         """One row per effect and gene, effects one after another.
@@ -95,9 +100,13 @@ def heterogeneity(table: TestTable) -> HeterogeneityTable:
     -----
     In one model ("joint") it is the F test that all differences are equal, by the table's `ddf`: it
     knows that levels share subjects. Estimates of separate models are compared by Welch's (1951)
-    test, which is Cochran's Q with weights from estimated variances: they are taken as
-    independent. Levels that share subjects have estimates that are positively correlated where a
-    subject is high in all of them, so that the test is conservative for effects between subjects.
+    test, which is Cochran's Q with weights from estimated variances. Where a subject is high in all
+    levels their estimates are positively correlated, and the mean of Q is lower than without:
+    the test is conservative. Its spread can be larger, where one level is estimated much better
+    than the others, which then differ from it together. The p-value is therefore the larger one of
+    two, of independent estimates and of estimates with the correlation that the fits show on
+    average over the genes; `statistic` and `df_num` belong to it. A correlation makes no p-value
+    smaller, because that of single genes is not known.
     """
     if not isinstance(table, TestTable):
         raise InputError(
@@ -115,13 +124,30 @@ def _separate(table: TestTable) -> HeterogeneityTable:
     names = list(dict.fromkeys(table.contrast_names))
     positions = [[j for j, own in enumerate(table.contrast_names) if own == n] for n in names]
     _require_levels([len(columns) for columns in positions])
-    found = [
-        welch_heterogeneity(table.estimate[:, c], table.std_error[:, c], table.df[:, c])
-        for c in positions
-    ]
+    known = {n: error_correlation(table, c) for n, c in zip(names, positions, strict=True)}
+    found = [_welch(table, c, known[n]) for n, c in zip(names, positions, strict=True)]
     n_levels, statistic, df_num, df = (np.column_stack(part) for part in zip(*found, strict=True))
     status = np.where(n_levels > 1, str(Status.OK), str(Status.NOT_ESTIMABLE))
-    return _table(table, tuple(names), "separate", (n_levels, statistic, df_num, df), status)
+    result = _table(table, tuple(names), "separate", (n_levels, statistic, df_num, df), status)
+    frames = {}
+    for name, columns in zip(names, positions, strict=True):
+        levels = pd.Index([table.levels[j] for j in columns], name=table.within)
+        if known[name] is not None:
+            frames[name] = pd.DataFrame(known[name], index=levels, columns=levels)
+    return replace(result, correlation=frames)
+
+
+def _welch(table: TestTable, columns: list[int], correlation: np.ndarray | None) -> Heterogeneity:
+    """The test with the larger p-value: of independent estimates, or of correlated ones."""
+    numbers = table.estimate[:, columns], table.std_error[:, columns], table.df[:, columns]
+    independent = welch_heterogeneity(*numbers)
+    if correlation is None:
+        return independent
+    correlated = welch_heterogeneity(*numbers, correlation)
+    tails = (f_tail(test.statistic, test.df_num, test.df)[1] for test in (independent, correlated))
+    larger = np.less(*tails)
+    chosen = (np.where(larger, c, i) for c, i in zip(correlated, independent, strict=True))
+    return Heterogeneity(*chosen)
 
 
 def _joint(table: TestTable) -> HeterogeneityTable:

@@ -213,7 +213,7 @@ def influence(
     tests = contrast_tests(fit, contrasts, ddf)
     index = _leading(tests) if chosen is None else chosen
     rows = np.vstack([contrast.matrix for contrast in resolved])
-    some = _some_genes(fit, index)
+    some = some_genes(fit, index)
     parts = [
         _without(some, subjects, subject, rows, tests.ddf, refit)
         for subject in range(len(subjects))
@@ -258,7 +258,7 @@ def _numbers(known: pd.Index, genes: Sequence[str]) -> np.ndarray:
     return index
 
 
-def _some_genes(fit: LMMFit, index: np.ndarray) -> LMMFit:
+def some_genes(fit: LMMFit, index: np.ndarray) -> LMMFit:
     """The fit of some genes, with the components of the fit of all."""
     names = ("coef", "theta", "fisher_information", "loglik", "status", "n_iter", "decrement")
     arrays = {name: getattr(fit, name)[index] for name in names}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from flashmm.cells.groups import N_CELLS
 from flashmm.design.contrasts import Contrast
 from flashmm.inference.between_subjects import SubjectDesign, columns_of
 from flashmm.inference.grouped_design import GroupedDesign
@@ -50,6 +51,8 @@ def _missing(
     """Columns that hold a contrast in a random term with the subjects; else all of them as one."""
     obs = require_groups(fit.stats, "Advice")[0].obs
     subject = view.subjects.column
+    if obs.groupby([subject, *columns], observed=True)[N_CELLS].sum().max() == 1:
+        return []  # a random term of single cells (bulk samples) is the residual
     holding = []
     for column in columns:
         if not design.cells_replicate(matrix, (design.partition(obs, (subject, column)),)):
@@ -75,7 +78,7 @@ def few_subjects(
         subject, df = design.subjects.column, design.between_df(contrast.matrix)
         unit = design.unit(contrast.matrix)
         if np.isnan(df) and not robust:
-            df = design.within_df(contrast.matrix)
+            df = replicating_df(contrast, design)
         elif unit is not None:
             subject = unit.subjects.column
         found[contrast.name] = subject, df
@@ -87,6 +90,31 @@ def few_subjects(
         notes += [] if robust or not none else [note(_confounded(none, subject))]
         notes += [note(_few(few, subject))] if few else []
     return tuple(notes)
+
+
+def replicating_df(contrast: Contrast, design: SubjectDesign) -> float:
+    """Degrees of freedom of the subjects of a contrast: between them, else of its differences."""
+    df = design.between_df(contrast.matrix)
+    return design.within_df(contrast.matrix) if np.isnan(df) else df
+
+
+def borrowed_variances(
+    contrasts: tuple[Contrast, ...], design: SubjectDesign | None
+) -> tuple[str, ...]:
+    """Say what p-values of few subjects rest on, where genes share what they say of variances."""
+    if design is None:
+        return ()
+    few = [c.name for c in contrasts if 1 <= replicating_df(c, design) < FEW_DF]
+    return (note(_borrowed(few, design.subjects.column)),) if few else ()
+
+
+def _borrowed(names: list[str], subject: str) -> str:
+    return (
+        f"P-values of {some_names(names)} rest on how genes of like expression vary between "
+        f"{subject}s (empirical Bayes), and hardly on replication: however small, take them as an "
+        "order of candidates, expect more false ones than the nominal rate, and confirm them in "
+        f"other {subject}s."
+    )
 
 
 def _confounded(names: list[str], subject: str) -> str:

@@ -12,6 +12,7 @@ from flashmm.inference.ddf import ddf_method
 from flashmm.inference.finish import finish, moderate_tests
 from flashmm.inference.model_fit import ModelFit
 from flashmm.inference.plan import TestPlan
+from flashmm.inference.replication import borrowed_variances
 from flashmm.inference.screening import screen
 from flashmm.inference.table import TestTable
 from flashmm.inference.within import join_levels
@@ -113,6 +114,7 @@ def contrast_tests(
         robust = method.leaves_out_subjects
         tested = tuple(c for c, ok in zip(screened.contrasts, screened.testable, strict=True) if ok)
         notes += advise_contrasts(fit, tested, screened.design, robust)
+        notes += borrowed_variances(tested, screened.design) if tests.prior is not None else ()
     return TestTable.of(screened, plan, tests, method.name, notes)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-#: what good looks like, per figure
 CAPTIONS: dict[str, str] = {
     "qq_plot": "Good: the null p-values of a method follow the diagonal inside the grey 95 % "
     "band; above it a test is anti-conservative, below it conservative and short of power.",
@@ -39,3 +38,4 @@ CAPTIONS: dict[str, str] = {
     "conditions overlap, and the variance of most genes lies above the Poisson line, as in real "
     "counts.",
 }
+"""What good looks like, by the name of the function that draws the figure."""

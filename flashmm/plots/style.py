@@ -20,6 +20,8 @@ import pandas as pd
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -43,6 +45,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", (0, (5, 1.5)), (0, (4, 1.2, 1, 1.2)), (0, (1, 1)), (0, (8, 1.5, 1, 1.5, 1, 1.5)))
 INK, GREY, PALE, BAND = "#222222", "#8A8A8A", "#C9C9C9", "#E3E3E3"
 UP, DOWN = PALETTE[1], PALETTE[0]
+PNG_DPI = 200
 MOST_LARGER = 4  # steps by which a mark is larger than the last one's
 # Scripts of names of genes and cell types that DejaVu Sans has no letters for.
 OTHER_FONTS = (
@@ -81,7 +84,6 @@ STYLE: Any = {
     "legend.handlelength": 2.2,
     "lines.linewidth": 1.7,
     "lines.solid_capstyle": "round",
-    "savefig.dpi": 200,
     "svg.fonttype": "path",
     "svg.hashsalt": "flashmm",
     "text.color": INK,
@@ -128,20 +130,30 @@ def save_figure(fig: Figure, stem: str | Path) -> tuple[Path, Path]:
     stem = Path(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
     paths = stem.with_name(f"{stem.name}.svg"), stem.with_name(f"{stem.name}.png")
-    layout = fig.get_layout_engine()
-    # without date and version the bytes depend on the data alone
-    for path, metadata in zip(
-        paths, ({"Date": None, "Creator": None}, {"Software": None}), strict=True
-    ):
+    layout, canvas, dpi = fig.get_layout_engine(), fig.canvas, fig.get_dpi()
+    # Through the canvas: `fig.savefig` would lay out and draw each file twice.
+    # Without date and version the bytes depend on the data alone.
+    for path, printed in zip(paths, (_print_svg, _print_png), strict=True):
         with mpl.rc_context(), atomic_path(path) as temporary, warnings.catch_warnings():
             # letters that no font of this machine has are boxes; the charts of pages have them
             warnings.filterwarnings("ignore", "Glyph .* missing from font")
             mpl.rcdefaults()
             mpl.rcParams.update(STYLE | {"font.family": font_families()})
-            fig.savefig(temporary, format=path.suffix[1:], metadata=metadata)
+            printed(fig, temporary)
         fig.set_layout_engine("none")  # laid out once; the second file has the same places
+    fig.set_canvas(canvas)
+    fig.set_dpi(dpi)
     fig.set_layout_engine(layout)
     return paths
+
+
+def _print_svg(fig: Figure, path: Path) -> None:
+    FigureCanvasSVG(fig).print_svg(path, metadata={"Date": None, "Creator": None})
+
+
+def _print_png(fig: Figure, path: Path) -> None:
+    fig.set_dpi(PNG_DPI)
+    FigureCanvasAgg(fig).print_png(path, metadata={"Software": None})
 
 
 @cache

@@ -13,6 +13,8 @@ from flashmm.report import page as blocks
 from flashmm.report.inputs import Inputs, Run, said_by
 from flashmm.report.page import Cell
 
+# Subjects of the smallest group up to which a page begins with a caution (docs/methods.md).
+FEW_SUBJECTS = 3
 # A coefficient of treatment coding: the column and its level.
 _LEVEL = re.compile(r"(?:C\()?(\w[\w .]*?)(?:,[^\[\]]*\))?\[(T\.)?(.+?)\](?=:|$)")
 
@@ -140,11 +142,25 @@ def cohort_blocks(cohort: Cohort, contrasts: list[str], name: str) -> Iterator[d
         f"Compared: {'; '.join(words[:6])}{' …' if len(words) > 6 else ''} ({arms})."
         + (direction if any(" vs " in text for text in words) else "")
     )
+    fewest = min(_arms(cohort).values(), default=0)
+    if 0 < fewest <= FEW_SUBJECTS:
+        yield blocks.caution(_few(fewest))
     yield blocks.table(
         _cell_table(cohort),
         f"Cells of {name}",
         "Cells of each subject, condition and cell type; groups without any are red. Subjects, not "
         "cells, are what tests count on.",
+    )
+
+
+def _few(fewest: int) -> str:
+    return (
+        f"Few subjects: {'the smallest group has ' if fewest > 1 else 'a group has '}"
+        f"{fewest} {_plural('subject', fewest)}. Only effects much larger than the differences "
+        "between subjects can be found, and lists hold more false genes than their nominal rate. A "
+        "tiny p-value of an empirical-Bayes test says that genes of like expression vary little "
+        "between subjects, not that many subjects showed the effect: take the genes as candidates "
+        "in this order, and confirm them in other subjects."
     )
 
 

@@ -73,6 +73,11 @@ def text(words: str) -> dict[str, Any]:
     return {"kind": "text", "text": words}
 
 
+def caution(words: str) -> dict[str, Any]:
+    """A paragraph in a frame, of what a reader should know before the results."""
+    return {"kind": "caution", "text": words}
+
+
 def heading(words: str) -> dict[str, Any]:
     """A heading within a section."""
     return {"kind": "heading", "text": words}

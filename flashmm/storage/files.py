@@ -41,6 +41,7 @@ _READ_ERRORS = (
 )
 
 
+@cache
 def package_version() -> str:
     """Version of the installed package, of a tag of git; sources alone do not know theirs."""
     try:

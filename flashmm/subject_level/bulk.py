@@ -15,6 +15,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
+from flashmm.cells.inspection import USUAL_NAMES
 from flashmm.de import de
 from flashmm.design.columns import fixed_design
 from flashmm.design.contrasts import resolve_contrasts
@@ -98,9 +99,10 @@ def bulk_tests(
             moderate=moderate,
             level=level,
         )
+    one = "Samples are taken as independent" if individual == SAMPLE else None
     said = note(
-        f"Each {individual} has one sample, so that its variance is part of the residual's: genes "
-        "are tested by least squares."
+        f"{one or f'Each {individual} has one sample, its variance part of the residual'}: genes "
+        f"are tested by least squares.{_repeated(bulk.obs) if one else ''}"
     )
     return _least_squares(bulk, formula, contrasts, moderate, level, said)
 
@@ -166,6 +168,19 @@ def _individual(bulk: ad.AnnData, given: str | None) -> str:
             f"{listed(bulk.obs.columns, 40)}."
         )
     return column
+
+
+def _repeated(obs: pd.DataFrame) -> str:
+    """What to do where a column looks like one of individuals that have several samples."""
+    names = {str(column).lower(): str(column) for column in obs if column != SAMPLE}
+    for name in USUAL_NAMES["subject"]:
+        column = names.get(name)
+        if column is not None and 1 < (n := obs[column].nunique()) < len(obs):
+            return (
+                f" Column {column!r} has {n} levels for {len(obs)} samples: if it names the "
+                f"individuals, their samples are not independent; say so (individual={column!r})."
+            )
+    return ""
 
 
 def _with_reference(bulk: ad.AnnData, reference: Mapping[str, str] | None) -> ad.AnnData:

@@ -148,3 +148,39 @@ def test_a_layer_named_raw_goes_before_the_attribute():
     data.raw = data
     data.layers["raw"] = data.X * 2
     assert fm.summarise(data, by="donor", layer="raw").counts.sum() == 2 * data.X.sum()
+
+
+def test_cells_without_columns_ask_for_a_table():
+    data = cells()
+    data.obs = data.obs[[]]
+    found = fm.check(data)
+    assert len(found.problems) == 1 and "with obs=" in found.problems[0]
+
+
+def test_samples_of_the_same_people_are_said():
+    data = cells()
+    data.obs["sample"] = data.obs["donor"] + np.tile(["a", "b"], data.n_obs // 2)
+    found = fm.check(data, subject="sample")
+    assert any("samples of the same donor are not independent" in x for x in found.findings)
+    assert not any("not independent" in x for x in fm.check(data).findings)
+
+
+def test_a_number_is_asked_as_a_slope():
+    found = fm.check(cells(), condition="age")
+    assert list(found.design["comparison"]) == ["slope of age"] and found.reference is None
+    assert found.design["df"][0] == 4 and found.askable  # six subjects, two coefficients
+    within = fm.check(cells(dose=np.tile([0.0, 1.0, 2.0, 3.0], 12)), condition="dose")
+    assert within.paired and within.design["df"][0] == 5
+
+
+def test_missing_values_of_a_role_are_said():
+    data = cells()
+    data.obs.loc["c3", "disease"] = np.nan
+    assert any("1 of 48 cells have no value of 'disease'" in x for x in fm.check(data).findings)
+
+
+def test_a_column_has_one_role_and_a_plain_name():
+    problems = fm.check(cells(), subject="disease").problems
+    assert any("is given as subject= and as condition=" in text for text in problems)
+    data = cells(**{"time point": "t1"})
+    assert any("such as 'time_point'" in x for x in fm.check(data, within="time point").problems)

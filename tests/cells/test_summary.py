@@ -9,6 +9,8 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import anndata as ad
@@ -17,6 +19,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from blood_cells import blood_cells
+from covering import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from references import real_counts
@@ -109,6 +112,19 @@ def stored(adata: ad.AnnData, path: Path, **options: object) -> Path:
     return path
 
 
+@cache
+def in_memory(
+    libsize: bool = True,
+    transform: str = "log2p1",
+    rows: tuple[int, int] = (0, 80),
+) -> GroupStatistics:
+    """The sums of `cells`, or of a range of them, from a dense matrix in memory."""
+    return summarise(cells(libsize=libsize)[slice(*rows)].copy(), BY, COVARIATES, transform)
+
+
+LAYOUTS = {"csr": sparse.csr_matrix, "csc": sparse.csc_matrix, "dense": np.asarray}
+
+
 # ---- what the sums are
 
 
@@ -131,32 +147,30 @@ def test_one_column_and_one_covariate_may_be_given_as_text() -> None:
     assert list(groups.obs.columns) == ["age", "n_cells", "sum:x", "sum:x*x"]
 
 
-@pytest.mark.parametrize("libsize", [True, False])
-@pytest.mark.parametrize("transform", ["log2p1", "log1p_cp10k"])
+SOURCES: dict[str, Callable[[ad.AnnData, Path], tuple[object, str | None]]] = {
+    "memory": lambda adata, folder: (adata, None),
+    "view": lambda adata, folder: (adata[:, :], None),
+    "layer": lambda adata, folder: (adata, "counts"),
+    "file": lambda adata, folder: (stored(adata, folder / "a.h5ad"), None),
+    "gzip": lambda adata, folder: (stored(adata, folder / "a.h5ad", compression="gzip"), "counts"),
+    "text": lambda adata, folder: (str(stored(adata, folder / "a.h5ad")), "counts"),
+}
+
+
+@pytest.mark.parametrize(
+    ("layout", "source", "chunk_nnz", "libsize", "transform"),
+    pairwise(LAYOUTS, SOURCES, (1, 37, 10**6), (True, False), ("log2p1", "log1p_cp10k")),
+)
 def test_layouts_files_layers_and_block_sizes_change_nothing(
-    libsize: bool, transform: str, tmp_path: Path
+    layout: str, source: str, chunk_nnz: int, libsize: bool, transform: str, tmp_path: Path
 ) -> None:
-    adata = cells(libsize=libsize)
-    expected = summarise(adata, BY, COVARIATES, transform)
-    layouts = {"csr": sparse.csr_matrix, "csc": sparse.csc_matrix, "dense": np.asarray}
-    for name, layout in layouts.items():
-        other = adata.copy()
-        other.X = layout(adata.X.astype(np.float32))
-        other.layers["raw/counts"[4:]] = layout(adata.X.astype(np.int32))
-        sources = [
-            (other, None),
-            (other[:, :], None),
-            (other, "counts"),
-            (stored(other, tmp_path / f"{name}.h5ad"), None),
-            (stored(other, tmp_path / f"{name}_gz.h5ad", compression="gzip"), "counts"),
-            (str(tmp_path / f"{name}.h5ad"), "counts"),
-        ]
-        for data, layer in sources:
-            for chunk_nnz in (1, 37, 10**6):
-                groups = summarise(
-                    data, BY, COVARIATES, transform, layer=layer, chunk_nnz=chunk_nnz
-                )
-                assert_equal(groups, expected)
+    other = cells(libsize=libsize)
+    values = other.X
+    other.X = LAYOUTS[layout](values.astype(np.float32))
+    other.layers["counts"] = LAYOUTS[layout](values.astype(np.int32))
+    data, layer = SOURCES[source](other, tmp_path)
+    groups = summarise(data, BY, COVARIATES, transform, layer=layer, chunk_nnz=chunk_nnz)
+    assert_equal(groups, in_memory(libsize, transform))
 
 
 def test_a_view_has_the_sums_of_its_own_cells_and_genes() -> None:
@@ -179,7 +193,14 @@ def test_several_files_are_one(tmp_path: Path) -> None:
     assert [entry["n_cells"] for entry in groups.provenance["inputs"]] == [30, 1, 49]
 
 
-@settings(max_examples=25, deadline=None)
+@cache
+def forty_cells() -> tuple[ad.AnnData, GroupStatistics]:
+    adata = cells(40)
+    adata.obs["cell_type"] = adata.obs["cell_type"].astype(str)
+    return adata, summarise(adata, BY, COVARIATES)
+
+
+@settings(max_examples=12, deadline=None)
 @given(
     order=st.permutations(list(range(40))),
     cuts=st.lists(st.integers(0, 40), max_size=3),
@@ -189,9 +210,8 @@ def test_several_files_are_one(tmp_path: Path) -> None:
 def test_merge_of_any_split_in_any_order_is_the_whole(
     order: list[int], cuts: list[int], layout: type
 ) -> None:
-    adata = cells(40)
-    adata.obs["cell_type"] = adata.obs["cell_type"].astype(str)
-    whole = summarise(adata, BY, COVARIATES)
+    adata, whole = forty_cells()
+    adata = adata.copy()
     adata.X = layout(adata.X)
     pieces = [piece for piece in np.split(np.array(order), sorted(cuts)) if len(piece)]
     merged = merge([summarise(adata[piece], BY, COVARIATES) for piece in pieces])
@@ -581,19 +601,19 @@ def rewritten(path: Path, types: tuple[str, str], options: dict[str, object]) ->
     return path
 
 
-@pytest.mark.parametrize("types", STORED_TYPES, ids=str)
-@pytest.mark.parametrize("how", FILTERS)
-@pytest.mark.parametrize("layout", [sparse.csr_matrix, sparse.csc_matrix])
+@pytest.mark.parametrize(
+    ("how", "types", "layout", "chunk_nnz"),
+    pairwise(FILTERS, STORED_TYPES, ("csr", "csc"), (5, 60, 10**6)),
+    ids=str,
+)
 def test_filters_chunks_and_types_change_nothing(
-    layout: type, how: str, types: tuple[str, str], tmp_path: Path
+    how: str, types: tuple[str, str], layout: str, chunk_nnz: int, tmp_path: Path
 ) -> None:
     adata = cells(libsize=False)
-    expected = summarise(adata, BY, COVARIATES)
-    other = adata.copy()
-    other.X = layout(adata.X)
-    path = rewritten(stored(other, tmp_path / "cells.h5ad"), types, FILTERS[how])
-    for chunk_nnz in (5, 60, 10**6):
-        assert_equal(summarise(path, BY, COVARIATES, chunk_nnz=chunk_nnz), expected)
+    adata.X = LAYOUTS[layout](adata.X)
+    path = rewritten(stored(adata, tmp_path / "cells.h5ad"), types, FILTERS[how])
+    groups = summarise(path, BY, COVARIATES, chunk_nnz=chunk_nnz)
+    assert_equal(groups, in_memory(libsize=False))
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
@@ -671,14 +691,14 @@ def test_no_thread_is_left_behind_by_an_error(fault: float, tmp_path: Path) -> N
 # ---- ranges of cells
 
 
-@pytest.mark.parametrize("layout", [sparse.csr_matrix, sparse.csc_matrix, np.asarray])
-@pytest.mark.parametrize("libsize", [True, False])
-@pytest.mark.parametrize("where", ["file", "memory"])
+@pytest.mark.parametrize(
+    ("layout", "libsize", "where"), pairwise(LAYOUTS, (True, False), ("file", "memory"))
+)
 def test_shards_put_together_are_the_whole(
-    layout: type, libsize: bool, where: str, tmp_path: Path
+    layout: str, libsize: bool, where: str, tmp_path: Path
 ) -> None:
     adata = cells(libsize=libsize)
-    adata.X = layout(adata.X)
+    adata.X = LAYOUTS[layout](adata.X)
     # a level that only the last shard has, and orders that a shard alone cannot know
     adata.obs["site"] = pd.Categorical(["z"] * 75 + ["a"] * 5, ["z", "m", "a"])
     data = adata if where == "memory" else stored(adata, tmp_path / "a.h5ad", compression="gzip")
@@ -697,24 +717,32 @@ def test_shards_put_together_are_the_whole(
         assert merged.notes == whole.notes == ()
 
 
-@pytest.mark.parametrize("layout", [sparse.csr_matrix, sparse.csc_matrix, np.asarray])
-@pytest.mark.parametrize("chunks", [None, (7, 2)])
+@pytest.mark.parametrize(
+    ("stored_as", "rows", "chunk_nnz"),
+    pairwise(
+        (("csr", None), ("csc", None), ("dense", None), ("dense", (7, 2))),
+        ((0, 1), (13, 52), (79, 80), (0, 80)),
+        (5, 60, 10**6),
+    ),
+    ids=str,
+)
 def test_a_range_is_the_same_as_its_cells_alone(
-    layout: type, chunks: tuple[int, int] | None, tmp_path: Path
+    stored_as: tuple[str, tuple[int, int] | None],
+    rows: tuple[int, int],
+    chunk_nnz: int,
+    tmp_path: Path,
 ) -> None:
+    layout, chunks = stored_as
     adata = cells()
-    adata.X = layout(adata.X)
+    adata.X = LAYOUTS[layout](adata.X)
     path = stored(adata, tmp_path / "a.h5ad")
-    if chunks and layout is np.asarray:
+    if chunks:
         with h5py.File(path, "r+") as file:
             attributes = dict(file["X"].attrs)
             del file["X"]
             file.create_dataset("X", data=adata.X, chunks=chunks).attrs.update(attributes)
-    for start, stop in ((0, 1), (13, 52), (79, 80), (0, 80)):
-        expected = summarise(adata[start:stop].copy(), BY, COVARIATES)
-        for chunk_nnz in (5, 60, 10**6):
-            groups = summarise(path, BY, COVARIATES, cells=(start, stop), chunk_nnz=chunk_nnz)
-            assert_equal(groups, expected)
+    groups = summarise(path, BY, COVARIATES, cells=rows, chunk_nnz=chunk_nnz)
+    assert_equal(groups, in_memory(rows=rows))
 
 
 def test_ranges_that_are_not_there(tmp_path: Path) -> None:
@@ -834,24 +862,34 @@ def test_sums_on_disk_are_those_in_memory(tmp_path: Path, monkeypatch: pytest.Mo
 _MEASURE = """
 import resource, sys
 import flashmm
-flashmm.summarise(sys.argv[1], ["subject"], chunk_nnz=2**16, shard=(1, 20))
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-flashmm.summarise(sys.argv[1], ["subject"], chunk_nnz=2**16)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+def peak(file, **options):
+    flashmm.summarise(file, ["subject"], chunk_nnz=2**16, **options)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+few, many = sys.argv[1:]
+peak(few, shard=(1, 20))
+few = peak(few)
+print(peak(many) - few)
 """
+
+
+def write_many(path: Path, n_cells: int) -> None:
+    """Counts in 2,000 genes, of which each cell has 300."""
+    rng = np.random.default_rng(0)
+    genes = np.sort(np.argsort(rng.random((1_000, 2_000)), axis=1)[:, :300], axis=1)
+    indices = np.tile(genes.ravel(), n_cells // 1_000).astype(np.int32)
+    values = rng.integers(1, 5, len(indices)).astype(np.float32)
+    counts = sparse.csr_matrix((values, indices, np.arange(0, len(indices) + 1, 300)))
+    obs = pd.DataFrame({"subject": np.arange(n_cells) % 10}, [f"c{i}" for i in range(n_cells)])
+    adata = ad.AnnData(counts, obs=obs, var=pd.DataFrame(index=[f"g{j}" for j in range(2_000)]))
+    adata.write_h5ad(path, compression="gzip", compression_opts=1)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss in KiB")
 def test_memory_does_not_grow_with_the_values(tmp_path: Path) -> None:
     """Four times the values take no more memory; they would take 14 and 58 MB uncompressed."""
-    grown = []
-    for n_cells in (6_000, 24_000):
-        values = sparse.random_array((n_cells, 2_000), density=0.15, rng=0, dtype=np.float32)
-        counts = sparse.csr_matrix(values)
-        counts.data[:] = np.ceil(4 * counts.data)
-        obs = pd.DataFrame({"subject": np.arange(n_cells) % 10}, [f"c{i}" for i in range(n_cells)])
-        adata = ad.AnnData(counts, obs=obs, var=pd.DataFrame(index=[f"g{j}" for j in range(2_000)]))
-        adata.write_h5ad(tmp_path / "a.h5ad", compression="gzip")
-        command = [sys.executable, "-c", _MEASURE, str(tmp_path / "a.h5ad")]
-        grown.append(int(subprocess.run(command, check=True, capture_output=True).stdout) / 1024)
-    assert grown[1] < grown[0] + 20
+    files = tmp_path / "few.h5ad", tmp_path / "many.h5ad"
+    for path, n_cells in zip(files, (6_000, 24_000), strict=True):
+        write_many(path, n_cells)
+    command = [sys.executable, "-c", _MEASURE, *map(str, files)]
+    grown = int(subprocess.run(command, check=True, capture_output=True).stdout) / 1024
+    assert grown < 20

@@ -83,6 +83,8 @@ def test_check_exits_with_three_where_nothing_can_be_asked(folder, tmp_path):
     cells = ad.read_h5ad(folder / "cells.h5ad")
     cells[cells.obs["subject"].isin(["A1", "B1"])].write_h5ad(tmp_path / "two.h5ad")
     assert "cannot be asked" in run("check", tmp_path / "two.h5ad", code=3).stdout
+    asked = ("--within", "cell_type", "-o", tmp_path / "out")
+    assert "No comparison of 'condition'" in run("de", tmp_path / "two.h5ad", *asked, code=3).stderr
 
 
 def test_de_ends_in_the_tables_of_the_function(folder):
@@ -118,6 +120,7 @@ def test_report_of_the_folder_of_de_is_a_page(folder):
 
 def test_report_of_another_folder_is_refused(folder):
     assert "wrote" in run("report", folder, code=1).stderr
+    assert "none is no folder" in run("report", folder / "none", code=1).stderr
     assert "wrote" in run("explain", folder, code=1).stderr
 
 
@@ -153,6 +156,9 @@ def test_power_of_a_pilot_is_a_table_and_figures(folder):
         (("de", "normal.h5ad", "-o", "x"), "--layer raw"),
         (("de", "cells.h5ad", "--subject", "donor", "-o", "x"), "--subject donor is not a column"),
         (("check", "none.h5ad"), "There is no file"),
+        (("de", "cells.h5ad", "--within", "celltype", "-o", "x"), "did you mean 'cell_type'"),
+        (("de", "cells.h5ad", "--ddf", "kr", "-o", "x"), "ddf must be one of"),
+        (("bulk", "cells.h5ad", "-o", "x"), "a file of cells"),
         (("summarise", "cells.h5ad", "--by", "subject", "--shard", "x", "-o", "x"), "--shard is"),
         (("power", "cells.h5ad", "--subjects", "four", "-o", "x"), "--subjects takes numbers"),
     ],
@@ -190,7 +196,8 @@ def bulk(tmp_path_factory):
 def test_bulk_tests_and_heritabilities(bulk, tmp_path):
     files = (bulk / "fpkm.csv", "--obs", bulk / "samples.csv")
     found = json.loads(run("bulk", *files, "--condition", "sex", "-o", tmp_path, "--json").stdout)
-    assert found["found"][0]["contrast"] == "sex[T.m]" and found["found"][0]["tested"] == 30
+    assert found["found"][0]["comparison"] == "m vs f" and found["found"][0]["tested"] == 30
+    assert len(found["top"]) == 5 and found["top"][0]["p_value"] <= found["top"][1]["p_value"]
     assert any("least squares" in text for text in found["notes"])
     assert len(pd.read_csv(tmp_path / "tests.tsv", sep="\t")) == 30
     related = ("--kinship", bulk / "kinship.tsv")
@@ -206,6 +213,8 @@ def test_bulk_says_what_it_needs_in_flags(bulk, tmp_path):
     assert "--individual who is not a column" in wrong.output
     tall = run("bulk", table, "-o", tmp_path, "--layout", "tall", code=1)
     assert "--layout tall is not known" in tall.output
+    bare = run("bulk", table, "-o", tmp_path, "--condition", "sex", code=1).output
+    assert "--condition sex is not a column" in bare and "with --obs" in bare
 
 
 def test_files_of_10x_take_their_columns_from_a_table(tmp_path):
@@ -213,13 +222,23 @@ def test_files_of_10x_take_their_columns_from_a_table(tmp_path):
     write_10x(cells, tmp_path / "cells.h5")
     cells.obs.to_csv(tmp_path / "cells.tsv", sep="\t")
     said = run("de", tmp_path / "cells.h5", "-o", tmp_path / "out", code=1).output
-    assert "name it with --subject" in said
+    assert "give a table of them, a row per barcode, with --obs" in said
+    assert (
+        "Problem: The cells have no columns" in run("check", tmp_path / "cells.h5", code=3).output
+    )
     run("de", tmp_path / "cells.h5", "--obs", tmp_path / "cells.tsv", "-o", tmp_path / "out")
     table = pd.read_parquet(tmp_path / "out" / "tests.parquet")
     assert list(table["gene"]) == list(cells.var_names)
     sheet = ("--obs", tmp_path / "cells.tsv")
     said = run("convert", tmp_path / "cells.h5", *sheet, "-o", tmp_path / "cells.h5ad").output
     assert "40 cells x 9 genes, 3 columns" in said
+    assert f"--obs {tmp_path / 'cells.tsv'}" in run("check", tmp_path / "cells.h5", *sheet).stderr
+    pilot = ("--subjects", "4,8", "--log2-fc", "1", "--json")
+    power = [
+        json.loads(run("power", tmp_path / name, *beside, *pilot, "-o", tmp_path / "n").stdout)
+        for name, beside in (("cells.h5", sheet), ("cells.h5ad", ()))
+    ]
+    assert power[0] == power[1]
     found = ad.read_h5ad(tmp_path / "cells.h5ad")
     np.testing.assert_array_equal(found.X.toarray(), cells.X.toarray())
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from group_designs import crossed, groups_of
 
 import flashmm as fm
 from flashmm.kernels.heterogeneity import welch_heterogeneity
+from flashmm.kernels.tails import f_tail
 
 TYPED = "~ 0 + cell_type + cell_type:condition"
 
@@ -91,3 +93,65 @@ def test_what_is_refused(groups):
         fm.heterogeneity(fm.contrast_tests(fit, ("condition", "stim", "ctrl")))
     with pytest.raises(fm.InputError, match="single contrasts"):
         fm.heterogeneity(fm.contrast_tests(fit, {"both": ["Intercept", "condition[T.stim]"]}))
+
+
+def test_moments_of_correlated_estimates():
+    """The mean and variance of Q are those of the quadratic form, by dense matrices."""
+    rng = np.random.default_rng(1)
+    error, x = rng.uniform(0.2, 2.0, (5, 4)), rng.normal(size=(5, 4))
+    x[4, 2] = np.nan
+    R = np.corrcoef(rng.normal(size=(4, 9)) + rng.normal(size=9))
+    df = np.full((5, 4), 7.0)
+    found = welch_heterogeneity(x, error, df, R)
+    plain = welch_heterogeneity(x, error, df)
+    for gene in range(5):
+        own = np.isfinite(x[gene])
+        p = 1 / error[gene, own] / np.sqrt((1 / error[gene, own] ** 2).sum())
+        AR = (np.eye(own.sum()) - np.outer(p, p)) @ R[np.ix_(own, own)]
+        mean, squares = np.trace(AR), np.trace(AR @ AR)
+        assert found.df_num[gene] == pytest.approx(mean**2 / squares)
+        expected = plain.statistic[gene] * plain.df_num[gene] / mean
+        assert found.statistic[gene] == pytest.approx(expected)
+    independent = welch_heterogeneity(x, error, df, np.eye(4))
+    np.testing.assert_allclose(independent.statistic, plain.statistic)
+    np.testing.assert_allclose(independent.df_num, plain.df_num)
+
+
+def shared_subjects(names: str = "same") -> tuple[fm.TestTable, fm.HeterogeneityTable]:
+    """Sixteen subjects, alike in four types but for a tenth of the spread in the first."""
+    obs, n_genes = crossed(16, types=4), 200
+    quiet = (obs["cell_type"] == "T0").to_numpy()
+    subject = pd.factorize(obs["subject"])[0]
+    rng = np.random.default_rng(3)
+    common, own = rng.normal(size=(16, n_genes)), rng.normal(size=(len(obs), n_genes))
+    values = 5 * (np.sqrt(0.7) * common[subject] + np.sqrt(0.3) * own)
+    values[quiet] /= 10
+    if names == "other":
+        obs["subject"] = obs["subject"] + obs["cell_type"]
+    groups = groups_of(obs, genes=n_genes, seed=4, sd=(0.0, 0.0), effect=values)
+    fits = fm.fit_within(
+        groups, "cell_type", "~ condition", ["subject"], min_counts=None, size_factors=None
+    )
+    table = fm.contrast_tests(fits, ("condition", "stim", "ctrl"), "kenward-roger")
+    return table, fm.heterogeneity(table)
+
+
+def test_subjects_that_types_share_make_no_test_anticonservative():
+    table, found = shared_subjects()
+    correlation = found.correlation[found.effects[0]]
+    assert list(correlation.index) == ["T0", "T1", "T2", "T3"]
+    between = correlation.to_numpy()[np.triu_indices(4, 1)]
+    assert ((between > 0.55) & (between < 0.75)).all()
+    independent = welch_heterogeneity(table.estimate, table.std_error, table.df)
+    p = f_tail(independent.statistic, independent.df_num, independent.df)[0]
+    # one type is estimated better than the others, which are off together: larger where it matters
+    assert (found.p_value[:, 0] >= p).all()
+    small = p < 0.01
+    assert small.any() and (found.p_value[small, 0] > 1.3 * p[small]).all()
+
+
+def test_types_of_other_subjects_are_independent():
+    table, found = shared_subjects("other")
+    np.testing.assert_array_equal(found.correlation[found.effects[0]], np.eye(4))
+    independent = welch_heterogeneity(table.estimate, table.std_error, table.df)
+    np.testing.assert_allclose(found.statistic[:, 0], independent.statistic)

@@ -62,10 +62,11 @@ def test_equal_to_the_dense_engine(name, method):
     assert_same_tests(eliminated, dense)
 
 
-@pytest.mark.parametrize("method", ["REML", "ML"])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    ("seed", "method"), [(0, "REML"), (1, "ML"), (2, "REML"), (3, "ML")], ids=str
+)
 def test_no_worse_optimum_than_that_of_the_dense_engine(seed, method):
-    stats = statistics(*by_kind(seed, outer=False, genes=20, n=60))
+    stats = statistics(*by_kind(seed, outer=False, genes=40, n=60))
     eliminated, dense = both(stats, method)
     assert (eliminated.loglik >= dense.loglik - 1e-8).all()
 
@@ -108,25 +109,25 @@ def test_kenward_roger_by_the_definition():
         np.testing.assert_allclose(table.df[g], df, rtol=1e-7)
 
 
-@pytest.mark.parametrize("reml", [True, False])
 @pytest.mark.parametrize("name", DESIGNS)
-def test_the_domain_of_the_objective(name, reml):
+def test_the_domain_of_the_objective(name):
     Y, X, Z = DESIGNS[name](0)
     rng = np.random.default_rng(0)
     gamma = rng.uniform(-0.3, 0.4, (60, len(Z)))
     gamma[::4] *= 0.1
     gamma[::5, 0] = 0.0
-    whole, sizes, f = np.hstack(Z), tuple(z.shape[1] for z in Z), []
+    definite = oracle.is_positive_definite(Z, gamma)
+    whole, sizes = np.hstack(Z), tuple(z.shape[1] for z in Z)
     rotation = rotate_design(X.T @ X, whole.T @ X, whole.T @ whole, sizes, len(Y))
-    for kind in (EliminationEngine, DenseEngine):
-        engine = kind.build(rotation, reml, False)
-        y = Y[:, np.zeros(len(gamma), dtype=int)]
-        f.append(engine.objective(gamma, engine.responses(y.T @ X, y.T @ whole, (y**2).sum(0))))
-        for point, said in zip(gamma, engine.is_positive_definite(gamma), strict=True):
-            V = oracle.covariance(Z, np.append(point, 1.0))
-            assert said == (np.linalg.eigvalsh(V)[0] > 0)
-    assert np.isinf(f[0]).any() and np.isfinite(f[0]).any()
-    np.testing.assert_allclose(f[0], f[1], rtol=1e-8)
+    y = Y[:, np.zeros(len(gamma), dtype=int)]
+    for reml in (True, False):
+        f = []
+        for kind in (EliminationEngine, DenseEngine):
+            engine = kind.build(rotation, reml, False)
+            f.append(engine.objective(gamma, engine.responses(y.T @ X, y.T @ whole, (y**2).sum(0))))
+            np.testing.assert_array_equal(engine.is_positive_definite(gamma), definite)
+        assert np.isinf(f[0]).any() and np.isfinite(f[0]).any()
+        np.testing.assert_allclose(f[0], f[1], rtol=1e-8)
 
 
 def test_negative_components():

@@ -133,7 +133,7 @@ def smallest_eliminated(fit):
 
 def test_negative_components(problem):
     Y, X, Z = problem
-    noise = np.random.default_rng(0).normal(size=(len(Y), 40))
+    noise = np.random.default_rng(0).normal(size=(len(Y), 20))
     eliminated, dense = both(statistics(np.hstack([Y, noise]), X, Z), nonnegative=False)
     # without bounds some likelihoods have no maximum
     found = (eliminated.status != "not_converged") & (dense.status != "not_converged")
@@ -162,22 +162,21 @@ def engines(Y, X, Z, reml):
         yield engine, engine.responses(Y[:, :1].T @ X, Y[:, :1].T @ whole, (Y[:, :1] ** 2).sum(0))
 
 
-@pytest.mark.parametrize("reml", [True, False])
-def test_the_domain_of_the_objective(problem, reml):
+def test_the_domain_of_the_objective(problem):
     Y, X, Z = problem
     rng = np.random.default_rng(0)
     gamma = rng.uniform(-0.3, 0.4, (100, len(Z)))
     gamma[::4] *= 0.1
     gamma[::5, 0] = 0.0
-    f = []
-    for engine, genes in engines(Y, X, Z, reml):
-        genes = type(genes)(*(values[np.zeros(len(gamma), dtype=int)] for values in genes))
-        f.append(engine.objective(gamma, genes))
-        for point, said in zip(gamma, engine.is_positive_definite(gamma), strict=True):
-            V = oracle.covariance(Z, np.append(point, 1.0))
-            assert said == (np.linalg.eigvalsh(V)[0] > 0)
-    assert np.isinf(f[0]).any() and np.isfinite(f[0]).any()
-    np.testing.assert_allclose(f[0], f[1], rtol=1e-8)
+    definite = oracle.is_positive_definite(Z, gamma)
+    for reml in (True, False):
+        f = []
+        for engine, genes in engines(Y, X, Z, reml):
+            genes = type(genes)(*(values[np.zeros(len(gamma), dtype=int)] for values in genes))
+            f.append(engine.objective(gamma, genes))
+            np.testing.assert_array_equal(engine.is_positive_definite(gamma), definite)
+        assert np.isinf(f[0]).any() and np.isfinite(f[0]).any()
+        np.testing.assert_allclose(f[0], f[1], rtol=1e-8)
 
 
 def test_one_component_equals_the_spectral_engine():
@@ -241,7 +240,7 @@ def test_the_size_of_a_block_does_not_change_a_bit(name, monkeypatch):
     monkeypatch.setattr(elimination, "PART_LIMITS", (2, 5))
     monkeypatch.setattr(eliminated_groups, "FEWER", 0.0 if name == "few knots" else np.inf)
     Y, X, Z = crossed(1) if name == "few knots" else DESIGNS[name](1)
-    Y = np.hstack([Y, Y + np.random.default_rng(0).normal(size=Y.shape)])
+    Y = np.hstack([Y[:, :4], Y[:, :4] + np.random.default_rng(0).normal(size=(len(Y), 4))])
     whole, *others = (
         fm.fit_lmm(statistics(Y, X, Z), engine="eliminated", block_size=size)
         for size in (None, 1, 3, Y.shape[1] - 1)

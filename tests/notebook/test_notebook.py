@@ -115,6 +115,27 @@ def test_one_subject_that_carries_a_gene_is_named():
     assert ("No single subject carries it" in text) == (not carried)
 
 
+def test_two_pairs_are_said_to_be_few():
+    spec = fm.SimulationSpec(
+        distribution="gaussian",
+        n_genes=60,
+        n_cells=400,
+        n_subjects=2,
+        n_cell_types=1,
+        nested=False,
+        n_de_genes=0,
+        subject_variance=0.001,
+    )
+    groups = fm.simulate_gaussian_groups(spec, seed=4).groups
+    terms = ["subject", "subject:condition"]
+    fit = fm.fit_lmm(fm.summary_statistics(groups, "~ condition", terms))
+    with pytest.warns(fm.FlashmmWarning, match="an order of candidates"):
+        tests = fm.contrast_tests(fit, "condition", "empirical-bayes")
+    said = tests.explain(tests.genes[0])
+    assert "With 1 degree of freedom between subjects it rests on the variances" in said
+    assert "too few subjects to leave one out" in said and "carries it" not in said
+
+
 def test_a_gene_without_a_test_has_its_reason(table):
     status = table.status.astype(object)
     status[0, 0] = "low_expression"

@@ -221,7 +221,7 @@ def test_a_failed_save_leaves_nothing(figures, tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError("disk full")
 
-    monkeypatch.setattr(figures["qq_plot"], "savefig", fail)
+    monkeypatch.setattr(figures["qq_plot"], "draw", fail)
     with pytest.raises(OSError, match="disk full"):
         plots.save_figure(figures["qq_plot"], tmp_path / "figures" / "qq")
     assert not list((tmp_path / "figures").iterdir())

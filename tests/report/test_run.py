@@ -241,6 +241,7 @@ def test_models_per_cell_type_have_rows_and_figures_of_their_own(typed):
 
 def test_the_comparison_is_said_in_words_and_numbers(typed):
     assert "Compared: treated vs ctrl (3 subjects ctrl, 3 subjects treated)." in typed
+    assert 'class="caution">Few subjects: the smallest group has 3 subjects.' in typed
     cards = re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", typed)
     assert cards[:3] == [
         ("subjects ctrl", "3"),

@@ -108,7 +108,7 @@ def test_long_tables_that_cannot_be_used() -> None:
 
 def test_one_sample_per_individual_is_least_squares() -> None:
     bulk = quiet(FPKM, SHEET)
-    with pytest.warns(fm.FlashmmWarning, match="one sample.*least squares"):
+    with pytest.warns(fm.FlashmmWarning, match="independent.*least squares"):
         found = fm.bulk_tests(bulk, "~ age + condition", "condition", moderate=False).to_frame()
     X = np.column_stack([np.ones(N), SHEET["age"], SHEET["condition"] == "b"])
     y = np.log2(1 + FPKM.loc["g3"].to_numpy())
@@ -131,6 +131,16 @@ def test_several_samples_are_a_mixed_model() -> None:
     formula = "~ condition + (1 | individual)"
     expected = fm.de(bulk, formula, "condition", transform="none", moderate=True)
     pd.testing.assert_frame_equal(found.to_frame(), expected.to_frame())
+
+
+def test_pairs_of_samples_are_not_taken_for_cells() -> None:
+    """A sample of each individual and condition: their interaction is the residual."""
+    bulk = quiet(FPKM, SHEET.assign(donor=[f"I{i // 2}" for i in range(N)]))
+    bulk.obs["condition"] = ["a", "b"] * (N // 2)
+    with pytest.warns(fm.FlashmmWarning, match="individual='donor'"):
+        fm.bulk_tests(bulk, "~ condition", "condition")
+    found = fm.bulk_tests(bulk, "~ condition", "condition", individual="donor")
+    assert not any("replicates" in text for text in found.notes)
 
 
 @pytest.mark.filterwarnings("ignore::flashmm.FlashmmWarning")
