@@ -5,9 +5,10 @@ python benchmarks/fuzz.py --designs 100 --seed 7
 python benchmarks/fuzz.py --docs              # and write docs/reliability.md anew
 
 A design has 6 to 60 cells, one to three components (crossed, nested, a variance for each type,
-slopes), unequal groups, columns of X that are nearly or quite collinear, and responses with
-components at zero and far from it. Every engine that takes it fits it, by REML or ML, bounded or
-not, and what it reports is held against `fuzz_reference`.
+slopes, and in every eighth design correlated intercepts and slopes, `(1 + x | g)`), unequal groups,
+columns of X that are nearly or quite collinear, and responses with components at zero and far from
+it. Every engine that takes it fits it, by REML or ML, bounded or not, and what it reports is held
+against `fuzz_reference`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import common
 import numpy as np
 import pandas as pd
 import reliability
-from fuzz_reference import Best, Dense, best_optimum
+from fuzz_reference import Best, Dense, best_of_pair, best_optimum
 
 import flashmm as fm
 
@@ -34,6 +35,8 @@ Array = np.ndarray
 DOCUMENT = common.ROOT / "docs" / "reliability.md"
 ENGINES = ("auto", "spectral", "dense", "eliminated")
 FITTED = ("ok", "boundary")
+# Every so many designs the effects correlate, at this rest of the seed.
+CORRELATED = (8, 7)
 # Worst log-likelihood units below the best point, and wrong by, that pass.
 LOWER = 1e-4
 WRONG = 1e-5
@@ -51,12 +54,18 @@ class Design:
     noise: str
     reml: bool
     nonnegative: bool
+    correlated: bool = False
+
+    @property
+    def sizes(self) -> list[int]:
+        """Columns of Z per component; a covariance has none."""
+        return [block.shape[1] for block in self.Z] + [0] * self.correlated
 
     @property
     def case(self) -> dict[str, Any]:
         """What a line of the table is for."""
         return {
-            "components": len(self.Z),
+            "components": len(self.sizes),
             "bounded": "yes" if self.nonnegative else "no",
             "design": self.kind,
             "X": self.fixed,
@@ -70,6 +79,8 @@ class Design:
 
 def random_design(seed: int) -> Design:
     """A design of one seed."""
+    if seed % CORRELATED[0] == CORRELATED[1]:
+        return correlated_design(seed)
     rng = np.random.default_rng(seed)
     n = int(rng.integers(6, 61))
     kind = str(rng.choice(list(KINDS)))
@@ -86,6 +97,24 @@ def random_design(seed: int) -> Design:
         bool(rng.random() < 0.6),
         bool(rng.random() < 0.7),
     )
+
+
+def correlated_design(seed: int) -> Design:
+    """Intercepts and slopes that correlate, by one or not; Γ positive semidefinite."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(6, 61))
+    first = _levels(rng, n)
+    covariate = rng.normal(rng.choice([0.0, 3.0]), 1.0, size=(n, 1))
+    if rng.random() < 0.5:
+        covariate = covariate.round()
+    Z = (first, first * covariate)
+    fixed, X = _fixed(rng, n, first)
+    # the third has effects with a correlation of one
+    blocks = [*Z, Z[0] + rng.normal() * Z[1]]
+    noise = str(rng.choice(list(NOISE), p=[0.9, 0.1]))
+    Y = _responses(rng, X, blocks, NOISE[noise](rng))
+    reml = bool(rng.random() < 0.6)
+    return Design("correlated", fixed, X, Z, Y, noise, reml, True, correlated=True)
 
 
 def _levels(rng: np.random.Generator, n: int, most: int = 10) -> Array:
@@ -193,6 +222,7 @@ def _responses(
 def check(design: Design, seed: int, engines: Sequence[str] = ENGINES) -> Iterator[dict[str, Any]]:
     """A row for every engine and response: what was reported, and how far from the truth it is."""
     best: dict[int, Best | None] = {}
+    bounded = design.nonnegative
     for engine in engines:
         try:
             fit = fitted(design, engine)
@@ -202,11 +232,13 @@ def check(design: Design, seed: int, engines: Sequence[str] = ENGINES) -> Iterat
             continue
         kept = np.isin(fit.coefficients, fit.aliased, invert=True)
         for g in range(fit.n_genes):
-            dense = Dense(design.Y[:, g], design.X[:, kept], design.Z, design.reml)
+            X = design.X[:, kept]
+            dense = Dense(design.Y[:, g], X, design.Z, design.reml, design.correlated)
             row = design.case | {"seed": seed, "gene": g, "engine": engine, "status": fit.status[g]}
             if fit.status[g] not in ("all_zero", "perfect_fit", "no_within_variance"):
                 if g not in best:
-                    best[g] = best_optimum(dense, design.nonnegative)
+                    pair = design.correlated
+                    best[g] = best_of_pair(dense) if pair else best_optimum(dense, bounded)
                 row |= compared(fit, g, dense, best[g], kept)
             yield row
 
@@ -216,7 +248,7 @@ def fitted(design: Design, engine: str) -> fm.LMMFit:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         stats = fm.summary_statistics_from_matrices(
-            design.Y, design.X, np.hstack(design.Z), [block.shape[1] for block in design.Z]
+            design.Y, design.X, np.hstack(design.Z), design.sizes
         )
         method = "REML" if design.reml else "ML"
         return fm.fit_lmm(stats, method=method, nonnegative=design.nonnegative, engine=engine)

@@ -5,7 +5,9 @@ Nothing of the package is used here. With an orthonormal basis N of what X leave
     f(γ) = m log Q + log |W°|,   Q = (N'y)'(N'VN)⁻¹(N'y),   V = I + Σ γ_k Z_kZ_k',
 
 with W° = N'VN and m = n - p for REML, W° = V and m = n for ML. The search looks at a fine product
-grid and goes down from every point of it that is lower than its neighbours.
+grid and goes down from every point of it that is lower than its neighbours. Where two effects
+correlate, V = I + γ_1Z_1Z_1' + γ_2Z_2Z_2' + γ_12(Z_1Z_2' + Z_2Z_1'), and the descents are those of
+the Cholesky factor of (γ_1 γ_12; γ_12 γ_2).
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ class Dense:
     X: Array
     Z: tuple[Array, ...]
     reml: bool
+    correlated: bool = False
 
     @cached_property
     def basis(self) -> tuple[Array, Array]:
@@ -50,13 +53,14 @@ class Dense:
     @cached_property
     def forms(self) -> Array:
         """Z_kZ_k' in a basis of the span of Z, (K, r, r)."""
-        return _in_span(np.hstack(self.Z), self.Z)[1]
+        return _in_span(np.hstack(self.Z), self.Z, self.correlated)[1]
 
     @cached_property
     def projected(self) -> tuple[Array, Array, float]:
         """N'Z_kZ_k'N in a basis of the span of N'Z, N'y in it, and the sum of squares outside."""
         N = self.basis[0]
-        U, forms = _in_span(N.T @ np.hstack(self.Z), [N.T @ block for block in self.Z])
+        blocks = [N.T @ block for block in self.Z]
+        U, forms = _in_span(N.T @ np.hstack(self.Z), blocks, self.correlated)
         z = N.T @ self.y
         t = U.T @ z
         return forms, t, float(((z - U @ t) ** 2).sum())
@@ -117,7 +121,8 @@ class Dense:
 
     def coefficients(self, gamma: Array) -> tuple[Array, Array]:
         """Generalised least squares, and its standard errors."""
-        V = np.eye(len(self.y)) + sum(g * Z @ Z.T for g, Z in zip(gamma, self.Z, strict=True))
+        forms = _forms(self.Z, self.correlated)
+        V = np.eye(len(self.y)) + sum(g * form for g, form in zip(gamma, forms, strict=True))
         L = np.linalg.cholesky(V)
         Q, R = np.linalg.qr(np.linalg.solve(L, self.X))
         z = np.linalg.solve(L, self.y)
@@ -138,12 +143,20 @@ class Dense:
         return -1.0 / float(np.linalg.eigvalsh(np.linalg.solve(L, half.T))[-1])
 
 
-def _in_span(whole: Array, blocks: Sequence[Array]) -> tuple[Array, Array]:
+def _in_span(whole: Array, blocks: Sequence[Array], correlated: bool) -> tuple[Array, Array]:
     """An orthonormal basis U of the columns of `whole`, and U'Z_kZ_k'U of its blocks."""
     U, s, _ = np.linalg.svd(whole, full_matrices=False)
     U = U[:, s > 1e-10 * s[0]]
-    halves = [U.T @ block for block in blocks]
-    return U, np.stack([half @ half.T for half in halves])
+    return U, np.stack(_forms([U.T @ block for block in blocks], correlated))
+
+
+def _forms(blocks: Sequence[Array], correlated: bool) -> list[Array]:
+    """Z_kZ_k', and Z_1Z_2' + Z_2Z_1' of two that correlate."""
+    forms = [block @ block.T for block in blocks]
+    if correlated:
+        first, second = blocks
+        forms.append(first @ second.T + second @ first.T)
+    return forms
 
 
 def _weighted(points: Array, forms: Array) -> Array:
@@ -193,10 +206,11 @@ def valleys(values: Array) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class Best:
-    """The best optimum that was found: f and γ."""
+    """The best optimum that was found: f, γ, and whether a descent in factors left no slope."""
 
     f: float
     gamma: Array
+    flat: bool = False
 
 
 def best_optimum(dense: Dense, nonnegative: bool) -> Best | None:
@@ -241,6 +255,59 @@ def is_stationary(dense: Dense, best: Best, nonnegative: bool) -> bool:
     return bool(np.abs(slope).max() < FLAT * dense.m)
 
 
+def best_of_pair(dense: Dense) -> Best | None:
+    """Lowest stationary point of f over the factors of the covariance of two effects."""
+    axes = [np.logspace(*DECADES, PAIR_POINTS) / s for s in dense.scale[:2]]
+    first, second, rho = np.meshgrid(*axes, CORRELATIONS, indexing="ij")
+    grid = np.stack([first, second, rho * np.sqrt(first * second)], -1)
+    values = dense.values(grid.reshape(-1, 3)).reshape(grid.shape[:-1])
+    found = [descend_factor(dense, grid[tuple(i)]) for i in valleys(values)]
+    for best in sorted(found, key=lambda best: best.f):
+        for _ in range(3):
+            best = descend_factor(dense, best.gamma)
+        if best.flat:
+            return best
+    return None
+
+
+def descend_factor(dense: Dense, start: Array) -> Best:
+    """Where a quasi-Newton descent in (l_1, l_12, l_2) ends, in units of 1 / √(largest eigenvalue).
+
+    The factor begins with the larger of the two variances.
+    """
+    size = dense.scale[:2]
+    swap = start[1] * size[1] > start[0] * size[0]
+    order = [1, 0, 2] if swap else [0, 1, 2]
+    unit = size[order[:2]]
+
+    def gamma_of(x: Array) -> Array:
+        l1, l12, l2 = x[0] / np.sqrt(unit[0]), *x[1:] / np.sqrt(unit[1])
+        return np.array([l1**2, l12**2 + l2**2, l1 * l12])[order]
+
+    def value(x: Array) -> tuple[float, Array]:
+        gamma = gamma_of(x)
+        f = dense.value(gamma)
+        if not np.isfinite(f):
+            return OUTSIDE, np.zeros(3)
+        s1, s2, s12 = dense.slopes(gamma)[order]
+        l1, l12, l2 = x[0] / np.sqrt(unit[0]), *x[1:] / np.sqrt(unit[1])
+        slope = np.array([2 * l1 * s1 + l12 * s12, 2 * l12 * s2 + l1 * s12, 2 * l2 * s2])
+        return f, slope / np.sqrt(unit[[0, 1, 1]])
+
+    a, b, c = start[order]
+    l1 = np.sqrt(a)
+    l12 = c / l1 if l1 > 0 else 0.0
+    l2 = np.sqrt(max(b - l12**2, 1e-6 * max(b, 1e-6 / unit[1])))
+    x = np.array([l1, l12, l2]) * np.sqrt(unit[[0, 1, 1]])
+    result = minimize(value, x, jac=True, method="L-BFGS-B", options=OPTIONS)
+    slope = np.abs(value(result.x)[1]) * (1.0 + np.abs(result.x))
+    flat = bool(result.fun < OUTSIDE and slope.max() < FLAT * dense.m)
+    return Best(float(result.fun), gamma_of(result.x), flat)
+
+
+# Positive points per variance and the correlations of the grid for two effects that correlate.
+PAIR_POINTS = 14
+CORRELATIONS = np.array([-0.95, -0.5, 0.0, 0.5, 0.95])
 # What the descent is given where f is infinite.
 OUTSIDE = 1e10
 OPTIONS = {"maxiter": 500, "ftol": 1e-14, "gtol": 1e-10}
