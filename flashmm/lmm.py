@@ -508,6 +508,11 @@ def _degenerate(stats: SummaryStatistics, block: slice, genes: Any) -> np.ndarra
     status[genes.e <= NOTHING_LEFT * yty] = Status.NO_WITHIN_VARIANCE
     status[rss <= NOTHING_LEFT * yty] = Status.PERFECT_FIT
     status[yty == 0] = Status.ALL_ZERO
+    if stats.origin is not None:
+        c = stats.origin[block]
+        # what is left of a constant are the digits that y itself has not
+        exact = rss <= stats.n_cells * (4 * np.finfo(float).eps * c) ** 2
+        status[(c != 0) & exact] = Status.PERFECT_FIT
     # θ³ is needed, and its inverse; squares of values below 1e-162 are zero, values are not
     left = status == Status.OK
     mean_square = np.where(left, rss, yty) / stats.n_cells
@@ -577,6 +582,7 @@ def _note_offsets(fit: LMMFit) -> tuple[str, ...]:
         note(
             f"Of {n_far} genes less than {1 / FAR:.0e} of the sum of squares varies beside the "
             "fixed effects, so that their variances have lost half of their digits or more. "
-            "Subtract a constant near their mean from the values before they are summed."
+            "Subtract what is known of them, such as means of levels that lie far apart, from the "
+            "values before they are summed."
         ),
     )

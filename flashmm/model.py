@@ -50,11 +50,14 @@ class Model:
         Factored design.
     engine : Engine
         The algorithm.
+    constant : (p,) array or None
+        R⁻ᵀX'1, a constant in the basis of X, for genes whose products are of y - origin.
     """
 
     kept: np.ndarray
     projection: Projection
     engine: Engine[Any]
+    constant: np.ndarray | None = None
 
     def gene_blocks(self, n_genes: int, options: FitOptions) -> Iterator[tuple[int, int]]:
         """First and one-past-last gene of each block."""
@@ -81,7 +84,11 @@ class Model:
         if not finite.all():
             YtX, YtZ = (np.where(finite[:, None], products, 0.0) for products in (YtX, YtZ))
             yty = np.where(finite, yty, 0.0)
-        return self.engine.responses(YtX, YtZ, yty)
+        genes = self.engine.responses(YtX, YtZ, yty)
+        if stats.origin is None or self.constant is None:
+            return genes
+        # X makes a constant, so that y and y - c differ in the span of X alone
+        return genes._replace(xy=genes.xy + np.outer(stats.origin[start:stop], self.constant))
 
 
 def prepare(stats: SummaryStatistics, options: FitOptions) -> Model:
@@ -126,7 +133,20 @@ def factor(stats: SummaryStatistics, options: FitOptions) -> Model:
         stats.component_sizes,
         stats.n_cells,
     )
-    return Model(kept, projection, _build_engine(projection, options))
+    return Model(kept, projection, _build_engine(projection, options), _constant(stats, projection))
+
+
+def _constant(stats: SummaryStatistics, projection: Projection) -> np.ndarray | None:
+    """A constant in the basis of X, R a with Xa = 1, where products are not of y itself."""
+    if stats.origin is None:
+        return None
+    a = stats.constant()
+    if a is None:
+        raise DesignError(
+            "The products are of values from which a constant was taken, and this design has no "
+            "intercept: add it, or make statistics of the values from zero (from_zero)."
+        )
+    return np.asarray(projection.R @ a[independent_columns(stats.XtX)])
 
 
 def _build_engine(projection: Projection, options: FitOptions) -> Engine[Any]:

@@ -56,8 +56,9 @@ def information(y, X, Z_blocks, theta, reml: bool):
     k = len(dV)
     Py = P @ y
     score = np.array([0.5 * (Py @ D @ Py - np.trace(trace @ D)) for D in dV])
-    TT = np.array([[np.trace(trace @ dV[i] @ trace @ dV[j]) for j in range(k)] for i in range(k)])
-    QQ = np.array([[Py @ dV[i] @ P @ dV[j] @ Py for j in range(k)] for i in range(k)])
+    products, effects = [trace @ D for D in dV], [D @ Py for D in dV]
+    TT = np.array([[(products[i] * products[j].T).sum() for j in range(k)] for i in range(k)])
+    QQ = np.array([[effects[i] @ P @ effects[j] for j in range(k)] for i in range(k)])
     return score, TT / 2, QQ - TT / 2
 
 

@@ -49,18 +49,9 @@ FILE_PREFIXES = ("pandas.read_", "anndata.read", "anndata.io.read", "anndata.io.
 FILE_METHODS = {
     *("hardlink_to", "iterdir", "mkdir", "open", "read_bytes", "read_text", "rglob", "rmdir"),
     *("print_png", "print_svg", "savefig", "symlink_to", "to_csv", "to_excel", "to_feather"),
-    *(
-        "to_hdf",
-        "to_orc",
-        "to_parquet",
-        "to_pickle",
-        "to_sql",
-        "to_stata",
-        "tofile",
-        "touch",
-        "unlink",
-    ),
-    *("write_bytes", "write_csvs", "write_h5ad", "write_loom", "write_text", "write_zarr"),
+    *("to_hdf", "to_orc", "to_parquet", "to_pickle", "to_sql", "to_stata", "tofile", "touch"),
+    *("unlink", "write_bytes", "write_csvs", "write_h5ad", "write_loom", "write_text"),
+    *("write_zarr",),
 }
 
 

@@ -132,6 +132,8 @@ def pooled_tests(
     coef = stats.YtX @ inverse
     residual = (stats.yty - (coef * stats.YtX).sum(1)) / df
     residual[residual <= NOTHING * stats.yty / df] = np.nan
+    if stats.origin is not None and (constant := stats.constant()) is not None:
+        coef += np.outer(stats.origin, constant)
     parts = []
     for contrast in resolved:
         if len(contrast.matrix) > 1:
@@ -186,7 +188,7 @@ def _bulk(groups: GroupStatistics, values: str, cell_type: str) -> np.ndarray:
     if values not in VALUES:
         raise InputError(f"values: one of {listed(VALUES)} expected, found {values!r}.")
     if values == "mean":
-        return groups.sum / groups.obs[N_CELLS].to_numpy(dtype=float)[:, None]
+        return groups.totals() / groups.obs[N_CELLS].to_numpy(dtype=float)[:, None]
     if groups.counts is None:
         raise InputError(f"values: {values!r} needs counts, and these groups hold none.")
     total = groups.counts.sum(1, keepdims=True)

@@ -76,6 +76,10 @@ class GroupStatistics(Shown):
     expressing : numpy.ndarray or None
         (groups, genes) Numbers of cells with a count above zero; None where the input does not hold
         counts, and for files of groups that were written without them.
+    origin : numpy.ndarray or None
+        (genes,) What was subtracted from y before `sum`, `sumsq` and `covariate_sums` were taken:
+        the mean of genes that vary little beside it, zero of the others. None where it is zero for
+        all genes, as it is for counts.
     """
 
     obs: pd.DataFrame
@@ -90,6 +94,7 @@ class GroupStatistics(Shown):
     provenance: dict[str, Any]
     notes: tuple[str, ...] = ()
     expressing: np.ndarray | None = None
+    origin: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         """Check that columns and shapes agree with each other."""
@@ -107,6 +112,8 @@ class GroupStatistics(Shown):
                     f"'{name}' has the shape {values.shape}; "
                     f"{self.n_groups} groups x {self.n_genes} genes are needed."
                 )
+        if self.origin is not None and self.origin.shape != (self.n_genes,):
+            raise InputError(f"'origin' has the shape {self.origin.shape}, not ({self.n_genes},).")
 
     @property
     def n_groups(self) -> int:
@@ -135,8 +142,24 @@ class GroupStatistics(Shown):
         return self.obs[moment_name(*factors)].to_numpy(dtype=np.float64)
 
     def cross_sum(self, k: int) -> np.ndarray:
-        """Sum of x_k y over the cells of each group: (groups, genes); x_0 = 1."""
+        """Sum of x_k (y - origin) over the cells of each group: (groups, genes); x_0 = 1."""
         return self.sum if k == 0 else self.covariate_sums[self.covariates[k - 1]]
+
+    def totals(self, genes: Any = slice(None)) -> np.ndarray:
+        """Sum of y over the cells of each group, of some genes: (groups, genes)."""
+        if self.origin is None:
+            return self.sum[:, genes]
+        return np.asarray(
+            self.sum[:, genes] + np.multiply.outer(self.moment(0, 0), self.origin[genes])
+        )
+
+    def from_zero(self) -> GroupStatistics:
+        """The same statistics with sums of y itself, whose squares may have lost digits."""
+        if self.origin is None:
+            return self
+        return self._with(
+            self.obs, self.genes, with_origin(self, self.gene_sums(), None), origin=None
+        )
 
     def subset(self, groups: Any) -> GroupStatistics:
         """Statistics of some of the groups; levels that no group has any more are dropped.
@@ -220,8 +243,15 @@ class GroupStatistics(Shown):
             covariate_sums={x: sums[moment_name(x)] for x in self.covariates},
             counts=sums.get("counts"),
             expressing=sums.get("expressing"),
-            **changes,
+            **({"origin": self._origin_of(genes)} | changes),
         )
+
+    def _origin_of(self, genes: pd.Index) -> np.ndarray | None:
+        """Origins of some of the genes; None where all are zero."""
+        if self.origin is None or genes.equals(self.genes):
+            return self.origin
+        origin = self.origin[self.genes.get_indexer(genes)]
+        return origin if origin.any() else None
 
 
 def regrouped(groups: GroupStatistics, by: Sequence[str]) -> GroupStatistics:
@@ -319,10 +349,12 @@ def merge_headers(
     for name in moment_names(first.covariates):
         moments = np.concatenate([part.obs[name].to_numpy() for part in parts])
         obs[name] = sum_by_group(codes, moments, len(obs))
+    origin = _shared_origin(parts, kept)
     return first._with(
         obs,
         kept,
-        _added(parts, sums_of, rows, kept, len(obs)),
+        _added(parts, sums_of, rows, kept, len(obs), origin),
+        origin=origin,
         provenance=first.provenance | {"inputs": _inputs(parts)},
         notes=distinct([*(text for part in parts for text in part.notes), *notes]),
     )
@@ -450,6 +482,7 @@ def _added(
     rows: Sequence[np.ndarray],
     genes: pd.Index,
     n_groups: int,
+    origin: np.ndarray | None,
 ) -> dict[str, np.ndarray]:
     """Add up the parts; `rows` says where the groups of each part go in the result."""
     names = [name for name in parts[0].gene_sums() if all(name in p.gene_sums() for p in parts)]
@@ -457,11 +490,69 @@ def _added(
     for number, part in enumerate(parts):
         same = part.genes.equals(genes)
         columns = slice(None) if same else part.genes.get_indexer(genes)
-        values = sums_of(number)
+        values = with_origin(part, sums_of(number), _in_order_of(part, genes, origin))
         for total, name in zip(sums, names, strict=True):
             for row, value in zip(rows[number], values[name], strict=True):
                 total[row] += value[columns]
     return dict(zip(names, sums, strict=True))
+
+
+def with_origin(
+    groups: GroupStatistics, sums: Mapping[str, np.ndarray], origin: np.ndarray | None
+) -> dict[str, np.ndarray]:
+    """Sums as if another constant had been subtracted from the values of each gene.
+
+    Parameters
+    ----------
+    groups : GroupStatistics
+        The groups; of their gene sums only the names are used.
+    sums : mapping of str to numpy.ndarray
+        Their gene sums, as `GroupStatistics.gene_sums`, from the `origin` of the groups.
+    origin : (genes,) array or None
+        The new origin, None for zero. The nearer it is to the old one, the more digits stay.
+
+    Returns
+    -------
+    dict of str to numpy.ndarray
+        The gene sums; those of genes whose origin is the same are the same.
+    """
+    zero = np.zeros(groups.n_genes)
+    old, new = (zero if o is None else o for o in (groups.origin, origin))
+    changed = np.flatnonzero(old != new)
+    if not len(changed):
+        return dict(sums)
+    # y - b = (y - a) + d with d = a - b:  Σ x (y - b) = Σ x (y - a) + d Σ x
+    d, n = (old - new)[changed], groups.moment(0, 0)[:, None]
+    moved = dict(sums)
+    names = {"sum": 0} | {moment_name(x): k for k, x in enumerate(groups.covariates, start=1)}
+    for name, k in names.items():
+        moved[name] = np.array(sums[name])
+        moved[name][:, changed] += groups.moment(0, k)[:, None] * d
+    moved["sumsq"] = np.array(sums["sumsq"])
+    squares = moved["sumsq"][:, changed] + d * (2 * sums["sum"][:, changed] + d * n)
+    moved["sumsq"][:, changed] = np.maximum(squares, 0.0)
+    return moved
+
+
+def _shared_origin(parts: Sequence[GroupStatistics], genes: pd.Index) -> np.ndarray | None:
+    """Origin of each gene: that of the first part in which it is not zero; None for all zero."""
+    origin = np.zeros(len(genes))
+    for part in parts:
+        if part.origin is not None:
+            own = part.origin[part.genes.get_indexer(genes)]
+            origin = np.where(origin == 0, own, origin)
+    return origin if origin.any() else None
+
+
+def _in_order_of(
+    part: GroupStatistics, genes: pd.Index, origin: np.ndarray | None
+) -> np.ndarray | None:
+    """The origins of `genes` in the order of a part; its own for genes that are not among them."""
+    if origin is None:
+        return part.origin
+    place = genes.get_indexer(part.genes)
+    own = np.zeros(part.n_genes) if part.origin is None else part.origin
+    return np.where(place < 0, own, origin[place])
 
 
 def _inputs(parts: Sequence[GroupStatistics]) -> list[Any]:

@@ -1,4 +1,8 @@
-"""From counts to statistics of groups: the only pass over the cells."""
+"""From counts to statistics of groups, in one pass over the cells.
+
+Values that are no counts may vary little beside their mean, so that sums of squares would lose what
+varies; such genes take a second pass, which sums the differences from their mean (`origin`).
+"""
 
 from __future__ import annotations
 
@@ -35,6 +39,7 @@ from flashmm.cells.groups import (
     unsorted_columns,
 )
 from flashmm.cells.matrices import CompressedMatrix
+from flashmm.cells.origins import group_of_cells, sum_from_means
 from flashmm.cells.running_sums import RunningSums
 from flashmm.cells.sheet import Sheet, check_one_sheet, sheet_record, sheets_of
 from flashmm.cells.transforms import TRANSFORMS, Transform, check_libsize, find_transform
@@ -287,19 +292,23 @@ def summarise(
     notes = note_references(keys, obs, unsorted_columns(keys)) + _note_libsizes(inputs)
     _check_group_number(obs, len(codes))
 
-    numbered = bool(np.bincount(codes).max() <= MOST_CELLS)
-    sums = RunningSums.empty(len(obs), len(inputs[0].genes), 3 + len(request.covariates), numbered)
+    numbered, genes = bool(np.bincount(codes).max() <= MOST_CELLS), inputs[0].genes
+    sums = RunningSums.empty(len(obs), len(genes), 3 + len(request.covariates), numbered)
     parts = np.split(codes, np.cumsum([len(key) for key in keys])[:-1])
     records = [
-        _stream(cells, part, inputs[0].genes, sums, request)
+        _stream(cells, part, genes, sums, request)
         for cells, part in zip(inputs, parts, strict=True)
     ]
     expressing = sums.expressing()
     total, squares, counts, *crossed = by_kind(sums.values).swapaxes(0, 1)
+    origin = None
+    if not find_transform(transform).needs_counts:
+        again = partial(_blocks_again, request=request)
+        origin = sum_from_means(inputs, parts, genes, (total, squares, *crossed), again)
     x = np.concatenate([cells.x[:, cells.kept] for cells in inputs], axis=1)
     groups = GroupStatistics(
         obs=obs.assign(**_moments(codes, x, request.covariates, len(obs))),
-        genes=inputs[0].genes,
+        genes=genes,
         sum=total,
         sumsq=squares,
         covariate_sums=dict(zip(request.covariates, crossed, strict=True)),
@@ -310,6 +319,7 @@ def summarise(
         provenance=_provenance(request, records),
         notes=tuple(text for cells in inputs for text in cells.notes) + tuple(notes),
         expressing=expressing,
+        origin=origin,
     )
     return groups if minimum_cells is None else without_small_groups(groups, minimum_cells)
 
@@ -410,8 +420,7 @@ def _stream(
     cells: _Input, codes: np.ndarray, genes: pd.Index, sums: RunningSums, request: _Request
 ) -> dict[str, Any]:
     """Add all values of one input to the sums; return what is recorded of it."""
-    group = np.full(len(cells.kept), -1)
-    group[cells.kept] = codes
+    group = group_of_cells(cells, codes)
     gene = genes.get_indexer(cells.genes)
     n_nonzero, total, fractional = 0, 0.0, False
     with (
@@ -435,6 +444,14 @@ def _stream(
     content = f"{len(cells.kept)} {len(genes)} {n_nonzero} {total!r}"
     digest = hashlib.sha256(content.encode()).hexdigest()
     return _record(cells, {"sha256": digest}, request)
+
+
+def _blocks_again(cells: _Input, request: _Request) -> Iterator[Block]:
+    """Yield the values of one input a second time."""
+    with cells.open(request) as source:
+        yield from source.blocks(request.chunk_nnz or CHUNK_NNZ)
+    if not isinstance(cells.data, ad.AnnData):
+        require_state(cells.data, cells.state)
 
 
 @contextmanager

@@ -119,17 +119,20 @@ def subtract_means(stats: SummaryStatistics, means: np.ndarray) -> SummaryStatis
     """
     groups, design = stats.require_source()
     K = range(len(means))
+    if stats.origin is not None:
+        means = np.array(means)
+        means[0] -= stats.origin  # the sums are of y - origin
     old = [groups.cross_sum(k) for k in K]
     # Σ x_k (y - μ) = S_k - Σ_l m_kl μ_l  and  Σ (y - μ)² = Σ y² - Σ_k μ_k (S_k + Σ x_k (y - μ))
     new = [old[k] - sum(groups.moment(k, j)[:, None] * means[j] for j in K) for k in K]
     sumsq = groups.sumsq - sum(means[k] * (old[k] + new[k]) for k in K)
     sums = groups.gene_sums() | {"sum": new[0], "sumsq": np.maximum(sumsq, 0.0)}
     sums |= {f"sum:{name}": new[k] for k, name in enumerate(groups.covariates, start=1)}
-    groups = groups.with_sums(stats.genes, sums)
+    groups = replace(groups.with_sums(stats.genes, sums), origin=None)
     yty = groups.sumsq.sum(axis=0, dtype=np.float64)
     YtX = cross(groups, design.fixed)
     source = GroupSource(groups, design, stats.model)
-    return replace(stats, source=source, YtX=YtX, yty=yty, products_YtZ=None)
+    return replace(stats, source=source, YtX=YtX, yty=yty, products_YtZ=None, origin=None)
 
 
 def leave_groups(stats: SummaryStatistics, left: np.ndarray) -> SummaryStatistics:
@@ -183,6 +186,7 @@ def take_genes(stats: SummaryStatistics, index: np.ndarray) -> SummaryStatistics
         YtX=stats.YtX[index],
         yty=stats.yty[index],
         genes=stats.genes[index],
+        origin=None if stats.origin is None else stats.origin[index],
         products_YtZ=None if stored is None else stored[index],
         source=source,
     )

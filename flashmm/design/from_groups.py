@@ -14,7 +14,14 @@ from flashmm.cells.size_factors import RECORD
 from flashmm.design.columns import GroupDesign, group_design
 from flashmm.design.products import cross, gram, layers, weighted
 from flashmm.design.statistics import GroupSource, ModelFormula, SummaryStatistics
+from flashmm.kernels.rotation import constant_of
 from flashmm.options import note
+
+# Without an intercept a constant that is taken from y is no model of y any more.
+NO_CONSTANT = (
+    "{} genes vary less than a hundredth of their mean, and the fixed effects have no intercept, "
+    "so that digits of what varies are lost: add an intercept, or subtract a constant."
+)
 
 
 def summary_statistics(
@@ -61,15 +68,17 @@ def summary_statistics(
     X, Z = list(design.fixed), layers(design.random)
     sizes = tuple(len(c.levels) for c in design.random)
     ones = np.ones((groups.n_groups, 1))
-    XtX = weighted(groups, X, X)
+    XtX, X_sum = weighted(groups, X, X), weighted(groups, [ones], X)[0]
+    XtX = (XtX + XtX.T) / 2
+    groups, notes = without_origin(groups, constant_of(XtX, X_sum, groups.n_cells))
     return SummaryStatistics(
-        XtX=(XtX + XtX.T) / 2,
+        XtX=XtX,
         YtX=cross(groups, design.fixed),
         ZtX=weighted(groups, Z, X),
         ZtZ=gram(weighted(groups, Z, Z)),
         yty=groups.sumsq.sum(axis=0, dtype=np.float64),
         n_cells=groups.n_cells,
-        X_sum=weighted(groups, [ones], X)[0],
+        X_sum=X_sum,
         Z_sum=weighted(groups, Z, [ones])[:, 0],
         component_sizes=sizes,
         genes=groups.genes,
@@ -78,9 +87,19 @@ def summary_statistics(
         Z_levels=pd.Index([v for c in design.random for v in c.levels], dtype=object),
         coefficient_columns=design.coefficient_columns,
         source=GroupSource(groups, design, ModelFormula(fixed, _terms(random), _pairs(reference))),
-        notes=(*design.notes, *_notes_of_size_factors(groups, design)),
+        notes=(*design.notes, *_notes_of_size_factors(groups, design), *notes),
         coefficient_terms=design.coefficient_terms,
+        origin=groups.origin,
     )
+
+
+def without_origin(
+    groups: GroupStatistics, constant: np.ndarray | None
+) -> tuple[GroupStatistics, list[str]]:
+    """Groups as they are where X can make a constant, else from zero; and what has to be said."""
+    if groups.origin is None or constant is not None:
+        return groups, []
+    return groups.from_zero(), [note(NO_CONSTANT.format(np.count_nonzero(groups.origin)))]
 
 
 def _notes_of_size_factors(groups: GroupStatistics, design: GroupDesign) -> list[str]:

@@ -10,11 +10,14 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from flashmm.cells.origins import far_from_zero, varies
+from flashmm.design.from_groups import NO_CONSTANT
 from flashmm.design.products import Matrix, gram, is_sparse
 from flashmm.design.statistics import SummaryStatistics
 from flashmm.kernels.random_covariance import find_pairs
+from flashmm.kernels.rotation import constant_of
 from flashmm.names import listed
-from flashmm.options import InputError
+from flashmm.options import InputError, note
 
 # Bytes of Y that are turned into float64 at a time.
 _BLOCK_BYTES = 64 * 2**20
@@ -67,15 +70,29 @@ def summary_statistics_from_matrices(
     sizes = _sizes(component_sizes, levels.shape[1])
     for name, matrix in (("X", fixed), ("Z", levels)):
         _check_rows(name, matrix, values.shape)
-    YtX, YtZ, yty = values.products(fixed, levels, _block_size(block, values))
+    size = _block_size(block, values)
+    YtX, YtZ, yty, Y_sum = values.products(fixed, levels, size)
+    XtX, X_sum = _dense(fixed.T @ fixed), np.asarray(fixed.sum(axis=0)).reshape(-1)
+    far, mean = far_from_zero(Y_sum[None], yty[None], n)
+    origin, notes = None, []
+    if len(far) and constant_of(XtX, X_sum, n) is None:
+        notes = [note(NO_CONSTANT.format(len(far)))]
+    elif len(far):
+        products = values.differences(fixed, levels, far, mean, size)
+        chosen = varies(products[2], n, mean)
+        for whole, part in zip((YtX, YtZ, yty), products, strict=True):
+            whole[far[chosen]] = part[chosen]
+        origin = np.zeros(n_genes)
+        origin[far[chosen]] = mean[chosen]
+        origin = origin if chosen.any() else None
     return SummaryStatistics(
-        XtX=_dense(fixed.T @ fixed),
+        XtX=XtX,
         YtX=YtX,
         ZtX=_dense(levels.T @ fixed),
         ZtZ=gram(levels.T @ levels),
         yty=yty,
         n_cells=n,
-        X_sum=np.asarray(fixed.sum(axis=0)).reshape(-1),
+        X_sum=X_sum,
         Z_sum=np.asarray(levels.sum(axis=0)).reshape(-1),
         component_sizes=sizes,
         genes=pd.Index(_names(values.names, genes, n_genes, "gene", "genes"), dtype=object),
@@ -84,6 +101,8 @@ def summary_statistics_from_matrices(
         Z_levels=pd.Index(z_names, dtype=object),
         coefficient_columns=(frozenset(),) * len(x_names),
         products_YtZ=YtZ,
+        notes=tuple(notes),
+        origin=origin,
     )
 
 
@@ -124,18 +143,34 @@ class _Values:
 
     def products(
         self, X: Matrix, Z: Matrix, size: int
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Y'X (genes, coefficients), Y'Z (genes, levels) and y'y (genes,)."""
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Y'X (genes, coefficients), Y'Z (genes, levels), y'y (genes,) and Y'1 (genes,)."""
         n_genes = self.shape[1]
         YtX, YtZ = (np.zeros((n_genes, M.shape[1])) for M in (X, Z))
-        yty = np.zeros(n_genes)
+        yty, total = np.zeros(n_genes), np.zeros(n_genes)
         with np.errstate(invalid="ignore", over="ignore"):
             for cells, genes, values in self.blocks(size):
                 YtX[genes] += _dense(values.T @ X[cells])
                 YtZ[genes] += _dense(values.T @ Z[cells])
                 yty[genes] += np.asarray((values * values).sum(axis=0)).reshape(-1)
+                total[genes] += np.asarray(values.sum(axis=0)).reshape(-1)
         if not np.isfinite(yty).all():
             raise InputError(self._complaint(size))
+        return YtX, YtZ, yty, total
+
+    def differences(
+        self, X: Matrix, Z: Matrix, chosen: np.ndarray, mean: np.ndarray, size: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The products of some genes, of their differences from a constant of each."""
+        YtX, YtZ = (np.zeros((len(chosen), M.shape[1])) for M in (X, Z))
+        yty = np.zeros(len(chosen))
+        for cells, genes, values in self.blocks(size):
+            first, last, _ = genes.indices(self.shape[1])
+            own = slice(*np.searchsorted(chosen, [first, last]))
+            d = _dense(values[:, chosen[own] - first]) - mean[own]
+            YtX[own] += _dense(d.T @ X[cells])
+            YtZ[own] += _dense(d.T @ Z[cells])
+            yty[own] += (d * d).sum(axis=0)
         return YtX, YtZ, yty
 
     def _complaint(self, size: int) -> str:

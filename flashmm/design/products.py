@@ -56,7 +56,8 @@ def weighted(groups: GroupStatistics, left: Sequence[Any], right: Sequence[Any])
         for j, B in enumerate(right):
             if A is None or B is None or not (is_sparse(B) or B.any()):
                 continue
-            product = A.T @ (sp.diags_array(groups.moment(k, j)) @ B)
+            m = groups.moment(k, j)
+            product = A.T @ (sp.diags_array(m) @ B if is_sparse(B) else m[:, None] * B)
             total = product if total is None else total + product
     return total
 

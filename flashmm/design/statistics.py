@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,7 @@ import scipy.sparse as sp
 from flashmm.cells.groups import GroupStatistics
 from flashmm.design.columns import GroupDesign
 from flashmm.design.products import layers
+from flashmm.kernels.rotation import constant_of
 from flashmm.options import InputError
 from flashmm.shown import Shown
 
@@ -93,6 +94,10 @@ class SummaryStatistics(Shown):
         What was decided for the user.
     coefficient_terms : tuple of str
         The term of the formula that made each coefficient; empty for matrices.
+    origin : numpy.ndarray or None
+        (genes,) What was subtracted from the values of each gene before the products were taken,
+        where X can make a constant: the mean of genes that vary little beside it, zero of the
+        others. Fits add it again. None where it is zero for all genes.
     """
 
     XtX: np.ndarray
@@ -113,6 +118,7 @@ class SummaryStatistics(Shown):
     source: GroupSource | None = None
     notes: tuple[str, ...] = ()
     coefficient_terms: tuple[str, ...] = ()
+    origin: np.ndarray | None = None
 
     @property
     def n_genes(self) -> int:
@@ -142,6 +148,31 @@ class SummaryStatistics(Shown):
             if weights is not None:
                 block += weights.T @ groups.cross_sum(k)[:, start:stop]
         return block.T
+
+    def from_origin(self, values: np.ndarray) -> np.ndarray:
+        """Values of the genes, (genes,), counted from zero instead of the `origin`."""
+        return values if self.origin is None else values + self.origin
+
+    def constant(self) -> np.ndarray | None:
+        """Coefficients a of a constant, Xa = 1, (coefficients,); None where X cannot make one."""
+        if self.X_sum is None:
+            return None
+        return constant_of(self.XtX, self.X_sum, self.n_cells)
+
+    def from_zero(self) -> SummaryStatistics:
+        """The same statistics of the values themselves, whose squares may have lost digits."""
+        a = self.constant()
+        if self.origin is None or a is None or self.X_sum is None or self.Z_sum is None:
+            return self
+        # Σ (y - c) = (Y'X) a, as Xa = 1
+        sums, c = self.YtX @ a, self.origin
+        return replace(
+            self,
+            YtX=self.YtX + np.outer(c, self.X_sum),
+            products_YtZ=self.YtZ + np.outer(c, self.Z_sum),
+            yty=self.yty + c * (2 * sums + self.n_cells * c),
+            origin=None,
+        )
 
     @property
     def groups(self) -> GroupStatistics | None:

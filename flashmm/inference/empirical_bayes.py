@@ -284,7 +284,7 @@ def mean_expression(fit: ModelFit) -> np.ndarray:
     if stats is None:
         return np.zeros(len(fit.genes))
     if stats.groups is not None:
-        return np.asarray(stats.groups.sum.sum(axis=0, dtype=np.float64) / stats.n_cells)
+        return np.asarray(stats.groups.totals().sum(axis=0, dtype=np.float64) / stats.n_cells)
     return _mean_by_intercept(stats)
 
 
@@ -293,7 +293,7 @@ def _mean_by_intercept(stats: SummaryStatistics) -> np.ndarray:
     if stats.X_sum is None:
         return np.zeros(stats.n_genes)
     ones = np.linalg.lstsq(stats.XtX, stats.X_sum, rcond=None)[0]
-    return np.asarray(stats.YtX @ ones / stats.n_cells)
+    return stats.from_origin(stats.YtX @ ones / stats.n_cells)
 
 
 def _grid(fit: ModelFit, usable: np.ndarray) -> np.ndarray:

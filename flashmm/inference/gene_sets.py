@@ -171,4 +171,4 @@ def _residuals(table: TestTable, k: int) -> np.ndarray:
         raise InputError(
             f"correlation='estimated' needs more groups than fixed effects; there are {rank} each."
         )
-    return left[:, rank:].T @ (groups.sum / n_cells[:, None])
+    return left[:, rank:].T @ (groups.totals() / n_cells[:, None])

@@ -446,5 +446,5 @@ def _effect(fit: LMMFit, genes: np.ndarray, log2_fc: float) -> np.ndarray:
         )
     unit = UNITS[groups.transform]
     mean = groups.counts[:, genes].sum(0) / groups.n_cells
-    logs = groups.sum[:, genes].sum(0) * unit / groups.n_cells
+    logs = groups.totals(genes).sum(0) * unit / groups.n_cells
     return shift_of_fold_change(mean, logs, log2_fc) / unit

@@ -25,7 +25,7 @@ from flashmm.storage.hdf5 import hdf5_file, require_bounded
 from flashmm.storage.workspace import zeros
 
 # What uns["flashmm"] holds beside the recipe.
-_DIGEST, _CHECKSUMS = "digest", "checksums"
+_DIGEST, _CHECKSUMS, _ORIGIN = "digest", "checksums", "origin"
 
 
 def write_groups(
@@ -54,9 +54,10 @@ def write_groups(
     `X` holds the sums of the raw counts (a pseudobulk; absent where the input was not counts), the
     layers hold `sum`, `sumsq` and `sum:<x>` of the transformed values and `expressing`, the numbers
     of cells with a count above zero, `obs` the `by` columns and the gene-free sums, and
-    `uns["flashmm"]` how they were made. ``/`` in a name of a column or layer is stored as ``_``;
-    `uns["flashmm"]` has the full names, a checksum of every gene's sums (`checksums`), and a
-    `digest` of all that is used; whoever reads the file compares them with what it holds.
+    `uns["flashmm"]` how they were made, with the `origin` of genes whose sums are of y - origin.
+    ``/`` in a name of a column or layer is stored as ``_``; `uns["flashmm"]` has the full names, a
+    checksum of every gene's sums (`checksums`), and a `digest` of all that is used; whoever reads
+    the file compares them with what it holds.
     """
     if minimum_cells is not None:
         groups = without_small_groups(groups, minimum_cells)
@@ -94,6 +95,8 @@ def _digest(recipe: Mapping[str, Any], header: GroupStatistics, checksums: np.nd
     digest.column("genes", header.genes)
     digest.texts("sums", header.gene_sums())
     digest.array("checksums", checksums)
+    if header.origin is not None:
+        digest.array("origin", header.origin)
     return digest.hexdigest()
 
 
@@ -219,7 +222,7 @@ def _recipe(groups: GroupStatistics) -> dict[str, Any]:
         "transform": groups.transform,
         "provenance": json.dumps(groups.provenance),
         "notes": np.array(groups.notes, dtype=object),
-    }
+    } | ({} if groups.origin is None else {_ORIGIN: groups.origin})
 
 
 def _stored_names(by: Sequence[str], covariates: Sequence[str]) -> dict[str, str]:
@@ -304,6 +307,7 @@ def _header_of(file: h5py.File, path: PathLike) -> tuple[GroupStatistics, dict[s
         provenance=json.loads(recipe["provenance"]),
         notes=texts(recipe.get("notes", ())),
         expressing=nothing if "expressing" in file["layers"] else None,
+        origin=recipe.get(_ORIGIN),
     )
     return header, recipe
 

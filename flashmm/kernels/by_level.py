@@ -113,7 +113,7 @@ class LevelEngine:
 
     def genes_per_block(self) -> int:
         """Genes whose vectors fit in a bounded amount of memory; matrices are made by parts."""
-        vectors = 2 * self.levels + len(self.blocks.w) ** 2 + len(self._grid.points)
+        vectors = 2 * self.levels + len(self.blocks.w) ** 2 + self._grid.wanted.size
         return max(64, BLOCK_ELEMENTS // vectors)
 
     def _part(self) -> int:

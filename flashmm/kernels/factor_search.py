@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
 
-from flashmm.kernels.engine import Optimum
+from flashmm.kernels.engine import Optimum, replaced, take
 from flashmm.kernels.random_covariance import SINGULAR, RandomCovariance
 from flashmm.kernels.search import Derivatives, given_start, minimise
 from flashmm.kernels.starts import Starts, search_all
@@ -62,18 +63,15 @@ def best_in_factors(
     Optimum
         Where the search for each gene ended.
     """
-    random, unit = engine.random, 1.0 / engine.largest
+    unit = 1.0 / engine.largest
 
-    def objective(x: Array, genes: Any) -> Array:
-        return engine.objective(random.from_factors(x), genes)
-
-    def derivatives(x: Array, genes: Any) -> Derivatives:
-        return random.in_factors(engine.derivatives(random.from_factors(x), genes), x)
-
-    def run(genes: Any, gamma: Array) -> Optimum:
+    def run(genes: Any, gamma: Array, second_first: bool = False) -> Optimum:
+        random = replace(engine.random, second_first=second_first)
         found = minimise(
-            objective,
-            derivatives,
+            lambda x, genes: engine.objective(random.from_factors(x), genes),
+            lambda x, genes: random.in_factors(
+                engine.derivatives(random.from_factors(x), genes), x
+            ),
             genes,
             random.factors(gamma, START_VARIANCE * unit),
             nonnegative=random.bounded,
@@ -83,6 +81,19 @@ def best_in_factors(
         )
         return found._replace(gamma=random.settled(found.gamma, SINGULAR * unit))
 
+    def both_ways(genes: Any, gamma: Array) -> Optimum:
+        found = run(genes, gamma)
+        left = np.flatnonzero(~converged(found))
+        if not len(left):
+            return found
+        other = run(take(genes, left), found.gamma[left], second_first=True)
+        other = other._replace(n_iter=other.n_iter + found.n_iter[left])
+        kept = converged(other) | (other.objective < found.objective[left])
+        return replaced(found, left[kept], take(other, kept))
+
+    def converged(found: Optimum) -> Array:
+        return found.decrement < tol
+
     if start is not None:
-        return run(genes, given_start(start, genes, engine.objective))
-    return search_all(engine.starts(genes), genes, run, lambda found: found.decrement < tol)
+        return both_ways(genes, given_start(start, genes, engine.objective))
+    return search_all(engine.starts(genes), genes, both_ways, converged)

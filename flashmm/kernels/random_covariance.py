@@ -102,10 +102,13 @@ class RandomCovariance:
         Columns of Z per component; zero for the covariance of the two components before.
     shifts : tuple of float
         c of each pair, by which Z_2 - cZ_1 is orthogonal to Z_1; for the search only.
+    second_first : bool
+        Whether factors begin with the second effect of each pair.
     """
 
     component_sizes: tuple[int, ...]
     shifts: tuple[float, ...] = ()
+    second_first: bool = False
 
     @classmethod
     def of(cls, ZtZ: Array, component_sizes: tuple[int, ...]) -> RandomCovariance:
@@ -120,6 +123,13 @@ class RandomCovariance:
     def pairs(self) -> tuple[Pair, ...]:
         """Components with a covariance."""
         return find_pairs(self.component_sizes)
+
+    @cached_property
+    def factored(self) -> tuple[Pair, ...]:
+        """The pairs in the order of their factors."""
+        if not self.second_first:
+            return self.pairs
+        return tuple(Pair(b, a, c) for a, b, c in self.pairs)
 
     @cached_property
     def blocks(self) -> list[slice]:
@@ -268,23 +278,25 @@ class RandomCovariance:
             What `largest` returns; covariances are not looked at.
         """
         variances = np.flatnonzero(self.component_sizes)
-        axes = start_grid([largest[k] for k in variances]).points.reshape(-1, len(variances))
-        grid = np.zeros((len(axes), len(self.component_sizes)))
-        grid[:, variances] = axes
+        axes = start_grid([largest[k] for k in variances]).points
+        grid = np.zeros((*axes.shape[:-1], len(self.component_sizes)))
+        grid[..., variances] = axes
         for k in {k for pair in self.pairs for k in pair[:2]}:
-            zero = grid[:, k] == 0
+            zero = grid[..., k] == 0
             grid[zero, k] = NEARLY_ZERO * grid[~zero, k].min()
-        ways = list(product(START_CORRELATIONS, repeat=len(self.pairs)))
-        if len(ways) * len(grid) <= LARGEST_GRID:
-            grid = np.concatenate([self._correlated(grid, rho) for rho in ways])
+        ways = (len(START_CORRELATIONS),) * len(self.pairs)
+        if np.prod(ways) * np.prod(grid.shape[:-1]) <= LARGEST_GRID:
+            correlations = product(START_CORRELATIONS, repeat=len(self.pairs))
+            grid = np.stack([self._correlated(grid, rho) for rho in correlations], axis=-2)
+            grid = grid.reshape(*axes.shape[:-1], *ways, -1)
         points = np.asarray(grid @ self.uncentred.T)
-        return Grid(points, np.ones(len(points), dtype=bool))
+        return Grid(points, np.ones(points.shape[:-1], dtype=bool))
 
     def _correlated(self, gamma: Array, correlations: tuple[float, ...]) -> Array:
         """γ with one correlation for each pair."""
         moved = gamma.copy()
         for (a, b, c), rho in zip(self.pairs, correlations, strict=True):
-            moved[:, c] = rho * np.sqrt(gamma[:, a] * gamma[:, b])
+            moved[..., c] = rho * np.sqrt(gamma[..., a] * gamma[..., b])
         return moved
 
     @cached_property
@@ -302,7 +314,7 @@ class RandomCovariance:
         """
         gamma = each(gamma, np.linalg.inv(self.uncentred).T)
         x = gamma.copy()
-        for a, b, c in self.pairs:
+        for a, b, c in self.factored:
             first = np.maximum(gamma[:, a], smallest[a])
             second = np.maximum(gamma[:, b], smallest[b])
             limit = 0.99 * np.sqrt(second)
@@ -318,7 +330,7 @@ class RandomCovariance:
     def _squared(self, x: Array) -> Array:
         """γ° of factors."""
         gamma = x.copy()
-        for a, b, c in self.pairs:
+        for a, b, c in self.factored:
             gamma[:, a], gamma[:, c] = x[:, a] ** 2, x[:, a] * x[:, c]
             gamma[:, b] = x[:, b] ** 2 + x[:, c] ** 2
         return gamma
@@ -326,7 +338,7 @@ class RandomCovariance:
     def settled(self, x: Array, smallest: Array) -> Array:
         """γ of factors at an optimum; what is zero, or a correlation of one, up to rounding is."""
         gamma = self._squared(x)
-        for a, b, c in self.pairs:
+        for a, b, c in self.factored:
             one = x[:, b] ** 2 <= SINGULAR * gamma[:, b]
             for k in (a, b):
                 gamma[gamma[:, k] <= smallest[k], k] = 0.0
@@ -344,7 +356,7 @@ class RandomCovariance:
         T = self.uncentred
         slope, J, curvature = each(d.gradient, T), *np.zeros((2, *d.observed.shape))
         J[:, np.arange(x.shape[1]), np.arange(x.shape[1])] = 1.0
-        for a, b, c in self.pairs:
+        for a, b, c in self.factored:
             J[:, a, a], J[:, b, b], J[:, b, c] = 2 * x[:, a], 2 * x[:, b], 2 * x[:, c]
             J[:, c, a], J[:, c, c] = x[:, c], x[:, a]
             curvature[:, a, a] = 2 * slope[:, a]

@@ -23,6 +23,8 @@ Array = np.ndarray
 # Relative size below which a squared norm is rounding error of a cross-product.
 RANK_TOLERANCE = 1e-10
 EIGEN_TOLERANCE = 1e-11
+# Part of a constant that X may leave, and distance of a coefficient of it from a whole number.
+CONSTANT_TOLERANCE = 1e-9
 
 
 def independent_columns(XtX: Array, tolerance: float = RANK_TOLERANCE) -> Array:
@@ -50,6 +52,36 @@ def independent_columns(XtX: Array, tolerance: float = RANK_TOLERANCE) -> Array:
             kept[j] = True
             rest -= np.outer(rest[:, j], rest[j]) / rest[j, j]
     return kept
+
+
+def constant_of(XtX: Array, X_sum: Array, n_cells: int) -> Array | None:
+    """Coefficients a with Xa = 1; None where no combination of the columns of X is constant.
+
+    Parameters
+    ----------
+    XtX : (p, p) array
+        Cross-product of the design.
+    X_sum : (p,) array
+        X'1.
+    n_cells : int
+        Number of observations.
+
+    Returns
+    -------
+    (p,) array or None
+        Zero for dependent columns. Whole numbers are exact, so that (1, 0, 0, ...), an intercept,
+        leaves other coefficients alone.
+    """
+    kept = independent_columns(XtX)
+    unit = np.sqrt(np.diag(XtX)[kept])
+    scaled = XtX[np.ix_(kept, kept)] / unit / unit[:, None]
+    a = np.zeros(len(XtX))
+    a[kept] = np.linalg.solve(scaled, X_sum[kept] / unit) / unit
+    whole = np.round(a)
+    a = np.where(np.abs(a - whole) < CONSTANT_TOLERANCE, whole, a)
+    # |1 - Xa|²
+    rest = n_cells - 2.0 * a @ X_sum + a @ XtX @ a
+    return a if rest <= CONSTANT_TOLERANCE * n_cells else None
 
 
 @dataclass(frozen=True, eq=False)

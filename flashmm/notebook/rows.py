@@ -97,7 +97,7 @@ def subject_means_of(table: TestTable, gene: str) -> tuple[pd.DataFrame, str]:
             {
                 "subject": subjects.names[subjects.codes].astype(str),
                 "condition": "all" if column is None else groups.obs[column].to_numpy(),
-                "value": groups.sum[:, groups.genes.get_loc(gene)],
+                "value": groups.totals(groups.genes.get_loc(gene)),
                 "cells": groups.obs["n_cells"].to_numpy(),
             }
         )

@@ -167,7 +167,7 @@ def subject_means(
     t, names = _levels(obs[trait])
     cells = np.zeros((len(subjects), len(names)), dtype=np.int64)
     np.add.at(cells, (s, t), obs[N_CELLS].to_numpy(dtype=np.int64))
-    values = _sums(groups.sum, rows, s * len(names) + t, cells.size)
+    values = _sums(groups.totals(), rows, s * len(names) + t, cells.size)
     enough = cells >= max(1, min_cells)
     with np.errstate(divide="ignore", invalid="ignore"):
         values /= np.where(enough, cells, np.nan).reshape(-1, 1)

@@ -139,7 +139,7 @@ def test_group_names_must_differ() -> None:
         group_rows(keys)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     n_cells=st.integers(1, 60),
     labels=st.lists(st.integers(0, 4), min_size=60, max_size=60),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import oracle
 import pytest
@@ -68,11 +70,14 @@ class Fitted:
             yield g, self.Y[:, g], V
 
 
+fit_once = cache(Fitted)  # no test changes a fit
+
+
 @pytest.fixture(
     params=CASES, ids=lambda c: f"{c[0].__name__}-K{c[1]}-{'REML' if c[2] else 'ML'}-{c[3]}"
 )
 def fitted(request):
-    return Fitted(*request.param)
+    return fit_once(*request.param)
 
 
 def test_score_is_zero_inside_and_negative_on_the_boundary(fitted):
@@ -182,7 +187,7 @@ def test_unbounded_fits_solve_the_score_equations(engine, components):
 @pytest.mark.parametrize("engine, components", ENGINES)
 @pytest.mark.parametrize("first", [0.0, 0.01, 5.0])
 def test_start_values_do_not_change_the_optimum(engine, components, first):
-    free = Fitted(engine, components, True, 0)
+    free = fit_once(engine, components, True, 0)
     started = Fitted(engine, components, True, 0, start=np.array([first] * components + [1.0]))
     np.testing.assert_allclose(started.theta, free.theta, rtol=1e-8, atol=1e-11)
 
@@ -190,7 +195,7 @@ def test_start_values_do_not_change_the_optimum(engine, components, first):
 @pytest.mark.parametrize("engine, components", ENGINES)
 @pytest.mark.parametrize("reml", [True, False])
 def test_derivatives_of_the_objective(engine, components, reml):
-    fitted = Fitted(engine, components, reml, 0)
+    fitted = fit_once(engine, components, reml, 0)
     gamma = np.array([0.13, 0.07, 0.05])[:components]
     gene = take(fitted.responses, np.array([3]))
     if engine is SpectralEngine:

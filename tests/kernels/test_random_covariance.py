@@ -223,7 +223,7 @@ class TestMatrices:
 
     def test_grid_is_positive_definite(self):
         grid = self.random.start_grid(np.array([1.0, 2.0, 1.0, 3.0])).points
-        assert (grid[:, 0] * grid[:, 1] > grid[:, 2] ** 2).all()
+        assert (grid[..., 0] * grid[..., 1] > grid[..., 2] ** 2).all()
 
     def test_traces_of_one_matrix(self):
         M = np.cov(np.random.default_rng(0).normal(size=(8, 20)))
@@ -237,3 +237,28 @@ class TestMatrices:
     def test_what_is_no_pair(self, sizes):
         with pytest.raises(ValueError, match="does not follow two"):
             find_pairs(sizes)
+
+
+def nearly_alike(genes=300, subjects=30):
+    """Subjects that differ in their slopes alone, seen from the middle of the times."""
+    rng = np.random.default_rng(7)
+    subject, time = (
+        np.repeat(np.arange(subjects), 8),
+        np.tile(np.repeat(np.arange(4.0), 2), subjects),
+    )
+    X = np.column_stack([np.ones(len(time)), time])
+    first = np.eye(subjects)[subject]
+    slopes = 0.2 * rng.normal(size=(subjects, genes))
+    Y = rng.normal(size=(len(time), genes)) + slopes[subject] * (time - 1.5)[:, None]
+    return statistics(Y, X, [first, first * time[:, None]])
+
+
+def test_a_first_variance_near_zero_is_found():
+    """Where intercepts hardly vary, factors are taken the other way round."""
+    fit = fm.fit_lmm(nearly_alike())
+    assert set(fit.status) == {"ok", "boundary"}
+    assert fit.n_iter.max() > 100
+    one = np.flatnonzero(fit.n_iter > 100)
+    a, b, c = fit.theta[one, :3].T
+    np.testing.assert_allclose(np.abs(c), np.sqrt(a * b), rtol=1e-9)
+    assert (fit.status[one] == "boundary").all()

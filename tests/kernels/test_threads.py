@@ -84,7 +84,7 @@ def test_errors_of_a_part_are_raised(thread_count):
 @pytest.mark.parametrize("engine, components", [("spectral", 1), ("dense", 2), ("dense", 3)])
 @pytest.mark.filterwarnings("ignore::flashmm.FlashmmWarning")
 def test_threads_do_not_change_a_byte(engine, components, method, small_parts, monkeypatch):
-    stats, found = statistics(components), []
+    stats, found = statistics(components, 11), []  # blocks of 4, 4 and 3 genes
     for count in (1, 2, 3):
         monkeypatch.setattr(threads, "thread_count", lambda count=count: count)
         found.append(bytes_of(fm.fit_lmm(stats, method=method, engine=engine, block_size=4)))
@@ -139,7 +139,7 @@ def test_threads_start_no_threads(monkeypatch):
 @pytest.mark.parametrize("components", [1, 2, 3])
 @pytest.mark.filterwarnings("ignore::flashmm.FlashmmWarning")
 def test_size_of_a_block_does_not_change_a_byte(components, method, small_parts):
-    stats = statistics(components)
+    stats = statistics(components, 7)
     whole, *others = (
         bytes_of(fm.fit_lmm(stats, method=method, engine="dense", block_size=size))
         for size in (None, 1, 2, 5)
