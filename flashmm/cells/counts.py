@@ -133,16 +133,20 @@ class CellMatrix:
         rows = self.rows if self.rows.start else slice(None)
         with self.container.reading():
             cells = pd.Index(np.asarray(self.container.cell_names[rows]))
-        for what, names, advice in (
-            ("cells", cells, "Make them unique (adata.obs_names_make_unique())."),
-            ("genes", self.genes, self._of_gene_names()),
-        ):
-            if not names.is_unique:
-                twice = names[names.duplicated()].unique()
-                raise InputError(
-                    f"{self.name}: {len(twice)} names are given to more than one of the {what}: "
-                    f"{listed(map(text, twice), 3)}. {advice}"
-                )
+        self._check_unique("cells", cells, "Make them unique (adata.obs_names_make_unique()).")
+        self.check_gene_names()
+
+    def check_gene_names(self) -> None:
+        """Raise an InputError where two genes have the same name."""
+        self._check_unique("genes", self.genes, self._of_gene_names())
+
+    def _check_unique(self, what: str, names: pd.Index, advice: str) -> None:
+        if not names.is_unique:
+            twice = names[names.duplicated()].unique()
+            raise InputError(
+                f"{self.name}: {len(twice)} names are given to more than one of the {what}: "
+                f"{listed(map(text, twice), 3)}. {advice}"
+            )
 
     def _of_gene_names(self) -> str:
         """What to do where several genes have one name."""

@@ -69,6 +69,8 @@ class DataCheck(Shown):
         What was found, in sentences.
     problems : tuple of str
         What stands in the way of an analysis, and what to do.
+    reading : dict of str to str
+        `obs` (a path), `gene_names` and `duplicate_genes`, of those that were given.
     """
 
     name: str
@@ -84,6 +86,7 @@ class DataCheck(Shown):
     design: pd.DataFrame
     findings: tuple[str, ...]
     problems: tuple[str, ...]
+    reading: dict[str, str]
 
     @property
     def askable(self) -> bool:
@@ -125,6 +128,7 @@ class DataCheck(Shown):
             "covariates": ["log(libsize)"],
             "transform": "log2p1",
             "layer": self.layer,
+            **self.reading,
             "test": condition,
             "reference": {} if self.reference is None else {condition: self.reference},
             "methods": {"within": {**model, "within": within}} if within else {"mixed": model},
@@ -233,7 +237,17 @@ def check(
         design,
         tuple(findings),
         tuple(problems),
+        _reading(obs, gene_names, duplicate_genes),
     )
+
+
+def _reading(
+    obs: Sheet | None, gene_names: str | None, duplicate_genes: str | None
+) -> dict[str, str]:
+    """How the cells were read beside their layer, in the keys of a configuration."""
+    path = None if obs is None or isinstance(obs, pd.DataFrame) else str(obs)
+    given = {"obs": path, "gene_names": gene_names, "duplicate_genes": duplicate_genes}
+    return {key: value for key, value in given.items() if value is not None}
 
 
 # ---- matrices and columns ----------------------------------------------------------------------

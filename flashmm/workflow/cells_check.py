@@ -18,6 +18,7 @@ import pandas as pd
 
 from flashmm.cells.counts import open_counts
 from flashmm.cells.covariates import covariate_columns
+from flashmm.cells.gene_names import GeneNames
 from flashmm.cells.groups import GroupStatistics, merge
 from flashmm.cells.reference import with_reference
 from flashmm.cells.summary import summarise
@@ -31,11 +32,9 @@ from flashmm.workflow.sheets import Record, refuse
 
 # What the summary calls a table in memory; messages name the file.
 _IN_MEMORY = "the AnnData, X"
-# Columns beside the cells are for functions and commands; a run takes files that have them.
+# What a message of a function asks for, and the key of a config.
 _OF_SHEETS = "Give the columns of the cells with obs=."
-_CONVERTED = (
-    "Make a file with these columns by: flashmm convert <counts> --obs <table> -o cells.h5ad."
-)
+_WITH_KEY = "Give a table of the cells, by barcode: obs: cells.tsv."
 
 
 def check_cells(plan: Plan) -> None:
@@ -54,7 +53,7 @@ def check_cells(plan: Plan) -> None:
         contrast does not go with the levels; with the data set and the method.
     """
     for name, data in plan.datasets.items():
-        if data["truth"] is None and all(Path(path).exists() for path in data["counts"]):
+        if data["truth"] is None and all(Path(p).exists() for p in data["counts"] + data["obs"]):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the rules say the notes
                 _check_dataset(plan, name, data)
@@ -101,28 +100,31 @@ def _check_dataset(plan: Plan, name: str, data: Record) -> None:
 
 def _groups(data: Record, where: str) -> GroupStatistics:
     """Groups of all files, as the rules will make them, of one gene."""
-    parts = [_groups_of(path, data, where) for path in data["counts"]]
+    sheets = data["obs"] or [None] * len(data["counts"])
+    parts = [_groups_of(*one, data, where) for one in zip(data["counts"], sheets, strict=True)]
     try:
         return with_reference(merge(parts) if len(parts) > 1 else parts[0], data["reference"])
     except FlashmmError as error:
         refuse(where, error)
 
 
-def _groups_of(path: str, data: Record, where: str) -> GroupStatistics:
+def _groups_of(path: str, sheet: str | None, data: Record, where: str) -> GroupStatistics:
     settings = {key: data[key] for key in ("by", "covariates", "libsize", "missing")}
     try:
-        obs = _table(path, data)
+        obs = _table(path, sheet, data)
         ones = np.ones((len(obs), 1), dtype=np.float32)
         return summarise(ad.AnnData(ones, obs=obs), transform="none", progress=False, **settings)
     except FlashmmError as error:
-        said = str(error).replace(_IN_MEMORY, f"'{path}'").replace(_OF_SHEETS, _CONVERTED)
+        said = str(error).replace(_IN_MEMORY, f"'{path}'").replace(_OF_SHEETS, _WITH_KEY)
         refuse(where, type(error)(said))
 
 
-def _table(path: str, data: Record) -> pd.DataFrame:
+def _table(path: str, sheet: str | None, data: Record) -> pd.DataFrame:
     """Columns that groups are made from, of a few cells; library sizes to count are made up."""
     libsize = data["libsize"]
-    with open_counts(path, data["layer"]) as cells:
+    named = GeneNames(data["gene_names"], data["duplicate_genes"])
+    with open_counts(path, data["layer"], obs=sheet, genes=named) as cells:
+        cells.check_gene_names()
         known = cells.column_names()
         held = [name for text in data["covariates"] for name in covariate_columns(text, known)]
         wanted = dict.fromkeys([*data["by"], *held])

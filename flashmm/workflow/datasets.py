@@ -16,8 +16,12 @@ from flashmm.workflow.sources import Sources
 # Settings that a data set may have of its own.
 SETTINGS = (
     *("by", "covariates", "transform", "libsize", "layer", "missing"),
-    *("test", "alternative", "reference"),
+    *("test", "alternative", "reference", "gene_names", "duplicate_genes"),
 )
+# How cells are read, as the steps that read them are told.
+READING = ("layer", "gene_names", "duplicate_genes")
+# What a simulation, whose cells have their columns and names, has none of.
+_AS_MADE: Record = {"obs": None, "gene_names": None, "duplicate_genes": None}
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ class DatasetReader:
                     name,
                     self._dataset(
                         [f"results/simulations/{name}.h5ad"],
-                        {},
+                        _AS_MADE,
                         "benchmark",
                         truth=f"results/simulations/{name}.truth.tsv",
                         scenario=scenario,
@@ -99,7 +103,24 @@ class DatasetReader:
         models = {
             name: model_of(method, settings, f"{own}: {name}") for name, method in methods.items()
         }
-        return {"counts": counts, **settings, "methods": models, **more}
+        sheets = self._sheets(counts, given, where)
+        if sheets or settings["gene_names"] or settings["duplicate_genes"]:
+            _refuse_readers(models, where)
+        return {"counts": counts, "obs": sheets, **settings, "methods": models, **more}
+
+    def _sheets(self, counts: list[str], given: Record, where: str) -> list[str]:
+        """Tables of the cells, one for each file of counts, or none."""
+        obs = given.get("obs", self.config["obs"])
+        sheets = [] if obs is None else [obs] * len(counts) if isinstance(obs, str) else list(obs)
+        if sheets and len(sheets) != len(counts):
+            raise ConfigError(
+                f"{where}: obs: a list of {len(sheets)} tables for {len(counts)} files of counts; "
+                "give one for each, in their order"
+            )
+        sheets = [path if "://" in path else os.path.expanduser(path) for path in sheets]
+        for path in sheets:
+            self.sources.require(path, f"{where}: obs")
+        return sheets
 
     def _methods_of(self, given: Mapping[str, Any], where: str) -> dict[str, Record]:
         """The methods of a data set: all, some of them by name, or its own."""
@@ -109,6 +130,17 @@ class DatasetReader:
         for name in chosen or []:
             one_of(name, self.methods, f"{where}: methods")
         return {name: self.methods[name] for name in chosen or self.methods}
+
+
+def _refuse_readers(models: Mapping[str, Record], where: str) -> None:
+    """Refuse methods that read the files themselves, where these do not have it all."""
+    for name, model in models.items():
+        if model.get("cells"):
+            raise ConfigError(
+                f"{where}: {name!r} reads the files of counts itself, which knows nothing of obs, "
+                "gene_names and duplicate_genes; write one file by flashmm convert, or leave this "
+                "method out with `methods`"
+            )
 
 
 def named_datasets(config: Record) -> list[tuple[str, Record]]:

@@ -86,6 +86,11 @@ class Plan:
         made = data["truth"] is not None
         return [path if made else self.sources.input(path) for path in data["counts"]]
 
+    def sheet_of(self, dataset: str, file: int) -> Any:
+        """The table of the cells of a file of counts, where there is one."""
+        sheets = self.datasets[dataset]["obs"]
+        return self.sources.input(sheets[file]) if sheets else []
+
     @property
     def split(self) -> list[str]:
         """Data sets whose cells are summarised by several jobs; the others need no merge."""

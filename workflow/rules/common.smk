@@ -44,6 +44,11 @@ def counts_file(wildcards):
     return PLAN.counts_of(wildcards.dataset)[int(wildcards.get("file", 1)) - 1]
 
 
+def cells_table(wildcards):
+    """The table of the cells of this file, where the data set has one."""
+    return PLAN.sheet_of(wildcards.dataset, int(wildcards.get("file", 1)) - 1)
+
+
 def shards_of_cells(wildcards):
     """The parts of a data set, its files in the order of the config."""
     return [

@@ -1,6 +1,7 @@
 rule summarise:
     input:
         counts=counts_file,
+        obs=cells_table,
     output:
         groups="results/groups/{dataset}{variant}.h5ad",
         measured="results/benchmarks/summarise/{dataset}{variant}.json",
@@ -21,6 +22,8 @@ rule summarise:
         transform=lambda wildcards: wildcards.variant[1:]
         or PLAN.datasets[wildcards.dataset]["transform"],
         layer=setting("layer"),
+        gene_names=setting("gene_names"),
+        duplicate_genes=setting("duplicate_genes"),
         libsize=setting("libsize"),
         missing=setting("missing"),
         version=code("summarise"),
