@@ -30,8 +30,8 @@ from flashmm.kernels.starts import FEWEST_LEVELS, LARGEST_GRID, Grid, start_grid
 
 Array = np.ndarray
 
-# Correlations of the start grid, and of a single pair with few levels: there a likelihood may have
-# one maximum at a correlation of one and another at minus one or inside.
+# Correlations of the start grid, and of a pair alone with few levels, where its variances are finer
+# too: there a likelihood may have one maximum at a correlation of one and another elsewhere.
 START_CORRELATIONS = (-0.8, 0.0, 0.8)
 FEW_LEVELS_CORRELATIONS = (-0.99, -0.7, 0.0, 0.7, 0.99)
 # What variances of zero become in the start grid, relative to the smallest other: from zero no step
@@ -281,13 +281,13 @@ class RandomCovariance:
             What `largest` returns; covariances are not looked at.
         """
         variances = np.flatnonzero(self.component_sizes)
-        axes = start_grid([largest[k] for k in variances]).points
+        few = variances.tolist() == [0, 1] and len(self.members) <= FEWEST_LEVELS
+        axes = start_grid([largest[k] for k in variances], fine=few).points
         grid = np.zeros((*axes.shape[:-1], len(self.component_sizes)))
         grid[..., variances] = axes
         for k in {k for pair in self.pairs for k in pair[:2]}:
             zero = grid[..., k] == 0
             grid[zero, k] = NEARLY_ZERO * grid[~zero, k].min()
-        few = len(self.pairs) == 1 and len(self.members) <= FEWEST_LEVELS
         correlations = FEW_LEVELS_CORRELATIONS if few else START_CORRELATIONS
         ways = (len(correlations),) * len(self.pairs)
         if np.prod(ways) * np.prod(grid.shape[:-1]) <= LARGEST_GRID:
