@@ -21,7 +21,7 @@ def fuzz(monkeypatch):
 
 
 def test_fits_are_the_best_maxima_of_a_dense_likelihood(fuzz):
-    rows = fuzz.run([2, 3, 10, 12])
+    rows = fuzz.run([2, 3, 10, 12, 95])
     fits = rows[rows.status.isin(fuzz.FITTED)]
     assert set(fits.components) == {1, 2, 3} and set(fits.engine) == set(fuzz.ENGINES)
     assert fits.below.notna().sum() > 12

@@ -26,13 +26,16 @@ import numpy as np
 
 from flashmm.kernels.engine import each
 from flashmm.kernels.search import Derivatives
-from flashmm.kernels.starts import LARGEST_GRID, Grid, start_grid
+from flashmm.kernels.starts import FEWEST_LEVELS, LARGEST_GRID, Grid, start_grid
 
 Array = np.ndarray
 
-# Correlations of the start grid, and what its variances of zero become, relative to the smallest
-# other: from zero no step leads away, the likelihood being even in l.
+# Correlations of the start grid, and of a single pair with few levels: there a likelihood may have
+# one maximum at a correlation of one and another at minus one or inside.
 START_CORRELATIONS = (-0.8, 0.0, 0.8)
+FEW_LEVELS_CORRELATIONS = (-0.99, -0.7, 0.0, 0.7, 0.99)
+# What variances of zero become in the start grid, relative to the smallest other: from zero no step
+# leads away, the likelihood being even in l.
 NEARLY_ZERO = 0.1
 # Eigenvalue of the Hessian, relative to its scale, below which a direction is not followed further.
 LEAST_CURVATURE = 1e-3
@@ -284,10 +287,12 @@ class RandomCovariance:
         for k in {k for pair in self.pairs for k in pair[:2]}:
             zero = grid[..., k] == 0
             grid[zero, k] = NEARLY_ZERO * grid[~zero, k].min()
-        ways = (len(START_CORRELATIONS),) * len(self.pairs)
+        few = len(self.pairs) == 1 and len(self.members) <= FEWEST_LEVELS
+        correlations = FEW_LEVELS_CORRELATIONS if few else START_CORRELATIONS
+        ways = (len(correlations),) * len(self.pairs)
         if np.prod(ways) * np.prod(grid.shape[:-1]) <= LARGEST_GRID:
-            correlations = product(START_CORRELATIONS, repeat=len(self.pairs))
-            grid = np.stack([self._correlated(grid, rho) for rho in correlations], axis=-2)
+            each_pair = product(correlations, repeat=len(self.pairs))
+            grid = np.stack([self._correlated(grid, rho) for rho in each_pair], axis=-2)
             grid = grid.reshape(*axes.shape[:-1], *ways, -1)
         points = np.asarray(grid @ self.uncentred.T)
         return Grid(points, np.ones(points.shape[:-1], dtype=bool))

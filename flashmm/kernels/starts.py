@@ -33,7 +33,7 @@ NEGATIVE_FRACTIONS = (
     (0.9, 0.6, 0.2),
 )
 # Levels up to which, and components from which (where the grid is coarse even if it is fine), each
-# gene is searched again from its optimum.
+# gene is searched again from its optimum; levels up to which correlations are finer.
 FEWEST_LEVELS, MANY_AXES = 32, 4
 # Valleys of a gene that are searched.
 MOST_VALLEYS = 6

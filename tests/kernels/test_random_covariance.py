@@ -225,6 +225,11 @@ class TestMatrices:
         grid = self.random.start_grid(np.array([1.0, 2.0, 1.0, 3.0])).points
         assert (grid[..., 0] * grid[..., 1] > grid[..., 2] ** 2).all()
 
+    def test_grid_has_more_correlations_with_few_levels(self):
+        few, many = (RandomCovariance((q, q, 0), (0.7,)) for q in (16, 17))
+        few, many = (r.start_grid(np.array([1.0, 2.0, 1.0])).points for r in (few, many))
+        assert few.shape == (8, 8, 5, 3) and many.shape == (8, 8, 3, 3)
+
     def test_traces_of_one_matrix(self):
         M = np.cov(np.random.default_rng(0).normal(size=(8, 20)))
         np.testing.assert_allclose(self.random.shared_traces(M), self.random.traces(M[None])[0])
