@@ -4,7 +4,8 @@ With S = Z'Z - Z'X(X'X)⁻¹X'Z (q × q), Γ = diag(γ_k, one per column of Z), 
 correlate (`random_covariance`), and residuals r of ordinary least squares,
     M(γ) = (S⁻¹ + Γ)⁻¹ = (I + SΓ)⁻¹S = Z'P_W Z        u(γ) = (I + SΓ)⁻¹Z'r = Z'P_W y
 are all that the derivatives need: their blocks, traces and squares are every score and information.
-Both come from sweeping S, one block of columns after another (`_sweep`). The objective
+Both come from sweeping S, one block of columns after another (`_sweep`), or where γ is large, as
+FW⁻¹F' and FW⁻¹t (S = FF', Z'r = Ft). The objective
     Q(γ) = e + t'W⁻¹t                 f(γ) = m log Q + log |W°|
 is taken in the rotation, where W(γ) = I + Σ γ_k B_k (rank × rank, B_k = F'D_k F), from one Cholesky
 factor, with W° = W, m = ν for REML and, for ML, W° = I + Σ γ_k B°_k from the root of Z'Z and m = n.
@@ -56,6 +57,9 @@ BLOCK_ELEMENTS = 2**20
 PART_ELEMENTS = 2**17
 # Columns swept at a time: a fraction of them all, within limits.
 SWEPT_FRACTION, SWEPT_LIMITS = 8, (8, 48)
+# γ, relative to 1 / (largest eigenvalue of its component), above which W is inverted in the place
+# of sweeping S: slower, but not by differences of nearly equal numbers.
+LARGE = 1e4
 # Last pivot of a factor that is bordered by a vector, larger than any sum of squares.
 BEYOND = 1e300
 
@@ -78,6 +82,8 @@ class DenseEngine:
         The components of the log-determinant: `B` for REML, those of Z'Z for ML.
     B_cells : (K, r, r) array
         The components in the span of Z: V is positive definite where I + Σ γ_k B_cells_k is.
+    F_cells : (q, r) array
+        The root of Z'Z that they are taken in, B_cells_k = F_cells'D_k F_cells.
     random : RandomCovariance
         Which columns of Z the components are the variances and covariances of.
     dof : int
@@ -92,6 +98,7 @@ class DenseEngine:
     B: Array
     B_log_det: Array
     B_cells: Array
+    F_cells: Array
     random: RandomCovariance
     dof: int
     nonnegative: bool
@@ -105,7 +112,8 @@ class DenseEngine:
     def build(cls, rotation: Rotation, reml: bool, nonnegative: bool) -> DenseEngine:
         """Prepare the engine for a design."""
         random = RandomCovariance.of(rotation.ZtZ, rotation.component_sizes)
-        B_cells = random.components(span_of(rotation.ZtZ))
+        F_cells = span_of(rotation.ZtZ)
+        B_cells = random.components(F_cells)
         B = random.components(rotation.F)
         S = rotation.F @ rotation.F.T
         return cls(
@@ -115,6 +123,7 @@ class DenseEngine:
             B,
             B if reml else B_cells,
             B_cells,
+            F_cells,
             random,
             rotation.df_residual if reml else rotation.n_cells,
             nonnegative,
@@ -186,13 +195,23 @@ class DenseEngine:
         M, u, log_dets = _sweep(self.S, Zr[:, :, None], random, scale)
         effects = random.times(scale, u)[:, :, 0]
         u = u[:, :, 0]
-        U = random.applied(u)
-        qq = U.swapaxes(1, 2) @ (M @ U)
         # t'W⁻¹t = t't - (Z'r)'Γu, and Q is not below e
         tWt = (genes.t**2).sum(1) - (Zr * effects).sum(1)
+        large = np.flatnonzero((np.abs(gamma) * self.largest > LARGE).any(1))
+        if len(large):
+            # u = FW⁻¹t,  t'W⁻¹t without a difference
+            W, t = _weighted_sum(gamma[large], self.B), genes.t[large]
+            w = solve(W, t[:, :, None])[:, :, 0]
+            u[large], tWt[large] = self._random(w), (t * w).sum(1)
+            M[large], log_dets[large] = _inverted(self.rotation.F, W)
+        U = random.applied(u)
+        qq = U.swapaxes(1, 2) @ (M @ U)
         if self.S_log_det is not self.S:
             nothing = np.empty((len(gamma), len(self.S), 0))
             M, _, log_dets = _sweep(self.S_log_det, nothing, random, scale)
+            if len(large):
+                W = _weighted_sum(gamma[large], self.B_log_det)
+                M[large], log_dets[large] = _inverted(self.F_cells, W)
         return Moments(
             Q=genes.e + np.maximum(tWt, 0.0),
             q=random.squares(u),
@@ -379,6 +398,11 @@ def _weighted_sum(gamma: Array, B: Array, border: int = 0) -> Array:
         inner += gamma[:, k, None, None] * Bk
     np.einsum("grr->gr", inner)[...] += 1.0
     return W
+
+
+def _inverted(F: Array, W: Array) -> tuple[Array, Array]:
+    """FW⁻¹F' and log |W| of each gene: `_sweep` loses digits where γ is large and S singular."""
+    return F @ invert(W) @ F.T, np.linalg.slogdet(W)[1]
 
 
 def _sweep(

@@ -233,3 +233,24 @@ def test_later_of_two_equal_columns_is_dependent():
     X = np.column_stack([X, X[:, 0], np.zeros(30), X[:, 1] + X[:, 2], rng.normal(size=30)])
     kept = independent_columns(X.T @ X)
     assert kept.tolist() == [True, True, True, False, False, False, True]
+
+
+@pytest.mark.parametrize("reml", [True, False])
+def test_derivatives_with_hardly_any_residual_variance(reml):
+    """Value and slope of the objective keep their digits where γ is large and S singular."""
+    rng = np.random.default_rng(0)
+    inner = np.eye(8)[np.arange(40) % 8]
+    outer = inner @ np.repeat(np.eye(4), 2, axis=0)
+    X, Z = np.column_stack([np.ones(40), rng.normal(size=40)]), np.hstack([outer, inner])
+    Y = Z @ rng.normal(size=(12, 3)) + 1e-4 * rng.normal(size=(40, 3))
+    rotation = rotate_design(X.T @ X, Z.T @ X, Z.T @ Z, (4, 8), 40)
+    engine = DenseEngine.build(rotation, reml, True)
+    genes = engine.responses(Y.T @ X, Y.T @ Z, (Y**2).sum(0))
+    gamma = np.tile([2e7, 1e8], (3, 1))
+    found = engine.derivatives(gamma, genes)
+    np.testing.assert_allclose(found.f, engine.objective(gamma, genes), rtol=1e-10)
+    for k, step in enumerate(0.01 * np.diag(gamma[0])):
+        rise = engine.objective(gamma + step, genes) - engine.objective(gamma - step, genes)
+        # of log γ_k
+        slope = found.gradient[:, k] * gamma[:, k]
+        np.testing.assert_allclose(slope, rise / 0.02, rtol=1e-3)

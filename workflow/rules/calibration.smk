@@ -44,6 +44,7 @@ use rule simulate as calibration_simulate with:
 use rule summarise as calibration_summarise with:
     input:
         counts="results/calibration/simulations/{scenario}-{replicate}.h5ad",
+        obs=[],
     output:
         groups=temp("results/calibration/groups/{scenario}-{replicate}.h5ad"),
         measured=temp("results/calibration/benchmarks/summarise/{scenario}-{replicate}.json"),
@@ -57,6 +58,8 @@ use rule summarise as calibration_summarise with:
         covariates=config["covariates"],
         transform=config["transform"],
         layer=None,
+        gene_names=None,
+        duplicate_genes=None,
         libsize=config["libsize"],
         missing="error",
         version=code("summarise"),
