@@ -31,6 +31,8 @@ class Block:
         The cells to which the block belongs; where blocks go by cells, all their values are in it.
     n_read : int
         Stored values that were read for it, to show the progress.
+    largest : int, optional
+        The `largest_count`, where it is known already.
     """
 
     first: int
@@ -40,11 +42,12 @@ class Block:
     by_cells: bool
     rows: slice
     n_read: int
+    largest: int | None = None
 
     @cached_property
     def largest_count(self) -> int:
         """Largest value, where all are counts that a table can hold; -1 elsewhere."""
-        return int(largest_count(self.stored))
+        return int(largest_count(self.stored)) if self.largest is None else self.largest
 
     @property
     def n_lines(self) -> int:
@@ -123,4 +126,4 @@ def ordered_block(block: Block, width: int) -> Block:
     if in_order(block.indptr, block.minor, width, -1):
         return block
     indptr, minor, stored = sorted_lines(block.indptr, block.minor, block.stored, width)
-    return replace(block, indptr=indptr, minor=minor, stored=stored)
+    return replace(block, indptr=indptr, minor=minor, stored=stored, largest=None)

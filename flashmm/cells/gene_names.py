@@ -184,9 +184,8 @@ class ChosenGenes:
             kept = gene >= 0
             before = np.concatenate([[0], np.cumsum(kept, dtype=np.int64)])
             minor = gene[kept].astype(block.minor.dtype)
-            chosen = replace(
-                block, indptr=before[block.indptr], minor=minor, stored=block.stored[kept]
-            )
+            lines = {"indptr": before[block.indptr], "minor": minor, "stored": block.stored[kept]}
+            chosen = replace(block, **lines, largest=None)
             yield ordered_block(chosen, self.n_genes)
 
     def _of_genes(self, chunk_nnz: int) -> Iterator[Block]:
@@ -210,7 +209,8 @@ class ChosenGenes:
     def _gene(self, like: Block, place: int, minor: Any, stored: Any, n_read: int) -> Block:
         """One gene of a block."""
         indptr = np.array([0, len(minor)], dtype=np.int64)
-        one = replace(like, first=place, indptr=indptr, minor=minor, stored=stored, n_read=n_read)
+        lines = {"indptr": indptr, "minor": minor, "stored": stored}
+        one = replace(like, first=place, **lines, n_read=n_read, largest=None)
         return ordered_block(one, self.shape[0])
 
 

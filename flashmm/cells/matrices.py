@@ -20,7 +20,7 @@ from scipy import sparse
 from flashmm.cells.block import Block, Matrix, sorted_lines
 from flashmm.cells.dask_arrays import DaskMatrix, is_dask
 from flashmm.cells.matrix_market import MarketFile, MarketMatrix
-from flashmm.kernels.group_sums import in_order, nonzero_values, types_of_values
+from flashmm.kernels.group_sums import in_order, largest_count, nonzero_values, types_of_values
 from flashmm.names import text
 from flashmm.options import InputError
 from flashmm.storage.chunks import in_advance, is_stored, read_ahead, slice_reader
@@ -88,15 +88,23 @@ class CompressedMatrix:
         width = self.shape[1 if self.by_cells else 0]
         arrays = (self.indices, self.data)
         types = types_of_values(self.indices.dtype, self.data.dtype)
-        for (start, stop), (minor, values) in read_ahead(arrays, types, self._cuts(chunk_nnz)):
+
+        def ascend(start: int, stop: int, minor: np.ndarray) -> bool:
+            return in_order(self._lines(start, stop)[1], minor, width, -1)
+
+        looks = (ascend, lambda start, stop, values: int(largest_count(values)))
+        parts = read_ahead(arrays, types, self._cuts(chunk_nnz), looks)
+        for (start, stop), (minor, values, ordered, largest) in parts:
             first, indptr = self._lines(start, stop)
-            before = last if self.indptr[first] < start else -1  # a gene that has been cut
-            if not in_order(indptr, minor, width, before):
+            # a gene that has been cut goes on behind its last cell
+            cut = self.indptr[first] < start and len(minor) > 0
+            if not ordered or (cut and minor[0] <= last):
                 self._refuse(minor, width, start, stop)
                 indptr, minor, values = sorted_lines(indptr, minor, values, width)
+                largest = None
             last = int(minor[-1]) if len(minor) else -1
             rows = self._rows(start, stop)
-            yield Block(first, indptr, minor, values, self.by_cells, rows, stop - start)
+            yield Block(first, indptr, minor, values, self.by_cells, rows, stop - start, largest)
 
     def _cuts(self, chunk_nnz: int) -> Iterator[tuple[int, int]]:
         """Yield ranges of stored values: whole cells or genes, `chunk_nnz` or one of them.
@@ -180,6 +188,7 @@ class CellsOfGenes:
                 minor=block.minor[kept] - block.minor.dtype.type(self.first),
                 stored=block.stored[kept],
                 rows=slice(0, self.shape[0]),
+                largest=None,
             )
 
 

@@ -13,6 +13,7 @@ from flashmm.kernels.group_sums import (
     MOST_COUNTS,
     add_cells,
     add_genes,
+    by_kind,
     line_totals,
     log1p_of_shares,
     take_numbers,
@@ -80,7 +81,7 @@ class RunningSums:
         look_up = block.largest_count >= 0 and not cells.transform.needs_libsize
         y = cells.transform.table(block.largest_count) if look_up else self._y(block, cells, group)
         if self.whole and block.largest_count < 0 and not is_counts(block.values):
-            self.expressing()
+            self._take_numbers()
             self.whole = False
         numbered = self.numbered and self.whole and self._has_room(block)
         if self.numbered and not numbered:
@@ -99,18 +100,28 @@ class RunningSums:
 
     def _count(self, block: Block, group: np.ndarray, gene: np.ndarray) -> None:
         """Add the numbers of a block value by value, and those of earlier ones."""
-        self.expressing()
+        self._take_numbers()
         counted = (group[block.cells] >= 0) & (block.values > 0)
         at = group[block.cells[counted]], gene[block.genes[counted]]
         np.add.at(self.numbers, at, 1.0)
 
-    def expressing(self) -> np.ndarray | None:
-        """Take the numbers of cells with a count above zero out of the sums, (groups, genes)."""
-        if not self.numbered:
-            return None
-        if self.whole:
+    def _take_numbers(self) -> None:
+        """Take the numbers of cells with a count above zero out of the sums."""
+        if self.numbered and self.whole:
             take_numbers(self.values[:, :, 2], self.numbers)
-        return self.numbers if self.of_counts else None
+
+    def by_kind(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """Finish: the sums side by side, which take the place of `values`, and the numbers.
+
+        Returns
+        -------
+        sums : numpy.ndarray
+            (3 + covariates, groups, genes) The sums of each kind.
+        expressing : numpy.ndarray or None
+            (groups, genes) The numbers of cells with a count above zero; None where there are none.
+        """
+        sums = by_kind(self.values, self.numbers, self.numbered and self.whole)
+        return sums.swapaxes(0, 1), self.numbers if self.numbered and self.of_counts else None
 
     def _y(self, block: Block, cells: CellData, group: np.ndarray) -> np.ndarray:
         """Transform each value that is used."""

@@ -13,9 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from io import BufferedReader
 from itertools import combinations_with_replacement
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, TypeAlias
 
 import anndata as ad
 import numpy as np
@@ -44,7 +45,7 @@ from flashmm.cells.running_sums import RunningSums
 from flashmm.cells.sheet import Sheet, check_one_sheet, sheet_record, sheets_of
 from flashmm.cells.transforms import TRANSFORMS, Transform, check_libsize, find_transform
 from flashmm.cells.withheld import check_minimum, without_small_groups
-from flashmm.kernels.group_sums import MOST_CELLS, by_kind
+from flashmm.kernels.group_sums import MOST_CELLS
 from flashmm.kernels.threads import thread_count
 from flashmm.names import listed
 from flashmm.options import InputError, note
@@ -299,8 +300,7 @@ def summarise(
         _stream(cells, part, genes, sums, request)
         for cells, part in zip(inputs, parts, strict=True)
     ]
-    expressing = sums.expressing()
-    total, squares, counts, *crossed = by_kind(sums.values).swapaxes(0, 1)
+    (total, squares, counts, *crossed), expressing = sums.by_kind()
     origin = None
     if not find_transform(transform).needs_counts:
         again = partial(_blocks_again, request=request)
@@ -469,7 +469,7 @@ def _hashing(cells: _Input) -> Iterator[Callable[[], dict[str, Any]] | None]:
         yield hashed if thread_count() == 1 else pool.submit(hashed).result
 
 
-def _identity(file: BinaryIO, path: Path, cells: _Input) -> dict[str, Any]:
+def _identity(file: BufferedReader, path: Path, cells: _Input) -> dict[str, Any]:
     """Digest of the cells' part of the bytes of a file, and what names the whole file."""
     size = file.seek(0, os.SEEK_END)
     start, stop = (size * cell // cells.n_all for cell in (cells.rows.start, cells.rows.stop))

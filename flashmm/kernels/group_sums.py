@@ -20,6 +20,7 @@ LARGEST_IN_TABLE = 2**20  # larger counts are not looked up; a table takes 8 MB 
 # Values of a group in a block, times this, that must exceed its genes for sums to be fetched first.
 WORTH_FETCHING = 8
 COUNTS_PER_CELL = 256  # counts below are looked up in a table of the cell
+COUNTS_IN_ROWS = 2**14  # so many that all that they add stays in the processor's cache
 # What a value above zero adds to the sum of the values, whose fraction then says how many there are
 # (`take_numbers`): a sum of its own would cost a line of the processor's cache per value.
 ONE_MORE = 2.0**-22
@@ -207,6 +208,46 @@ def log1p_of_shares(
     return y
 
 
+@njit(cache=True, nogil=True)
+def _what_counts_add(y: np.ndarray, one_more: float) -> np.ndarray:
+    """What each count adds to the first sums, in one line of the processor's cache: (counts, 4)."""
+    added = np.empty((len(y), 4))
+    for count in range(len(y)):
+        yi = y[count]
+        added[count, 0] = yi
+        added[count, 1] = yi * yi
+        added[count, 2] = count + (one_more if count > 0 else 0.0)
+        added[count, 3] = yi
+    return added
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _add_counts(
+    total: np.ndarray,
+    start: int,
+    stop: int,
+    minor: np.ndarray,
+    values: np.ndarray,
+    added: np.ndarray,
+    column: np.ndarray,
+    in_place: bool,
+    slope: float,
+) -> None:
+    """Add the counts of one cell, start to stop, to the first four sums (columns, 4 or more).
+
+    All that a count needs is read before anything is written, which compiles to fewer instructions.
+    """
+    for i in range(start, stop):
+        # unsigned: no look for negative positions
+        j = np.uint64(minor[i] if in_place else column[minor[i]])
+        count = np.uint64(np.int64(values[i]))
+        y, squared, value = added[count, 0], added[count, 1], added[count, 2]
+        crossed = added[count, 3] * slope
+        y, squared, value = total[j, 0] + y, total[j, 1] + squared, total[j, 2] + value
+        crossed += total[j, 3]
+        total[j, 0], total[j, 1], total[j, 2], total[j, 3] = y, squared, value, crossed
+
+
 @njit(cache=True, nogil=True, inline="always")
 def _add_cell(
     total: np.ndarray,
@@ -232,7 +273,23 @@ def _add_cell(
         total[j, 2] += values[i] + (one_more if values[i] > 0 else 0.0)
         if n_x:
             total[j, 3] += slope * yi
-    for k in range(1, n_x):  # in passes of their own: an inner loop over k would cost more
+    _add_products(total, start, stop, minor, values, y, look_up, column, x)
+
+
+@njit(cache=True, nogil=True)
+def _add_products(
+    total: np.ndarray,
+    start: int,
+    stop: int,
+    minor: np.ndarray,
+    values: np.ndarray,
+    y: np.ndarray,
+    look_up: bool,
+    column: np.ndarray,
+    x: np.ndarray,
+) -> None:
+    """Add the products of the values of one cell with its covariates, but for the first one."""
+    for k in range(1, len(x)):  # in passes of their own: an inner loop over k would cost more
         for i in range(start, stop):
             yi = y[np.uint64(values[i])] if look_up else y[i]
             total[np.uint64(column[minor[i]]), 3 + k] += x[k] * yi
@@ -280,6 +337,11 @@ def add_cells(
         Whether the sums of values also say how many are above zero (`take_numbers`).
     """
     one_more = ONE_MORE if numbered else 0.0
+    in_rows = look_up and len(x) > 0 and len(y) <= COUNTS_IN_ROWS
+    added = _what_counts_add(y[: len(y) if in_rows else 0], one_more)
+    in_place = True
+    for j in range(len(column)):
+        in_place &= column[j] == j
     of_lines = group[first : first + len(indptr) - 1]
     order = np.argsort(of_lines, kind="mergesort")  # a stable one
     start = np.searchsorted(of_lines[order], 0)
@@ -292,18 +354,15 @@ def add_cells(
             for j in range(0, sums.shape[1], 2):  # in order, which memory answers fastest
                 sums[g, j, 0] += 0.0
         for line in order[start:stop]:
-            _add_cell(
-                sums[g],
-                indptr[line],
-                indptr[line + 1],
-                minor,
-                values,
-                y,
-                look_up,
-                column,
-                x[:, first + line],
-                one_more,
-            )
+            begin, end, x_line = indptr[line], indptr[line + 1], x[:, first + line]
+            if in_rows and in_place:
+                _add_counts(sums[g], begin, end, minor, values, added, column, True, x_line[0])
+            elif in_rows:
+                _add_counts(sums[g], begin, end, minor, values, added, column, False, x_line[0])
+            else:
+                _add_cell(sums[g], begin, end, minor, values, y, look_up, column, x_line, one_more)
+            if in_rows and len(x) > 1:
+                _add_products(sums[g], begin, end, minor, values, y, look_up, column, x_line)
         start = stop
 
 
@@ -338,6 +397,15 @@ def add_genes(
                 sums[g, j, 3 + k] += x[k, cell] * yi
 
 
+@njit(cache=True, nogil=True)
+def _take_numbers_of_group(sums: np.ndarray, numbers: np.ndarray) -> None:
+    """Take the numbers of one group out of its sums (columns,)."""
+    for j in range(len(sums)):
+        whole = np.floor(sums[j])
+        numbers[j] += (sums[j] - whole) / ONE_MORE
+        sums[j] = whole
+
+
 @_compiled([types.void(types.Array(types.float64, 2, "A"), types.float64[:, ::1])])
 def take_numbers(sums: np.ndarray, numbers: np.ndarray) -> None:
     """Move the numbers of values above zero out of the sums of counts.
@@ -351,14 +419,20 @@ def take_numbers(sums: np.ndarray, numbers: np.ndarray) -> None:
         (groups, columns) To which the numbers are added.
     """
     for g in range(len(sums)):
-        for j in range(sums.shape[1]):
-            whole = np.floor(sums[g, j])
-            numbers[g, j] += (sums[g, j] - whole) / ONE_MORE
-            sums[g, j] = whole
+        _take_numbers_of_group(sums[g], numbers[g])
 
 
-def by_kind(sums: np.ndarray) -> np.ndarray:
+def by_kind(sums: np.ndarray, numbers: np.ndarray, numbered: bool) -> np.ndarray:
     """Put the sums of one kind side by side, in place: (groups, columns, kinds) becomes a view.
+
+    Parameters
+    ----------
+    sums : numpy.ndarray
+        (groups, columns, kinds) As `add_cells` has them.
+    numbers : numpy.ndarray
+        (groups, columns) To which the numbers of values above zero are added.
+    numbered : bool
+        Whether these are taken out of the sums of values, as `take_numbers` does.
 
     Returns
     -------
@@ -367,6 +441,20 @@ def by_kind(sums: np.ndarray) -> np.ndarray:
     """
     groups, columns, kinds = sums.shape
     turned = sums.reshape(groups, kinds, columns)
-    for group in range(groups):
-        turned[group] = sums[group].T.copy()
+    _turn(sums, turned, numbers, numbered)
     return turned
+
+
+_CUBE = types.float64[:, :, ::1]
+
+
+@_compiled([types.void(_CUBE, _CUBE, types.float64[:, ::1], _FLAG)])
+def _turn(sums: np.ndarray, turned: np.ndarray, numbers: np.ndarray, numbered: bool) -> None:
+    """Turn group by group, each of which the processor's cache holds, in the same memory."""
+    for g in range(len(sums)):
+        if numbered:
+            _take_numbers_of_group(sums[g, :, 2], numbers[g])
+        of_group = sums[g].copy()
+        for kind in range(turned.shape[1]):
+            for j in range(turned.shape[2]):
+                turned[g, kind, j] = of_group[j, kind]

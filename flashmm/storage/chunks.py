@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from itertools import product
+from itertools import chain, product
 from typing import Any, TypeAlias, TypeVar
 
 import h5py
@@ -35,8 +35,11 @@ Result = TypeVar("Result")
 
 
 def read_ahead(
-    arrays: Sequence[Any], types: Sequence[Any], ranges: Iterable[Range]
-) -> Iterator[tuple[Range, list[np.ndarray]]]:
+    arrays: Sequence[Any],
+    types: Sequence[Any],
+    ranges: Iterable[Range],
+    looks: Sequence[Callable[[int, int, np.ndarray], Any]] = (),
+) -> Iterator[tuple[Range, list[Any]]]:
     """Yield the slices of several arrays for each range, in order.
 
     Parameters
@@ -48,9 +51,28 @@ def read_ahead(
     ranges : iterable of (start, stop)
         The slices; a few more than the one in use are held in memory, unless there is but one
         thread to work in (`flashmm.kernels.threads.thread_count`).
+    looks : sequence of callable, optional
+        For each array a function of (start, stop, slice), called in the thread that has read the
+        slice; what they give comes behind the slices.
     """
     readers = [slice_reader(array, kind) for array, kind in zip(arrays, types, strict=True)]
-    return in_advance(readers, ranges, any(map(is_stored, arrays)))
+    worth = any(map(is_stored, arrays))
+    if not looks:
+        return in_advance(readers, ranges, worth)
+    seen = [partial(_seen, *pair) for pair in zip(readers, looks, strict=True)]
+    return (
+        (at, [*chain(*zip(*pairs, strict=True))]) for at, pairs in in_advance(seen, ranges, worth)
+    )
+
+
+def _seen(
+    read: Callable[[int, int], np.ndarray],
+    look: Callable[[int, int, np.ndarray], Any],
+    start: int,
+    stop: int,
+) -> tuple[np.ndarray, Any]:
+    found = read(start, stop)
+    return found, look(start, stop, found)
 
 
 def is_stored(array: Any) -> bool:

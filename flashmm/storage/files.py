@@ -18,13 +18,14 @@ from functools import cache
 from importlib import metadata
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, TypeAlias
 
 from flashmm.options import FlashmmError, InputError
 
 PathLike: TypeAlias = str | os.PathLike[str]
 
 _PIECES, _PIECE = 64, 2**16
+_HASHED = 2**23  # bytes that are hashed at a time
 
 _OTHER_KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -259,14 +260,16 @@ def file_identity(path: PathLike) -> str:
     return digest.hexdigest()
 
 
-def range_digest(file: BinaryIO, start: int, stop: int) -> str:
+def range_digest(file: io.BufferedReader, start: int, stop: int) -> str:
     """SHA-256 of the bytes start .. stop - 1 of an open file."""
     digest = hashlib.sha256()
     file.seek(start)
+    # large pieces: after each the thread may have to wait for the interpreter's lock
+    buffer = memoryview(bytearray(max(1, min(_HASHED, stop - start))))
     while start < stop:
-        piece = file.read(min(2**20, stop - start))
-        if not piece:
+        n = file.readinto(buffer[: stop - start])
+        if not n:
             break
-        digest.update(piece)
-        start += len(piece)
+        digest.update(buffer[:n])
+        start += n
     return digest.hexdigest()

@@ -7,6 +7,7 @@ import pytest
 from scipy import sparse
 
 from flashmm.kernels.group_sums import (
+    COUNTS_IN_ROWS,
     LARGEST_IN_TABLE,
     MOST_CELLS,
     MOST_COUNTS,
@@ -55,18 +56,27 @@ def test_values_of_a_table_that_are_not_zero(kinds: tuple, table: np.ndarray) ->
 
 @KINDS
 @pytest.mark.parametrize("look_up", [True, False])
-@pytest.mark.parametrize("m", [0, 2])
+@pytest.mark.parametrize("m", [0, 1, 2])
 @pytest.mark.parametrize("by_cells", [True, False])
 @pytest.mark.parametrize("numbered", [True, False])
+@pytest.mark.parametrize("moved", [True, False])
+@pytest.mark.parametrize("largest", [None, COUNTS_IN_ROWS])
 def test_sums_are_those_of_one_addition_after_another(
-    kinds: tuple, look_up: bool, m: int, by_cells: bool, numbered: bool
+    kinds: tuple,
+    look_up: bool,
+    m: int,
+    by_cells: bool,
+    numbered: bool,
+    moved: bool,
+    largest: int | None,
 ) -> None:
     rng = np.random.default_rng(1)
     group = rng.integers(-1, N_GROUPS, N_CELLS)
-    column = rng.permutation(N_GENES)
+    column = rng.permutation(N_GENES) if moved else np.arange(N_GENES)
     x = rng.normal(size=(m, N_CELLS))
     matrix = (sparse.csr_array if by_cells else sparse.csc_array)(counts())
     matrix.data[5] = 0  # a stored zero
+    matrix.data[9] = largest or matrix.data[9]
     table = np.log2(1.0 + np.arange(matrix.data.max() + 1))
     y = table if look_up else np.where(matrix.data == 0, 0.0, rng.normal(size=matrix.nnz))
     sums = np.zeros((N_GROUPS, N_GENES, 3 + m))
@@ -96,7 +106,9 @@ def test_sums_are_those_of_one_addition_after_another(
             terms = [yi, yi * yi, value + numbered * ONE_MORE, *(x[:, cell] * yi)]
             expected[group[cell], column[gene]] += terms
     np.testing.assert_array_equal(sums, expected)
-    np.testing.assert_array_equal(by_kind(sums), expected.swapaxes(1, 2))
+    np.testing.assert_array_equal(
+        by_kind(sums, np.zeros((N_GROUPS, N_GENES)), False), expected.swapaxes(1, 2)
+    )
 
 
 @KINDS
@@ -166,6 +178,15 @@ def test_numbers_are_taken_out_of_the_sums_exactly() -> None:
     take_numbers(sums, numbers)
     np.testing.assert_array_equal(sums, values.sum(2))
     np.testing.assert_array_equal(numbers, 3.0 + (values > 0).sum(2))
+
+
+def test_numbers_are_taken_out_while_the_sums_are_turned() -> None:
+    sums = np.random.default_rng(3).poisson(0.7, (2, 5, 4)) + ONE_MORE * np.arange(5)[:, None]
+    expected, numbers = sums.copy(), np.ones((2, 5))
+    take_numbers(expected[:, :, 2], np.zeros((2, 5)))
+    turned = by_kind(sums, numbers, True)
+    np.testing.assert_array_equal(turned, expected.swapaxes(1, 2))
+    np.testing.assert_array_equal(numbers, np.tile(1.0 + np.arange(5), (2, 1)))
 
 
 def test_the_largest_sums_are_exact() -> None:
