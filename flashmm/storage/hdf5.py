@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 import h5py
@@ -26,6 +27,17 @@ MOST_PADDED, MOST_RATIO = 2**30, 100
 # Inflated, a stored chunk of this size has at most a gigabyte; larger ones are measured.
 _SMALL = 2**20
 _PIECE = 2**20
+# Filters of the package hdf5plugin by their numbers, which the HDF group registers.
+_PLUGIN = "hdf5plugin"
+_PLUGIN_FILTERS = {
+    307: "bzip2",
+    32001: "Blosc",
+    32004: "LZ4",
+    32008: "Bitshuffle",
+    32013: "ZFP",
+    32015: "Zstandard",
+    32026: "Blosc2",
+}
 
 
 @contextmanager
@@ -78,7 +90,9 @@ def require_bounded(item: object, path: PathLike) -> None:
     InputError
         A dataset lies in other files, has chunks that stand for more than `MOST_CHUNK` bytes or
         inflate to more than they stand for, or stands for more than `MOST_PADDED` bytes of which
-        hardly any are stored.
+        hardly any are stored. Or it is compressed by a filter that neither HDF5 nor the package
+        hdf5plugin has; this is imported, where it is installed, for the first dataset that needs
+        it.
     """
     with reading(path):
         if isinstance(item, h5py.Dataset):
@@ -103,7 +117,38 @@ def _check_dataset(dataset: h5py.Dataset, path: PathLike) -> None:
             "such file is read."
         )
     if dataset.chunks:
+        _require_filters(dataset, where)
         _check_chunks(dataset, where)
+
+
+def _require_filters(dataset: h5py.Dataset, where: str) -> None:
+    recipe = dataset.id.get_create_plist()
+    for i in range(recipe.get_nfilters()):
+        number, _, _, name = recipe.get_filter(i)
+        if not h5py.h5z.filter_avail(number) and not _plugin_has(number):
+            raise InputError(f"{where} is compressed by {_advice(number, text(name))}")
+
+
+def _plugin_has(number: int) -> bool:
+    """Whether the package of further filters is installed and, imported, has one."""
+    try:
+        import_module(_PLUGIN)
+    except ImportError:
+        return False
+    return bool(h5py.h5z.filter_avail(number))
+
+
+def _advice(number: int, name: str) -> str:
+    """Which filter is missing, and what to do."""
+    if number in _PLUGIN_FILTERS:
+        return (
+            f"{_PLUGIN_FILTERS[number]} (HDF5 filter {number}), which the package {_PLUGIN} reads: "
+            f"pip install {_PLUGIN}. It is imported when a file needs it; nothing else is to do."
+        )
+    return (
+        f"a filter that is not known here (HDF5 filter {number}, '{name}'). Read the file where it "
+        "was written, and write it with gzip (adata.write_h5ad(path, compression='gzip'))."
+    )
 
 
 def _check_chunks(dataset: h5py.Dataset, where: str) -> None:

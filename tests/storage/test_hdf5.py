@@ -98,3 +98,58 @@ def test_what_is_no_file(tmp_path: Path) -> None:
             check(path)
     with pytest.raises(InputError, match="There is no file"):
         check(tmp_path / "none")
+
+
+def with_filter(path: Path, number: int) -> Path:
+    """A file with a dataset of one chunk, by a filter that need not be there to write it."""
+    recipe = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    recipe.set_chunk((10,))
+    recipe.set_filter(number, h5py.h5z.FLAG_OPTIONAL, ())
+    with h5py.File(path, "w") as file:
+        space = h5py.h5s.create_simple((10,))
+        made = h5py.h5d.create(file.id, b"x", h5py.h5t.NATIVE_DOUBLE, space, recipe)
+        made.write_direct_chunk((0,), b"packed", 0)
+    return path
+
+
+def test_filters_of_a_package_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hdf5, "_PLUGIN", "no_such_package")
+    monkeypatch.setitem(hdf5._PLUGIN_FILTERS, 511, "Zstandard")
+    path = with_filter(tmp_path / "a.h5", 511)
+    words = r"a\.h5': '/x' is compressed by Zstandard \(HDF5 filter 511\).*pip install no_such"
+    with pytest.raises(InputError, match=words):
+        check(path)
+
+
+def test_filters_that_nobody_has(tmp_path: Path) -> None:
+    path = with_filter(tmp_path / "a.h5", 510)
+    with pytest.raises(InputError, match=r"'/x' is compressed by a filter that is not known here"):
+        check(path)
+
+
+def test_the_package_of_filters_is_imported_when_it_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def available(number: int) -> bool:
+        asked.append(number)
+        return len(asked) > 1  # once it has been imported
+
+    monkeypatch.setattr(hdf5, "_PLUGIN", "wave")  # any module will do
+    monkeypatch.setattr(h5py.h5z, "filter_avail", available)
+    check(with_filter(tmp_path / "a.h5", 511))
+    assert asked == [511, 511]
+
+
+@pytest.mark.parametrize("name", ["Zstd", "LZ4", "Blosc", "Bitshuffle"])
+def test_files_that_are_compressed_by_the_package_of_filters(name: str, tmp_path: Path) -> None:
+    plugin = pytest.importorskip("hdf5plugin")
+    values = np.arange(1000) % 7
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("x", data=values, chunks=(100,), **getattr(plugin, name)())
+    with hdf5_file(tmp_path / "a.h5") as file:
+        require_bounded(file, tmp_path / "a.h5")
+        np.testing.assert_array_equal(file["x"][:], values)
