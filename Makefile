@@ -49,7 +49,7 @@ print(f"results/reports/{name}/report.html" if name else "results/report.html")
 endef
 export NAMED
 
-# Installs the package with extras: by uv, which takes seconds where pip takes minutes, and with pip's
+# Installs the package with its EXTRAS: by uv, which takes seconds where pip takes minutes, and with pip's
 # own index, certificate and constraints; by pip where uv cannot be had or does not succeed.
 define INSTALL
 @said() { $(PIP) config list | sed -n "s/^[^']*\.$$1='\(.*\)'$$/\1/p" | tail -n 1; }; \
@@ -57,9 +57,9 @@ by_uv() { $(PIP) install --quiet --disable-pip-version-check uv && \
   index=$$(said index-url) && cert=$$(said cert) && limits=$$(said constraint) && \
   env $${index:+UV_DEFAULT_INDEX="$$index"} $${cert:+SSL_CERT_FILE="$$cert"} \
     $${limits:+UV_CONSTRAINT="$$limits"} \
-    $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python $(LOCK) --editable '.[$(1)]'; }; \
+    $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python $(LOCK) --editable '.[$(EXTRAS)]'; }; \
 by_uv || { echo "Without uv the set-up takes some minutes."; \
-  $(PIP) install --quiet --disable-pip-version-check $(LOCK) --editable '.[$(1)]'; }
+  $(PIP) install --quiet --disable-pip-version-check $(LOCK) --editable '.[$(EXTRAS)]'; }
 endef
 
 # Handed to the recipes through the environment, so that a path may hold spaces and quotes.
@@ -162,14 +162,17 @@ $(VENV)/bin/python:
 	@echo "Setting up $(VENV) (once)"
 	@$(PYTHON) -m venv $(VENV)
 
+$(VENV)/.installed: EXTRAS := workflow
 $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
-	$(call INSTALL,workflow)
+	$(INSTALL)
 	@touch $@
 
+$(VENV)/.installed-dev: EXTRAS := workflow,dev
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
-	$(call INSTALL,workflow,dev)
+	$(INSTALL)
 	@touch $@ $(VENV)/.installed
 
+$(VENV)/.installed-slurm: EXTRAS := slurm
 $(VENV)/.installed-slurm: pyproject.toml | $(VENV)/bin/python
-	$(call INSTALL,slurm)
+	$(INSTALL)
 	@touch $@
