@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -269,3 +270,13 @@ def test_templates_are_part_of_the_package():
         "report.css.j2",
         "report.js.j2",
     }
+
+
+@pytest.mark.parametrize("target", ["workflow", "workflow,dev", "slurm"])
+def test_make_installs_all_extras_of_a_target(target):
+    name = {"workflow": ".installed", "workflow,dev": ".installed-dev"}.get(
+        target, ".installed-slurm"
+    )
+    command = ["make", "--dry-run", "--always-make", f".venv/{name}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.count(f"--editable '.[{target}]'") == 2  # by uv, or else by pip
