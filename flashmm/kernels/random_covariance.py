@@ -270,7 +270,8 @@ class RandomCovariance:
         """Largest eigenvalue of each component as it is searched, of F'D_k F (K, r, r), (K,)."""
         # Σ γ_k B_k = Σ γ°_l Σ_k T_kl B_k
         centred = np.einsum("kl,krs->lrs", self.uncentred, B)
-        return np.linalg.eigvalsh(centred)[:, -1]
+        # where X holds all that Z does, r is zero
+        return np.linalg.eigvalsh(centred)[:, -1] if B.shape[-1] else np.zeros(len(B))
 
     def start_grid(self, largest: Array) -> Grid:
         """Points γ of the shared grid, positive definite where effects correlate.
