@@ -50,12 +50,13 @@ def error_correlation(table: TestTable, columns: Sequence[int]) -> np.ndarray | 
     jackknife). That of one gene rests on few subjects, so the correlations are averaged over up
     to 1,000 genes. Models without a common subject have zero.
     """
-    if not isinstance(table.tested, FitsWithin):
+    fits = table.tested
+    if not isinstance(fits, FitsWithin):
         return None
     tested = np.flatnonzero(np.isfinite(table.std_error[:, columns]).sum(1) > 1)
     genes = tested[np.unique(np.linspace(0, len(tested) - 1, MOST_GENES).astype(int))]
     try:
-        found = [_changes(table, j, genes) for j in columns if len(genes)]
+        found = [_changes(fits, table, j, genes) for j in columns if len(genes)]
     except InputError:  # no groups, or terms that cross the subjects
         return None
     correlation = np.eye(len(columns))
@@ -65,11 +66,9 @@ def error_correlation(table: TestTable, columns: Sequence[int]) -> np.ndarray | 
     return correlation
 
 
-def _changes(table: TestTable, column: int, genes: np.ndarray) -> _Changes:
+def _changes(fits: FitsWithin, table: TestTable, column: int, genes: np.ndarray) -> _Changes:
     """Changes of one contrast of some genes; NaN where there is no estimate without a subject."""
-    if not isinstance(table.tested, FitsWithin):
-        raise TypeError("Only models of levels share subjects.")
-    fit = table.tested.fits.get(table.levels[column])
+    fit = fits.fits.get(table.levels[column])
     if not isinstance(fit, LMMFit):
         return _Changes(pd.Index([]), np.zeros((0, len(genes))))
     subjects = independent_subjects(fit.stats)
