@@ -243,7 +243,7 @@ class EliminationEngine:
         gamma[is_first(found.gene)] = lowest_point(values, scale)
         return Starts(found.gene, self._spread(gamma))
 
-    def definite_starts(self, genes: Grouped) -> Starts:
+    def definite_starts(self, genes: Grouped, fine: bool = False) -> Starts:
         """The same on grids that reach below zero, with V positive definite.
 
         Those of γ ≥ 0 where there are many levels or components.
@@ -252,16 +252,17 @@ class EliminationEngine:
             return self.starts(genes)
         return joined(
             grid_starts(grid, lambda points: self._on_grid(points, genes))
-            for grid in self._definite_grids
+            for grid in self._definite_grids[fine]
         )
 
     @cached_property
-    def _definite_grids(self) -> list[Grid]:
+    def _definite_grids(self) -> list[list[Grid]]:
+        """Coarse and fine grids that reach below zero where there are few levels and components."""
         sizes, ZtZ = self.projection.component_sizes, sparse.csr_array(self.projection.ZtZ)
         if sum(sizes) > SEARCHED_LEVELS or len(sizes) > len(NEGATIVE_FRACTIONS):
             return []
         components = RandomCovariance(sizes).components(span_of(ZtZ.toarray()))
-        return definite_grids(components)
+        return [definite_grids(components, fine) for fine in (False, True)]
 
     def _spread(self, gamma: Array) -> Array:
         """γ of every component from those of the axes of the start grid, (points, axes)."""
