@@ -443,7 +443,7 @@ def _stream(
             return _record(cells, found, request)
     content = f"{len(cells.kept)} {len(genes)} {n_nonzero} {total!r}"
     digest = hashlib.sha256(content.encode()).hexdigest()
-    return _record(cells, {"sha256": digest}, request)
+    return _record(cells, {"digest": f"sha256:{digest}"}, request)
 
 
 def _blocks_again(cells: _Input, request: _Request) -> Iterator[Block]:
@@ -473,7 +473,7 @@ def _identity(file: BufferedReader, path: Path, cells: _Input) -> dict[str, Any]
     """Digest of the cells' part of the bytes of a file, and what names the whole file."""
     size = file.seek(0, os.SEEK_END)
     start, stop = (size * cell // cells.n_all for cell in (cells.rows.start, cells.rows.stop))
-    digest = {"sha256": range_digest(file, start, stop), "file_id": file_identity(path)}
+    digest = {"digest": range_digest(file, start, stop), "file_id": file_identity(path)}
     return digest if (start, stop) == (0, size) else digest | {"bytes": [start, stop]}
 
 

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numba import njit, types
 
+from flashmm.kernels.threads import in_threads
+
 LARGEST_IN_TABLE = 2**20  # larger counts are not looked up; a table takes 8 MB at most
 # Values of a group in a block, times this, that must exceed its genes for sums to be fetched first.
 WORTH_FETCHING = 8
@@ -47,9 +49,7 @@ _POSITIONS = (_read_only(types.int32), _INTEGERS)
 _VALUES = (_read_only(types.float32), _FLOATS)
 _PLACES = (_INTEGER, _INTEGERS, _INTEGERS, _read_only(types.float64, 2))
 _ADD = [
-    types.void(
-        types.float64[:, :, ::1], _INTEGERS, positions, values, _FLOATS, _FLAG, *_PLACES, _FLAG
-    )
+    (types.float64[:, :, ::1], _INTEGERS, positions, values, _FLOATS, _FLAG, *_PLACES, _FLAG)
     for positions, values in zip(_POSITIONS, _VALUES, strict=True)
 ]
 
@@ -85,14 +85,16 @@ def in_order(indptr: np.ndarray, minor: np.ndarray, width: int, last: int) -> bo
     last : int
         The last position before these where the first line has begun earlier; -1 elsewhere.
     """
-    disorder = False
+    disorder = np.int32(0)
     for line in range(len(indptr) - 1):
-        for i in range(indptr[line], indptr[line + 1]):
-            disorder |= minor[i] <= last
-            last = minor[i]
-        disorder |= last >= width
+        begin, end = indptr[line], indptr[line + 1]
+        if begin < end:
+            disorder |= np.int32(minor[begin] <= last) | np.int32(minor[end - 1] >= width)
+            before, after = minor[begin : end - 1], minor[begin + 1 : end]
+            for i in range(len(before)):  # by position, which is compiled to vector instructions
+                disorder |= np.int32(after[i] <= before[i])
         last = -1
-    return not disorder
+    return disorder == 0
 
 
 @_compiled(
@@ -295,7 +297,7 @@ def _add_products(
             total[np.uint64(column[minor[i]]), 3 + k] += x[k] * yi
 
 
-@_compiled(_ADD)
+@_compiled([types.void(*arguments, _INTEGER, _INTEGER) for arguments in _ADD])
 def add_cells(
     sums: np.ndarray,
     indptr: np.ndarray,
@@ -308,6 +310,8 @@ def add_cells(
     column: np.ndarray,
     x: np.ndarray,
     numbered: bool,
+    lowest: int,
+    highest: int,
 ) -> None:
     """Add the values of cells to the sums of their groups.
 
@@ -335,6 +339,8 @@ def add_cells(
         (covariates, cells).
     numbered : bool
         Whether the sums of values also say how many are above zero (`take_numbers`).
+    lowest, highest : int
+        The groups to which values are added, the last one included; others are left as they are.
     """
     one_more = ONE_MORE if numbered else 0.0
     in_rows = look_up and len(x) > 0 and len(y) <= COUNTS_IN_ROWS
@@ -344,8 +350,8 @@ def add_cells(
         in_place &= column[j] == j
     of_lines = group[first : first + len(indptr) - 1]
     order = np.argsort(of_lines, kind="mergesort")  # a stable one
-    start = np.searchsorted(of_lines[order], 0)
-    while start < len(order):
+    start = np.searchsorted(of_lines[order], max(lowest, 0))
+    while start < len(order) and of_lines[order[start]] <= highest:
         g, stop, n_values = of_lines[order[start]], start, 0
         while stop < len(order) and of_lines[order[stop]] == g:
             n_values += indptr[order[stop] + 1] - indptr[order[stop]]
@@ -366,7 +372,7 @@ def add_cells(
         start = stop
 
 
-@_compiled(_ADD)
+@_compiled([types.void(*arguments) for arguments in _ADD])
 def add_genes(
     sums: np.ndarray,
     indptr: np.ndarray,
@@ -441,7 +447,11 @@ def by_kind(sums: np.ndarray, numbers: np.ndarray, numbered: bool) -> np.ndarray
     """
     groups, columns, kinds = sums.shape
     turned = sums.reshape(groups, kinds, columns)
-    _turn(sums, turned, numbers, numbered)
+
+    def turn(part: slice) -> None:
+        _turn(sums[part], turned[part], numbers[part], numbered)
+
+    in_threads(turn, [slice(0, groups // 2), slice(groups // 2, groups)])
     return turned
 
 
