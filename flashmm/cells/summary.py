@@ -10,7 +10,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from io import BufferedReader
@@ -131,9 +131,12 @@ class _Input:
     cell_names: Any
     state: tuple[int, ...] = ()
     notes: list[str] = field(default_factory=list)
+    source: CellMatrix | None = None
 
     def open(self, request: _Request) -> AbstractContextManager[CellMatrix]:
-        """Open the values again."""
+        """Open the values again, or give those that are still open (`source`)."""
+        if self.source is not None:
+            return nullcontext(self.source)
         return _opened(self.data, self.obs, request)
 
     def fill(self, rows: slice, request: _Request) -> None:
@@ -141,7 +144,7 @@ class _Input:
         cells = np.arange(rows.start, rows.stop)[self.kept[rows]]
         if len(cells) == 0:
             return
-        table = self.columns.iloc[cells]
+        table = self.columns if len(cells) == len(self.columns) else self.columns.iloc[cells]
         if self.counted:
             table = table.assign(**{request.libsize: self.libsize[cells]})
         try:
@@ -284,17 +287,31 @@ def summarise(
             "Summarise each of them in a call of its own."
         )
     check_minimum(minimum_cells, request.part.is_whole)
-    inputs = [_prepare(*pair, request) for pair in zip(items, sheets, strict=True)]
+    with ExitStack() as stays_open:
+        groups = _summarised(items, obs, sheets, request, stays_open)
+    return groups if minimum_cells is None else without_small_groups(groups, minimum_cells)
+
+
+def _summarised(
+    items: Sequence[Data],
+    obs: Sheet | Sequence[Sheet] | None,
+    sheets: Sequence[Sheet | None],
+    request: _Request,
+    stays_open: ExitStack,
+) -> GroupStatistics:
+    """Prepare all inputs, then read their values one after another; one alone is opened once."""
+    alone = stays_open if len(items) == 1 else None
+    inputs = [_prepare(*pair, request, alone) for pair in zip(items, sheets, strict=True)]
     check_one_sheet(obs, [cells.cell_names for cells in inputs])
     for other in inputs[1:]:
         check_same_genes(inputs[0].genes, other.genes, inputs[0].name, other.name)
     keys = [cells.keys for cells in inputs]
-    codes, obs = group_rows(pd.concat(align_tables(keys), ignore_index=True))
-    notes = note_references(keys, obs, unsorted_columns(keys)) + _note_libsizes(inputs)
-    _check_group_number(obs, len(codes))
+    codes, table = group_rows(pd.concat(align_tables(keys), ignore_index=True))
+    notes = note_references(keys, table, unsorted_columns(keys)) + _note_libsizes(inputs)
+    _check_group_number(table, len(codes))
 
     numbered, genes = bool(np.bincount(codes).max() <= MOST_CELLS), inputs[0].genes
-    sums = RunningSums.empty(len(obs), len(genes), 3 + len(request.covariates), numbered)
+    sums = RunningSums.empty(len(table), len(genes), 3 + len(request.covariates), numbered)
     parts = np.split(codes, np.cumsum([len(key) for key in keys])[:-1])
     records = [
         _stream(cells, part, genes, sums, request)
@@ -302,12 +319,12 @@ def summarise(
     ]
     (total, squares, counts, *crossed), expressing = sums.by_kind()
     origin = None
-    if not find_transform(transform).needs_counts:
+    if not find_transform(request.transform).needs_counts:
         again = partial(_blocks_again, request=request)
         origin = sum_from_means(inputs, parts, genes, (total, squares, *crossed), again)
     x = np.concatenate([cells.x[:, cells.kept] for cells in inputs], axis=1)
-    groups = GroupStatistics(
-        obs=obs.assign(**_moments(codes, x, request.covariates, len(obs))),
+    return GroupStatistics(
+        obs=table.assign(**_moments(codes, x, request.covariates, len(table))),
         genes=genes,
         sum=total,
         sumsq=squares,
@@ -315,13 +332,12 @@ def summarise(
         counts=counts if sums.of_counts else None,
         by=request.by,
         covariates=request.covariates,
-        transform=transform,
+        transform=request.transform,
         provenance=_provenance(request, records),
         notes=tuple(text for cells in inputs for text in cells.notes) + tuple(notes),
         expressing=expressing,
         origin=origin,
     )
-    return groups if minimum_cells is None else without_small_groups(groups, minimum_cells)
 
 
 def _names(names: str | Sequence[str]) -> tuple[str, ...]:
@@ -347,10 +363,13 @@ def _opened(data: Data, obs: Sheet | None, request: _Request) -> AbstractContext
     return open_counts(data, request.layer, request.part, obs=obs, genes=request.gene_names)
 
 
-def _prepare(data: Data, obs: Sheet | None, request: _Request) -> _Input:
+def _prepare(
+    data: Data, obs: Sheet | None, request: _Request, stays_open: ExitStack | None
+) -> _Input:
     """Read and check all that is known of the cells before their values."""
     state = () if isinstance(data, ad.AnnData) else file_state(data)
-    with _opened(data, obs, request) as source:
+    with ExitStack() as closes:
+        source = (stays_open or closes).enter_context(_opened(data, obs, request))
         source.check_names()
         wanted, counted = _columns_in_use(source, request)
         source.check_looks(request.transform, request.libsize if counted else None)
@@ -381,6 +400,7 @@ def _prepare(data: Data, obs: Sheet | None, request: _Request) -> _Input:
         cell_names=cell_names,
         state=state,
         notes=[*said, *notes],
+        source=source if stays_open else None,
     )
     if not counted:
         cells.fill(slice(0, len(kept)), request)

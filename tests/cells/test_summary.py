@@ -8,7 +8,8 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -847,23 +848,28 @@ def test_files_that_are_cut_are_named(layout: type, compression: str, tmp_path: 
                 summarise(path, BY, **options)
 
 
-def test_a_file_that_is_replaced_between_its_table_and_its_counts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_file_that_is_replaced_while_it_is_in_use(
+    alone: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = stored(cells(), tmp_path / "a.h5ad")
+    path, last = stored(cells(), tmp_path / "a.h5ad"), stored(cells(), tmp_path / "c.h5ad")
     other = stored(cells(seed=1), tmp_path / "b.h5ad")
     opened = summary.open_counts
     seen = []
 
-    def replacing(*given: object, **named: object) -> object:
+    @contextmanager
+    def replacing(*given: object, **named: object) -> Iterator[object]:
         seen.append(given)
-        if len(seen) == 2:
+        if not alone and len(seen) == 3:  # between the table and the counts of the first
             os.replace(other, path)
-        return opened(*given, **named)
+        with opened(*given, **named) as source:
+            if alone:
+                os.replace(other, path)
+            yield source
 
     monkeypatch.setattr(summary, "open_counts", replacing)
     with pytest.raises(InputError, match=r"a\.h5ad' was replaced or changed while it was read"):
-        summarise(path, BY)
+        summarise(path if alone else [path, last], BY)
 
 
 # ---- memory
