@@ -15,7 +15,7 @@ from flashmm.kernels.ddf import invert_information
 from flashmm.kernels.empirical_bayes_points import Points, points_of
 from flashmm.kernels.engine import VarianceForms, take
 from flashmm.kernels.random_covariance import at_boundary
-from flashmm.kernels.rotation import Projection, original_basis, orthonormal_contrasts
+from flashmm.kernels.rotation import Projection
 from flashmm.kernels.threads import single_blas_thread
 from flashmm.model import FAR, note_aliased
 from flashmm.model import MAX_DENSE_COLUMNS as MAX_DENSE_COLUMNS
@@ -128,7 +128,7 @@ class LMMFit(Shown):
         p, kept = len(self.coefficients), self.model.kept
         full = np.empty((self.n_genes, p, p))
         full[~wanted] = np.nan
-        basis = orthonormal_contrasts(self.model.projection, np.eye(p)[:, kept])
+        basis = self.model.contrasts(np.eye(p))
         for index, gamma, _ in self.blocks(wanted):
             unit = self.model.engine.covariance(gamma, basis)
             unit *= self.theta[index, -1][:, None, None]
@@ -291,7 +291,7 @@ class FittedGenes:
 
     def contrast_columns(self, rows: np.ndarray) -> np.ndarray:
         """Contrasts (C, p) in the orthonormal basis of the design, (kept, C)."""
-        return orthonormal_contrasts(self.fit.model.projection, rows[:, self.kept])
+        return self.fit.model.contrasts(rows)
 
     def variance_forms(self, left: np.ndarray, right: np.ndarray) -> VarianceForms:
         """Covariances of the rows of `left` and `right` (C, p) times β̂."""
@@ -426,7 +426,7 @@ def held_coefficients(fit: LMMFit, stats: SummaryStatistics, model: Model) -> np
     coef = np.full(fit.coef.shape, np.nan)
     for index, gamma, genes in _held(fit, stats, model):
         values = model.engine.coefficients(gamma, genes)
-        coef[np.ix_(index, model.kept)] = original_basis(model.projection, values)
+        coef[np.ix_(index, model.kept)] = model.coefficients(values)
     return coef
 
 
@@ -483,7 +483,7 @@ def _fit_block(
     n_iter = np.zeros(G, dtype=np.int64)
 
     perfect = status == Status.PERFECT_FIT
-    coef[perfect], theta[perfect] = original_basis(model.projection, genes.xy[perfect]), 0.0
+    coef[perfect], theta[perfect] = model.coefficients(genes.xy[perfect]), 0.0
     live = np.flatnonzero(status == Status.OK)
     if len(live):
         genes = take(genes, live)
@@ -491,7 +491,7 @@ def _fit_block(
         optimum = engine.optimise(genes, first, options.max_iter, options.tol)
         gamma = optimum.gamma
         variance, coefficients, information[live] = engine.estimates(gamma, genes)
-        coef[live] = original_basis(model.projection, coefficients)
+        coef[live] = model.coefficients(coefficients)
         theta[live] = np.column_stack([gamma * variance[:, None], variance])
         loglik[live] = log_likelihood(optimum.objective, model.projection, options.method)
         n_iter[live], decrement[live] = optimum.n_iter, optimum.decrement

@@ -15,14 +15,14 @@ from flashmm.kernels.elimination import EliminationEngine
 from flashmm.kernels.engine import Engine
 from flashmm.kernels.rotation import (
     Projection,
-    independent_columns,
+    original_basis,
+    orthonormal_contrasts,
     project_design,
     rotate_projection,
 )
 from flashmm.kernels.spectral import SpectralEngine
 from flashmm.kernels.structure import CovarianceStructure, Elimination
 from flashmm.kernels.threads import in_threads
-from flashmm.names import listed
 from flashmm.options import DesignError, FitOptions, InputError, note
 
 Block = TypeVar("Block")
@@ -52,12 +52,33 @@ class Model:
         The algorithm.
     constant : (p,) array or None
         R⁻ᵀX'1, a constant in the basis of X, for genes whose products are of y - origin.
+    centring : (p, p) array or None
+        C of the design X - XC that was factored, as `SummaryStatistics.centring`.
     """
 
     kept: np.ndarray
     projection: Projection
     engine: Engine[Any]
     constant: np.ndarray | None = None
+    centring: np.ndarray | None = None
+
+    def coefficients(self, values: np.ndarray) -> np.ndarray:
+        """Coefficients of the kept columns of X, (genes, kept), from those of R⁻ᵀX'."""
+        coef = original_basis(self.projection, values)
+        # β = β̃ - Cβ̃
+        return coef if self.centring is None else coef - coef @ self._kept_centring.T
+
+    def contrasts(self, rows: np.ndarray) -> np.ndarray:
+        """Contrasts (C, p) of X in the orthonormal basis of the design, (kept, C)."""
+        rows = rows[:, self.kept]
+        if self.centring is not None:
+            rows = rows - rows @ self._kept_centring
+        return orthonormal_contrasts(self.projection, rows)
+
+    @property
+    def _kept_centring(self) -> np.ndarray:
+        assert self.centring is not None
+        return self.centring[np.ix_(self.kept, self.kept)]
 
     def gene_blocks(self, n_genes: int, options: FitOptions) -> Iterator[tuple[int, int]]:
         """First and one-past-last gene of each block."""
@@ -120,7 +141,7 @@ def prepare(stats: SummaryStatistics, options: FitOptions) -> Model:
 
 def factor(stats: SummaryStatistics, options: FitOptions) -> Model:
     """As `prepare`, but not asking whether variances can be estimated, which GLS does not need."""
-    kept = independent_columns(stats.XtX)
+    kept = stats.independent()
     if not kept.any() or stats.n_cells - kept.sum() < 1:
         raise DesignError(
             f"{stats.n_cells} cells and {kept.sum()} independent fixed coefficients leave nothing "
@@ -133,7 +154,13 @@ def factor(stats: SummaryStatistics, options: FitOptions) -> Model:
         stats.component_sizes,
         stats.n_cells,
     )
-    return Model(kept, projection, _build_engine(projection, options), _constant(stats, projection))
+    return Model(
+        kept,
+        projection,
+        _build_engine(projection, options),
+        _constant(stats, projection),
+        stats.centring,
+    )
 
 
 def _constant(stats: SummaryStatistics, projection: Projection) -> np.ndarray | None:
@@ -146,7 +173,7 @@ def _constant(stats: SummaryStatistics, projection: Projection) -> np.ndarray | 
             "The products are of values from which a constant was taken, and this design has no "
             "intercept: add it, or make statistics of the values from zero (from_zero)."
         )
-    return np.asarray(projection.R @ a[independent_columns(stats.XtX)])
+    return np.asarray(projection.R @ a[stats.independent()])
 
 
 def _build_engine(projection: Projection, options: FitOptions) -> Engine[Any]:
@@ -241,19 +268,5 @@ def note_aliased(stats: SummaryStatistics, estimable: np.ndarray) -> tuple[str, 
             f"{np.count_nonzero(~estimable)} of {len(names)} fixed coefficients are linear "
             "combinations of others in these cells and were dropped: "
             f"{', '.join(names[~estimable])}. Contrasts that need them are NaN."
-            f"{_far_columns(stats, estimable)}"
         ),
     )
-
-
-def _far_columns(stats: SummaryStatistics, estimable: np.ndarray) -> str:
-    """Name dropped columns that vary little beside their mean."""
-    if stats.X_sum is None:
-        return ""
-    mean = stats.X_sum / stats.n_cells
-    spread = np.diag(stats.XtX) / stats.n_cells - mean**2
-    far = ~estimable & (spread > 1e-14 * mean**2) & (spread < mean**2 / FAR)
-    if not far.any():
-        return ""
-    named = listed(np.array(stats.coefficients, dtype=object)[far])
-    return f" {named}: the mean is more than 10000 times the spread, centre the column."

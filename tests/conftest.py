@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 from hypothesis import settings
 from skips import pytest_sessionfinish, pytest_terminal_summary
@@ -15,6 +17,17 @@ LONGEST = ("tests/workflow/test_run.py", "tests/workflow", "tests/benchmark", "t
 # Of a property that says nothing else; most are compared with an exact oracle, gene by gene.
 settings.register_profile("suite", max_examples=25, deadline=None)
 settings.load_profile("suite")
+
+# Modules and tests stay until the end: the garbage collector, which would go through them again and
+# again, begins where they are all there, and takes what tests leave less often.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,8 +8,10 @@ import pandas as pd
 import flashmm as fm
 
 
-def groups_of(obs: pd.DataFrame, genes=4, seed=0, sd=(0.3, 0.0), cells=None, effect=None):
-    """Gaussian groups with a subject variance and one of subject × cell type; σ² = 1.
+def groups_of(
+    obs: pd.DataFrame, genes=4, seed=0, sd=(0.3, 0.0), cells=None, effect=None, residual=1.0
+):
+    """Gaussian groups with a subject variance and one of subject × cell type.
 
     Parameters
     ----------
@@ -23,15 +25,22 @@ def groups_of(obs: pd.DataFrame, genes=4, seed=0, sd=(0.3, 0.0), cells=None, eff
         Cells of each group; 20 to 80 at random by default.
     effect : (groups, genes) array, optional
         Added to the means.
+    residual : float or (groups,) array
+        Standard deviation of the cells of a group.
     """
+    residual = np.broadcast_to(residual, len(obs))[:, None]
     rng = np.random.default_rng(seed)
     n = rng.integers(20, 80, len(obs)) if cells is None else np.asarray(cells)
     subject = pd.factorize(obs["subject"])[0]
     shape = (len(obs), genes)
     mean = sd[0] * rng.normal(size=(subject.max() + 1, genes))[subject]
-    mean = mean + sd[1] * rng.normal(size=shape) + rng.normal(size=shape) / np.sqrt(n)[:, None]
+    mean = (
+        mean
+        + sd[1] * rng.normal(size=shape)
+        + rng.normal(size=shape) * residual / np.sqrt(n)[:, None]
+    )
     mean += 0.0 if effect is None else effect
-    inner = rng.chisquare(n[:, None] - 1, size=shape)
+    inner = rng.chisquare(n[:, None] - 1, size=shape) * residual**2
     by = tuple(obs.columns)
     obs = obs.copy()
     for column in by:

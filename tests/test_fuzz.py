@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -27,3 +28,13 @@ def test_fits_are_the_best_maxima_of_a_dense_likelihood(fuzz):
     assert fits.below.notna().sum() > 12
     failed = fuzz.failures(rows)
     assert failed.empty, failed.to_string()
+
+
+@pytest.mark.parametrize("seed", [1441, 1520])
+def test_searches_that_missed_a_maximum_once(fuzz, seed):
+    """Slopes with nearly collinear X by elimination; components that may be negative."""
+    design = fuzz.random_design(seed)
+    one, other = (fuzz.fitted(design, engine) for engine in ("dense", "eliminated"))
+    assert list(one.status) == list(other.status) == ["ok", "ok"]
+    np.testing.assert_allclose(one.loglik, other.loglik, rtol=1e-7)
+    np.testing.assert_allclose(one.loglik[1], {1441: 15.976004, 1520: 23.085940}[seed], rtol=1e-6)

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -134,7 +135,10 @@ def imported(module: str) -> set[str]:
     return imported_modules(path.read_text(), module, is_module, path.name == "__init__.py")
 
 
-GRAPH = {module: imported(module) for module in FILES}
+@cache
+def graph() -> dict[str, set[str]]:
+    """Modules, and the modules of the package that each imports; read by the tests that ask."""
+    return {module: imported(module) for module in FILES}
 
 
 def room(module: str) -> str:
@@ -147,15 +151,15 @@ def floor(module: str) -> int:
     return found[0]
 
 
-@pytest.mark.parametrize("module", sorted(GRAPH.keys() - {"flashmm"}))
+@pytest.mark.parametrize("module", sorted(FILES.keys() - {"flashmm"}))
 def test_imports_point_one_way(module):
-    above = {name for name in GRAPH[module] if floor(name) > floor(module)}
+    above = {name for name in graph()[module] if floor(name) > floor(module)}
     assert not above, f"{module} imports {above} from a room above its own"
 
 
 def test_later_rooms_are_attached_to_the_table_of_tests_only():
     """By name, which the imports do not show: what is named is there, in the room for notebooks."""
-    users = {module for module, names in GRAPH.items() if "attached" in FILES[module].read_text()}
+    users = {module for module, names in graph().items() if "attached" in FILES[module].read_text()}
     assert users == {"flashmm.shown", "flashmm.inference.table", "flashmm.notebook"}
     descriptors = [v for v in vars(flashmm.TestTable).values() if isinstance(v, attached)]
     assert len(descriptors) == 6 and {d.place.split(".")[1] for d in descriptors} == {"notebook"}
@@ -165,23 +169,23 @@ def test_later_rooms_are_attached_to_the_table_of_tests_only():
 
 def test_no_import_closes_a_cycle():
     # a face imports its modules, and a module may import the face of another room only
-    assert not cycle(GRAPH), "imports, deferred ones too, form a cycle"
+    assert not cycle(graph()), "imports, deferred ones too, form a cycle"
 
 
 def test_rooms_form_no_cycle():
     # importing a module runs the face of its room first
-    rooms = {name: set() for name in map(room, GRAPH.keys() - {"flashmm"})}
-    for module, names in GRAPH.items():
+    rooms = {name: set() for name in map(room, graph().keys() - {"flashmm"})}
+    for module, names in graph().items():
         rooms.get(room(module), set()).update(map(room, names))
     assert not cycle(rooms), "two rooms import from each other"
 
 
 def test_no_module_imports_the_whole_package():
-    assert not [module for module, names in GRAPH.items() if "flashmm" in names]
+    assert not [module for module, names in graph().items() if "flashmm" in names]
 
 
 def below_the_face() -> list[str]:
-    return sorted(GRAPH.keys() - {"flashmm"})
+    return sorted(FILES.keys() - {"flashmm"})
 
 
 @pytest.mark.parametrize("module", below_the_face())

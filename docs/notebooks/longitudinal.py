@@ -57,8 +57,8 @@ slopes.top(5)[["gene", "estimate", "std_error", "df", "p_value", "adj_p_value"]]
 # ## Time as visits
 #
 # Nothing says that a response is a line. With a level for each visit, two differences of differences are asked at once by an F
-# test, or one by one. (A note says that one variance is taken for all visits, as it would have to for cell types. Visits of one
-# cell type may differ less; where they do not, `0 + visit || subject` gives each its own.)
+# test, or one by one. (One variance is taken for all visits; were those of the visits to differ, a note would say so, and
+# `0 + visit || subject` gives each its own.)
 
 # %%
 steps = fm.fit_lmm(fm.summary_statistics(groups, "~ log(libsize) + arm * visit", random))

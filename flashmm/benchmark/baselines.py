@@ -129,7 +129,7 @@ def pooled_tests(
     if np.linalg.matrix_rank(stats.XtX, hermitian=True) < len(stats.XtX):
         raise DesignError("Columns of X follow from others; drop them from the formula.")
     inverse, df = np.linalg.inv(stats.XtX), stats.n_cells - len(stats.XtX)
-    coef = stats.YtX @ inverse
+    coef = stats.YtX @ inverse  # of the columns that the products are of
     residual = (stats.yty - (coef * stats.YtX).sum(1)) / df
     residual[residual <= NOTHING * stats.yty / df] = np.nan
     if stats.origin is not None and (constant := stats.constant()) is not None:
@@ -138,7 +138,7 @@ def pooled_tests(
     for contrast in resolved:
         if len(contrast.matrix) > 1:
             raise InputError(f"contrasts: {contrast.name!r} is a joint one; give single contrasts.")
-        c = contrast.matrix[0]
+        c = stats.of_products(contrast.matrix)[0]
         test = {"estimate": coef @ c, "std_error": np.sqrt(residual * (c @ inverse @ c)), "df": df}
         parts.append(_frame(contrast.name, stats.genes, level, test))
     return pd.concat(parts, ignore_index=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import reduce
 
 import numpy as np
@@ -79,6 +80,25 @@ def evaluate_covariate(expr: str, obs: pd.DataFrame) -> np.ndarray:
     with np.errstate(all="ignore"):
         values = np.asarray(reduce(np.multiply, factors), dtype=np.float64)
     require_finite(values, expr, "cells")
+    return values
+
+
+def known_covariates(
+    covariates: Sequence[str], obs: pd.DataFrame, kept: np.ndarray, libsize: str
+) -> np.ndarray:
+    """Values of the covariates that are no functions of the library size.
+
+    Returns
+    -------
+    numpy.ndarray
+        (covariates, kept cells) Zero for the others, and for those that cannot be evaluated.
+    """
+    values = np.zeros((len(covariates), np.count_nonzero(kept)))
+    for row, covariate in zip(values, covariates, strict=True):
+        columns = list(covariate_columns(covariate, obs.columns))
+        if libsize not in columns:
+            with suppress(InputError):
+                row[:] = evaluate_covariate(covariate, obs.loc[kept, columns])
     return values
 
 

@@ -146,7 +146,10 @@ def _maps(groups: GroupStatistics, f: np.ndarray, optional: bool) -> np.ndarray:
         if isinstance(sized[0].node, ast.Call):
             rest = [factor for factor in factors if factor is not sized[0]]
             logarithm = _LOGARITHMS[call_name(sized[0].node)]
-            A[:, i, _place(groups, covariate, rest)] += logarithm(f)
+            place = _place(groups, covariate, rest)
+            A[:, i, place] += logarithm(f)
+            if place and groups.covariate_origin is not None:  # of x, not of x - origin
+                A[:, i, 0] += logarithm(f) * groups.covariate_origin[place - 1]
         else:
             A[:, i, i] = f
     if not found:

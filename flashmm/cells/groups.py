@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations_with_replacement, pairwise
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -26,25 +26,17 @@ from flashmm.cells.levels import (
     sum_by_group,
     unsorted_columns,
 )
+from flashmm.cells.moments import N_CELLS as N_CELLS
+from flashmm.cells.moments import moment_name as moment_name
+from flashmm.cells.moments import moment_names as moment_names
+from flashmm.cells.moments import moved_moments, moved_sums
 from flashmm.names import listed
 from flashmm.options import InputError, note
 from flashmm.shown import Shown
 from flashmm.storage.workspace import zeros
 
-N_CELLS = "n_cells"
 # Sums that groups have where the input is counts, and what they are called.
 OF_COUNTS = {"counts": "Sums of raw counts", "expressing": "Numbers of expressing cells"}
-
-
-def moment_name(*factors: str) -> str:
-    """Name of the obs column that holds the sum of the product of `factors` over the cells."""
-    return "sum:" + "*".join(factors) if factors else N_CELLS
-
-
-def moment_names(covariates: Sequence[str]) -> list[str]:
-    """Names of all gene-free sums: n_cells, each covariate, then each pair (squares included)."""
-    pairs = combinations_with_replacement(covariates, 2)
-    return [N_CELLS, *map(moment_name, covariates), *(moment_name(*pair) for pair in pairs)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +72,9 @@ class GroupStatistics(Shown):
         (genes,) What was subtracted from y before `sum`, `sumsq` and `covariate_sums` were taken:
         the mean of genes that vary little beside it, zero of the others. None where it is zero for
         all genes, as it is for counts.
+    covariate_origin : numpy.ndarray or None
+        (covariates,) What was subtracted from each covariate before any sum with it was taken: the
+        mean of those that vary little beside it, zero of the others. None where all are zero.
     """
 
     obs: pd.DataFrame
@@ -95,6 +90,7 @@ class GroupStatistics(Shown):
     notes: tuple[str, ...] = ()
     expressing: np.ndarray | None = None
     origin: np.ndarray | None = None
+    covariate_origin: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         """Check that columns and shapes agree with each other."""
@@ -114,6 +110,8 @@ class GroupStatistics(Shown):
                 )
         if self.origin is not None and self.origin.shape != (self.n_genes,):
             raise InputError(f"'origin' has the shape {self.origin.shape}, not ({self.n_genes},).")
+        if self.covariate_origin is not None and len(self.covariate_origin) != len(self.covariates):
+            raise InputError("'covariate_origin' has not one number for each covariate.")
 
     @property
     def n_groups(self) -> int:
@@ -132,6 +130,8 @@ class GroupStatistics(Shown):
 
     def moment(self, k: int, l: int) -> np.ndarray:  # noqa: E741 - the axes of a matrix
         """Sum of x_k x_l over the cells of each group; x_0 = 1, then the covariates in order.
+
+        Covariates with an origin are x - origin here.
 
         Returns
         -------
@@ -316,6 +316,29 @@ def merge(parts: Iterable[GroupStatistics], genes: str = "same") -> GroupStatist
     return merge_headers(parts, lambda number: parts[number].gene_sums(), genes)
 
 
+def _with_origin_of(
+    parts: Sequence[GroupStatistics], sums_of: Callable[[int], dict[str, np.ndarray]]
+) -> tuple[list[GroupStatistics], Callable[[int], dict[str, np.ndarray]]]:
+    """Parts whose covariates are differences from the constants of the first of them."""
+    zero = np.zeros(len(parts[0].covariates))
+    own = [zero if p.covariate_origin is None else p.covariate_origin for p in parts]
+    steps = [origin - own[0] for origin in own]
+    if not any(step.any() for step in steps):
+        return list(parts), sums_of
+
+    def moved(number: int) -> dict[str, np.ndarray]:
+        return moved_sums(sums_of(number), parts[number].covariates, steps[number])
+
+    return [
+        replace(
+            part,
+            obs=part.obs.assign(**moved_moments(part.obs, part.covariates, step)),
+            covariate_origin=parts[0].covariate_origin,
+        )
+        for part, step in zip(parts, steps, strict=True)
+    ], moved
+
+
 def merge_headers(
     parts: Sequence[GroupStatistics],
     sums_of: Callable[[int], dict[str, np.ndarray]],
@@ -336,6 +359,7 @@ def merge_headers(
         raise InputError("There is nothing to merge: the list of group statistics is empty.")
     first = parts[0]
     _check_alike(parts)
+    parts, sums_of = _with_origin_of(parts, sums_of)
     _refuse_double_counts(parts)
     kept = _shared_genes(parts, genes)
     keys = [_keys(part) for part in parts]

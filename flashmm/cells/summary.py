@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 from flashmm.cells.block import Block
 from flashmm.cells.cell_columns import complete_cells, grouping_key
 from flashmm.cells.counts import ALL_CELLS, CHUNK_NNZ, CellMatrix, CellRange, open_counts
-from flashmm.cells.covariates import covariate_columns, evaluate_covariate
+from flashmm.cells.covariates import covariate_columns, evaluate_covariate, known_covariates
 from flashmm.cells.gene_names import STORED_NAMES, GeneNames
 from flashmm.cells.groups import (
     N_CELLS,
@@ -40,6 +40,7 @@ from flashmm.cells.groups import (
     unsorted_columns,
 )
 from flashmm.cells.matrices import CompressedMatrix
+from flashmm.cells.moments import origin_of_covariates
 from flashmm.cells.origins import group_of_cells, sum_from_means
 from flashmm.cells.running_sums import RunningSums
 from flashmm.cells.sheet import Sheet, check_one_sheet, sheet_record, sheets_of
@@ -112,7 +113,8 @@ class _Input:
 
     `rows` are the cells that are read, of `n_all`; cells are counted from the first of them.
     `x` (covariates, cells) and `libsize` (cells,) are filled block by block where the library size
-    has to be counted (`counted`); `keys` (kept cells, by) has a row per kept cell only.
+    has to be counted (`counted`); `keys` (kept cells, by) has a row per kept cell only. `origin`
+    (covariates,) is what is subtracted from `x`.
     """
 
     data: Data
@@ -132,6 +134,7 @@ class _Input:
     state: tuple[int, ...] = ()
     notes: list[str] = field(default_factory=list)
     source: CellMatrix | None = None
+    origin: np.ndarray | None = None
 
     def open(self, request: _Request) -> AbstractContextManager[CellMatrix]:
         """Open the values again, or give those that are still open (`source`)."""
@@ -147,9 +150,10 @@ class _Input:
         table = self.columns if len(cells) == len(self.columns) else self.columns.iloc[cells]
         if self.counted:
             table = table.assign(**{request.libsize: self.libsize[cells]})
+        origin = np.zeros(len(self.x)) if self.origin is None else self.origin
         try:
-            for x, covariate in zip(self.x, request.covariates, strict=True):
-                x[cells] = evaluate_covariate(covariate, table)
+            for x, covariate, c in zip(self.x, request.covariates, origin, strict=True):
+                x[cells] = evaluate_covariate(covariate, table) - c
         except InputError as error:
             self._refuse_empty(cells, request)
             raise InputError(f"{self.name}: {error}") from error
@@ -310,6 +314,7 @@ def _summarised(
     notes = note_references(keys, table, unsorted_columns(keys)) + _note_libsizes(inputs)
     _check_group_number(table, len(codes))
 
+    covariate_origin = _centre(inputs, request)
     numbered, genes = bool(np.bincount(codes).max() <= MOST_CELLS), inputs[0].genes
     sums = RunningSums.empty(len(table), len(genes), 3 + len(request.covariates), numbered)
     parts = np.split(codes, np.cumsum([len(key) for key in keys])[:-1])
@@ -337,7 +342,25 @@ def _summarised(
         notes=tuple(text for cells in inputs for text in cells.notes) + tuple(notes),
         expressing=expressing,
         origin=origin,
+        covariate_origin=covariate_origin,
     )
+
+
+def _centre(inputs: Sequence[_Input], request: _Request) -> np.ndarray | None:
+    """Let covariates that vary little beside their mean be differences from it.
+
+    Not those of library sizes, which size factors change.
+    """
+    names, libsize = request.covariates, request.libsize
+    x = [known_covariates(names, cells.columns, cells.kept, libsize) for cells in inputs]
+    origin = origin_of_covariates(np.concatenate(x, axis=1))
+    if origin is None:
+        return None
+    for cells in inputs:
+        cells.origin = origin
+        if not cells.counted:
+            cells.x -= origin[:, None]
+    return origin
 
 
 def _names(names: str | Sequence[str]) -> tuple[str, ...]:

@@ -60,7 +60,7 @@ def statistics_of(
 def as_list(stats: SummaryStatistics) -> RList:
     """Cross-products in FLASHMM's orientation."""
     x, z, genes = list(stats.coefficients), list(stats.Z_levels), list(stats.genes)
-    stats = stats.from_zero()
+    stats = stats.from_zero().uncentred()
     ZZ = stats.ZtZ.toarray() if sparse.issparse(stats.ZtZ) else stats.ZtZ
     return RList(
         XX=pd.DataFrame(stats.XtX, x, x),

@@ -88,7 +88,7 @@ def _random_components(rows: Rows, terms: Sequence[RandomTerm]) -> tuple[RandomC
                 rows.notes.append(note(text))
                 continue
             seen[key] = name
-            x = slopes.values[:, :, j]
+            x = rows.from_means(slopes.values[:, :, j])
             components.append(_component(name, term.columns, codes, levels, x))
         if correlated:
             components.append(_covariance(*components[-2:]))
@@ -161,7 +161,7 @@ def group_design(
     columns = coded_columns(rows, terms)
     components = _random_components(rows, random_terms)
     return GroupDesign(
-        columns.values,
+        rows.from_means(columns.values),
         columns.names,
         columns.columns,
         components,
@@ -182,7 +182,16 @@ def group_rows(groups: GroupStatistics, learn_from: GroupStatistics | None = Non
     cells = groups.moment(0, 0).astype(np.int64)
     layers = layers_of(groups.covariates)
     origin = None if learn_from is None else group_rows(learn_from)
-    return Rows(groups.obs[names], cells, "groups", layers, np.array(moments), origin=origin)
+    shifts = groups.covariate_origin
+    return Rows(
+        groups.obs[names],
+        cells,
+        "groups",
+        layers,
+        np.array(moments),
+        origin=origin,
+        shifts=None if shifts is None else np.append(0.0, shifts),
+    )
 
 
 def cell_design(

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from flashmm.design.centring import centred
 from flashmm.design.columns import RandomComponent
 from flashmm.design.products import cross, gram, layers, weighted
 from flashmm.design.statistics import GroupSource, SummaryStatistics
@@ -86,10 +87,11 @@ def replace_fixed(stats: SummaryStatistics, fixed: np.ndarray) -> SummaryStatist
         Only columns that differ are multiplied with the genes. It has no formula.
     """
     groups, design = stats.require_source()
-    X, Z = list(fixed), layers(design.random)
-    changed = (fixed != design.fixed).any((0, 1))
+    columns, before = (centred(D, stats.centring) for D in (fixed, design.fixed))
+    X, Z = list(columns), layers(design.random)
+    changed = (columns != before).any((0, 1))
     YtX = stats.YtX.copy()
-    YtX[:, changed] = cross(groups, fixed[:, :, changed])
+    YtX[:, changed] = cross(groups, columns[:, :, changed])
     XtX = weighted(groups, X, X)
     ones = np.ones((groups.n_groups, 1))
     return replace(
@@ -130,7 +132,7 @@ def subtract_means(stats: SummaryStatistics, means: np.ndarray) -> SummaryStatis
     sums |= {f"sum:{name}": new[k] for k, name in enumerate(groups.covariates, start=1)}
     groups = replace(groups.with_sums(stats.genes, sums), origin=None)
     yty = groups.sumsq.sum(axis=0, dtype=np.float64)
-    YtX = cross(groups, design.fixed)
+    YtX = cross(groups, centred(design.fixed, stats.centring))
     source = GroupSource(groups, design, stats.model)
     return replace(stats, source=source, YtX=YtX, yty=yty, products_YtZ=None, origin=None)
 
@@ -156,13 +158,15 @@ def leave_groups(stats: SummaryStatistics, left: np.ndarray) -> SummaryStatistic
     stay = sp.diags_array((~left).astype(np.float64))
     random = _without_rows(design.random, stay)
     fixed = np.where(left[:, None], 0.0, design.fixed)
-    X, Z, ones = list(fixed), layers(random), (~left).astype(np.float64)[:, None]
+    columns = centred(design.fixed, stats.centring)
+    X, Z = list(np.where(left[:, None], 0.0, columns)), layers(random)
+    ones = (~left).astype(np.float64)[:, None]
     XtX = weighted(groups, X, X)
     return replace(
         stats,
         XtX=(XtX + XtX.T) / 2,
         # what is left out is little, so it is taken away
-        YtX=np.where(fixed.any((0, 1)), stats.YtX - cross(groups, design.fixed, left), 0.0),
+        YtX=np.where(fixed.any((0, 1)), stats.YtX - cross(groups, columns, left), 0.0),
         ZtX=weighted(groups, Z, X),
         ZtZ=gram(weighted(groups, Z, Z)),
         yty=stats.yty - groups.sumsq[left].sum(axis=0, dtype=np.float64),

@@ -11,6 +11,7 @@ from flashmm.cells.effective_libsize import apply_size_factors, describe, libsiz
 from flashmm.cells.groups import GroupStatistics
 from flashmm.cells.reference import with_reference
 from flashmm.cells.size_factors import RECORD
+from flashmm.design.centring import centred, centring_of_groups, independent
 from flashmm.design.columns import GroupDesign, group_design
 from flashmm.design.products import cross, gram, layers, weighted
 from flashmm.design.statistics import GroupSource, ModelFormula, SummaryStatistics
@@ -65,15 +66,19 @@ def summary_statistics(
     """
     groups = with_reference(apply_size_factors(groups, size_factors), reference)
     design = group_design(groups, fixed, random)
-    X, Z = list(design.fixed), layers(design.random)
+    centring = centring_of_groups(groups, design.fixed)
+    columns = centred(design.fixed, centring.matrix)
+    X, Z = list(columns), layers(design.random)
     sizes = tuple(len(c.levels) for c in design.random)
     ones = np.ones((groups.n_groups, 1))
     XtX, X_sum = weighted(groups, X, X), weighted(groups, [ones], X)[0]
     XtX = (XtX + XtX.T) / 2
-    groups, notes = without_origin(groups, constant_of(XtX, X_sum, groups.n_cells))
+    kept = independent(XtX, centring.matrix)
+    groups, notes = without_origin(groups, constant_of(XtX, X_sum, groups.n_cells, kept))
+    notes += centring.notes(design.coefficients)
     return SummaryStatistics(
         XtX=XtX,
-        YtX=cross(groups, design.fixed),
+        YtX=cross(groups, columns),
         ZtX=weighted(groups, Z, X),
         ZtZ=gram(weighted(groups, Z, Z)),
         yty=groups.sumsq.sum(axis=0, dtype=np.float64),
@@ -90,6 +95,7 @@ def summary_statistics(
         notes=(*design.notes, *_notes_of_size_factors(groups, design), *notes),
         coefficient_terms=design.coefficient_terms,
         origin=groups.origin,
+        centring=centring.matrix,
     )
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from flashmm.cells.origins import far_from_zero, varies
+from flashmm.design.centring import centred, centring_of_cells, independent
 from flashmm.design.from_groups import NO_CONSTANT
 from flashmm.design.products import Matrix, gram, is_sparse
 from flashmm.design.statistics import SummaryStatistics
@@ -70,13 +71,16 @@ def summary_statistics_from_matrices(
     sizes = _sizes(component_sizes, levels.shape[1])
     for name, matrix in (("X", fixed), ("Z", levels)):
         _check_rows(name, matrix, values.shape)
+    centring = centring_of_cells(fixed)
+    fixed = centred(fixed, centring.matrix)
     size = _block_size(block, values)
     YtX, YtZ, yty, Y_sum = values.products(fixed, levels, size)
     XtX, X_sum = _dense(fixed.T @ fixed), np.asarray(fixed.sum(axis=0)).reshape(-1)
     far, mean = far_from_zero(Y_sum[None], yty[None], n)
-    origin, notes = None, []
-    if len(far) and constant_of(XtX, X_sum, n) is None:
-        notes = [note(NO_CONSTANT.format(len(far)))]
+    origin, notes = None, centring.notes(x_names)
+    kept = independent(XtX, centring.matrix)
+    if len(far) and constant_of(XtX, X_sum, n, kept) is None:
+        notes.append(note(NO_CONSTANT.format(len(far))))
     elif len(far):
         products = values.differences(fixed, levels, far, mean, size)
         chosen = varies(products[2], n, mean)
@@ -103,6 +107,7 @@ def summary_statistics_from_matrices(
         products_YtZ=YtZ,
         notes=tuple(notes),
         origin=origin,
+        centring=centring.matrix,
     )
 
 

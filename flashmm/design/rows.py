@@ -35,7 +35,8 @@ class Rows:
 
     `layers` gives each stored covariate, as a sorted tuple of factors, its index k in x_k; () is
     x_0 = 1. `moments` is (1 + m, 1 + m): Σ x_k x_l over all cells. `origin` has the rows that
-    transforms learn from (means, knots), where these are others.
+    transforms learn from (means, knots), where these are others. `shifts` (1 + m,) is what was
+    subtracted from each x_k in the sums and `moments`; forms are in the covariates themselves.
     """
 
     table: pd.DataFrame
@@ -46,6 +47,7 @@ class Rows:
     notes: list[str] = field(default_factory=list)
     cache: dict[str, pd.Series] = field(default_factory=dict)
     origin: Rows | None = None
+    shifts: np.ndarray | None = None
 
     @property
     def n_cells(self) -> int:
@@ -156,12 +158,20 @@ class Rows:
         center, scale, ddof = _standardising(node)
         n, total = self.moments[0, 0], form @ self.moments @ form
         # center = Σ x / n,   scale = √(Σ (x - center)² / (n - ddof))
-        shift = _number(center, form @ self.moments[0] / n)
-        form = form - shift * np.eye(len(form))[0]
-        squares = form @ self.moments @ form
+        summed = self.from_means(form)
+        shift = _number(center, summed @ self.moments[0] / n)
+        form, summed = (f - shift * np.eye(len(f))[0] for f in (form, summed))
+        squares = summed @ self.moments @ summed
         if scale is True and not squares > 1e-13 * total:
             raise DesignError(f"`{ast.unparse(node)}`: the covariate is constant over the cells.")
         return form / _number(scale, np.sqrt(max(squares, 0.0) / (n - ddof)), absent=1.0)
+
+    def from_means(self, form: np.ndarray) -> np.ndarray:
+        """A form (1 + m, ...) in the covariates, in what the sums are of."""
+        if self.shifts is None:
+            return form
+        constant = form[:1] + np.tensordot(self.shifts, form, 1)[None]
+        return np.concatenate([constant, form[1:]])
 
     def product(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         """Product of two forms, where the products of their covariates are stored."""

@@ -9,6 +9,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from flashmm.cells.groups import GroupStatistics
+from flashmm.design.centring import independent, to_centred
 from flashmm.design.columns import GroupDesign
 from flashmm.design.products import layers
 from flashmm.kernels.rotation import constant_of
@@ -98,6 +99,10 @@ class SummaryStatistics(Shown):
         (genes,) What was subtracted from the values of each gene before the products were taken,
         where X can make a constant: the mean of genes that vary little beside it, zero of the
         others. Fits add it again. None where it is zero for all genes.
+    centring : numpy.ndarray or None
+        (coefficients, coefficients) C: `XtX`, `YtX`, `ZtX` and `X_sum` are those of X - XC, in
+        which columns that lie far from zero have a constant subtracted (`flashmm.design.centring`).
+        Fits give the coefficients of X. None where it is zero.
     """
 
     XtX: np.ndarray
@@ -119,6 +124,7 @@ class SummaryStatistics(Shown):
     notes: tuple[str, ...] = ()
     coefficient_terms: tuple[str, ...] = ()
     origin: np.ndarray | None = None
+    centring: np.ndarray | None = None
 
     @property
     def n_genes(self) -> int:
@@ -157,7 +163,30 @@ class SummaryStatistics(Shown):
         """Coefficients a of a constant, Xa = 1, (coefficients,); None where X cannot make one."""
         if self.X_sum is None:
             return None
-        return constant_of(self.XtX, self.X_sum, self.n_cells)
+        return constant_of(self.XtX, self.X_sum, self.n_cells, self.independent())
+
+    def independent(self) -> np.ndarray:
+        """Columns of X that are estimated, (coefficients,) bool; others follow from these."""
+        return independent(self.XtX, self.centring)
+
+    def of_products(self, contrasts: np.ndarray) -> np.ndarray:
+        """Contrasts (C, p) of the coefficients as those of the columns that `XtX` is made of."""
+        return contrasts if self.centring is None else contrasts - contrasts @ self.centring
+
+    def uncentred(self) -> SummaryStatistics:
+        """The same statistics of X itself, whose products may have lost digits."""
+        if self.centring is None:
+            return self
+        # X = X̃ + X̃C, as CC = 0
+        U = to_centred(np.eye(len(self.XtX)), self.centring).T
+        return replace(
+            self,
+            XtX=U.T @ self.XtX @ U,
+            YtX=self.YtX @ U,
+            ZtX=self.ZtX @ U,
+            X_sum=None if self.X_sum is None else self.X_sum @ U,
+            centring=None,
+        )
 
     def from_zero(self) -> SummaryStatistics:
         """The same statistics of the values themselves, whose squares may have lost digits."""

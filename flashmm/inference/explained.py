@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from flashmm.design.centring import to_centred
 from flashmm.design.statistics import SummaryStatistics
 from flashmm.inference.tidy import tidy
 from flashmm.kernels.random_covariance import RandomCovariance
@@ -139,17 +140,20 @@ def variance_explained(
     beta = np.where(fit.estimable, fit.coef, 0.0)
     beta[~fit.fitted] = np.nan
     gram = stats.XtX - np.outer(stats.X_sum, stats.X_sum) / n
+    back = to_centred(np.eye(len(gram)), stats.centring)
+    of_columns = back @ gram @ back.T
 
     def explained(columns: list[int]) -> np.ndarray:
         part = beta[:, columns]
-        return np.einsum("gp,pq,gq->g", part, gram[np.ix_(columns, columns)], part) / (n - 1)
+        return np.einsum("gp,pq,gq->g", part, of_columns[np.ix_(columns, columns)], part) / (n - 1)
 
     signed = np.append(np.array(stats.component_sizes) == 0, False)
     theta = np.where(signed, fit.theta, np.maximum(fit.theta, 0.0))
     theta[~fit.fitted] = np.nan
     diagonals, random = mean_diagonals(stats), RandomCovariance(stats.component_sizes)
     centred = diagonals * n - random.squares(stats.Z_sum[None])[0] / n
-    total = explained(list(range(beta.shape[1])))
+    moved = to_centred(beta, stats.centring)
+    total = np.einsum("gp,pq,gq->g", moved, gram, moved) / (n - 1)
     effects = theta[:, :-1] @ diagonals
     whole = total + effects + theta[:, -1]
     return VarianceExplained(

@@ -90,7 +90,7 @@ def stays_estimable(
     (C,) bool array
         True where the weights of the dropped columns follow from those of the kept ones.
     """
-    missed = without_columns(stats.XtX, kept, before & ~kept, rows)
+    missed = without_columns(stats.XtX, kept, before & ~kept, stats.of_products(rows))
     return np.asarray((missed == 0).all(1))
 
 

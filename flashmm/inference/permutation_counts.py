@@ -195,5 +195,5 @@ def _extreme(statistic: np.ndarray, alternative: str) -> np.ndarray:
 def _estimable(fit: LMMFit, rows: np.ndarray) -> np.ndarray:
     """Contrasts that avoid aliased coefficients and can be told from them, (C,) bool."""
     kept = fit.model.kept
-    apart = ~without_columns(fit.stats.XtX, kept, ~kept, rows).any(1)
+    apart = ~without_columns(fit.stats.XtX, kept, ~kept, fit.stats.of_products(rows)).any(1)
     return apart & (rows[:, ~kept] == 0).all(1)

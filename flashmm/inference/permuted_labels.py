@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 
 from flashmm.cells.groups import GroupStatistics
+from flashmm.design.centring import centred
+from flashmm.design.columns import group_rows
 from flashmm.design.contrasts import Contrast
 from flashmm.design.counterfactual import designs_by_level
 from flashmm.design.differences import contrasts_of
@@ -172,7 +174,8 @@ def plan_permutation(
         stratum = np.unique(stratum * len(found) + codes, return_inverse=True)[1].reshape(-1)
     wanted = factor if contrasts is None else contrasts
     resolved = contrasts_of(wanted, stats.coefficients, stats.coefficient_columns, stats)
-    designs = designs_by_level(stats, factor, levels)
+    rows = group_rows(groups)
+    designs = np.stack([rows.from_means(D) for D in designs_by_level(stats, factor, levels)])
     fit = model if isinstance(model, LMMFit) else fit_lmm(model)
     permutation = Permutation(fit, resolved, subjects, factor, labels, stratum, designs)
     _check_contrasts(permutation)
@@ -234,14 +237,15 @@ def _check_contrasts(permutation: Permutation) -> None:
         raise InputError(
             f"a permutation tests single contrasts, and {joint[0]!r} is joint; give its rows."
         )
-    p = permutation.designs.shape[-1]
-    scale = np.sqrt((permutation.designs**2).sum((0, 1, 2)))
+    stats = permutation.fit.stats
+    designs = centred(permutation.designs, stats.centring)
+    scale = np.sqrt((designs**2).sum((0, 1, 2)))
     scale[scale == 0] = 1.0
-    change = ((permutation.designs - permutation.designs[:1]) / scale).reshape(-1, p)
+    change = ((designs - designs[:1]) / scale).reshape(-1, len(scale))
     values, vectors = np.linalg.eigh(change.T @ change)
     # coefficients with which every label gives the same expectation
     without = vectors[:, values <= 1e-10 * values[-1]]
-    rows = permutation.rows / scale
+    rows = stats.of_products(permutation.rows) / scale
     outside = np.abs(rows @ without).max(1, initial=0.0) > 1e-6 * np.abs(rows).max(1)
     outside &= (permutation.rows[:, ~permutation.fit.estimable] == 0).all(1)
     if outside.any():

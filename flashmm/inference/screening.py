@@ -172,7 +172,8 @@ def on_kept_columns(
 def _missing_part(fit: ModelFit, matrix: np.ndarray, dropped: np.ndarray) -> np.ndarray:
     """Dropped coefficients, (dropped,) bool, of which a contrast has a part that is not in X."""
     assert fit.stats is not None
-    return np.asarray(without_columns(fit.stats.XtX, fit.estimable, dropped, matrix).any(0))
+    rows = fit.stats.of_products(matrix)
+    return np.asarray(without_columns(fit.stats.XtX, fit.estimable, dropped, rows).any(0))
 
 
 def _note_confounded(found: dict[str, list[str]]) -> tuple[str, ...]:

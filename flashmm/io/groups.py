@@ -26,6 +26,7 @@ from flashmm.storage.workspace import zeros
 
 # What uns["flashmm"] holds beside the recipe.
 _DIGEST, _CHECKSUMS, _ORIGIN = "digest", "checksums", "origin"
+_COVARIATE_ORIGIN = "covariate_origin"
 
 
 def write_groups(
@@ -54,7 +55,8 @@ def write_groups(
     `X` holds the sums of the raw counts (a pseudobulk; absent where the input was not counts), the
     layers hold `sum`, `sumsq` and `sum:<x>` of the transformed values and `expressing`, the numbers
     of cells with a count above zero, `obs` the `by` columns and the gene-free sums, and
-    `uns["flashmm"]` how they were made, with the `origin` of genes whose sums are of y - origin.
+    `uns["flashmm"]` how they were made, with the `origin` of genes whose sums are of y - origin and
+    the `covariate_origin` of covariates that are summed as x - origin.
     ``/`` in a name of a column or layer is stored as ``_``; `uns["flashmm"]` has the full names, a
     checksum of every gene's sums (`checksums`), and a `digest` of all that is used; whoever reads
     the file compares them with what it holds.
@@ -97,6 +99,8 @@ def _digest(recipe: Mapping[str, Any], header: GroupStatistics, checksums: np.nd
     digest.array("checksums", checksums)
     if header.origin is not None:
         digest.array("origin", header.origin)
+    if header.covariate_origin is not None:
+        digest.array("covariate origin", header.covariate_origin)
     return digest.hexdigest()
 
 
@@ -216,13 +220,14 @@ def gene_names(path: PathLike) -> pd.Index:
 
 
 def _recipe(groups: GroupStatistics) -> dict[str, Any]:
+    origins = {_ORIGIN: groups.origin, _COVARIATE_ORIGIN: groups.covariate_origin}
     return {
         "by": np.array(groups.by, dtype=object),
         "covariates": np.array(groups.covariates, dtype=object),
         "transform": groups.transform,
         "provenance": json.dumps(groups.provenance),
         "notes": np.array(groups.notes, dtype=object),
-    } | ({} if groups.origin is None else {_ORIGIN: groups.origin})
+    } | {name: origin for name, origin in origins.items() if origin is not None}
 
 
 def _stored_names(by: Sequence[str], covariates: Sequence[str]) -> dict[str, str]:
@@ -308,6 +313,7 @@ def _header_of(file: h5py.File, path: PathLike) -> tuple[GroupStatistics, dict[s
         notes=texts(recipe.get("notes", ())),
         expressing=nothing if "expressing" in file["layers"] else None,
         origin=recipe.get(_ORIGIN),
+        covariate_origin=recipe.get(_COVARIATE_ORIGIN),
     )
     return header, recipe
 

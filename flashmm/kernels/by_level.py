@@ -190,7 +190,7 @@ class LevelEngine:
         """Where f is low on a grid of positive definite Γ that genes share."""
         return grid_starts(self._grid, lambda points: self._on_grid(points, genes))
 
-    def definite_starts(self, genes: LevelGenes) -> Starts:
+    def definite_starts(self, genes: LevelGenes, fine: bool = False) -> Starts:
         """The same: no grid goes where Γ is indefinite."""
         return self.starts(genes)
 

@@ -246,10 +246,12 @@ class DenseEngine:
         return start_grid(list(self.largest), self._few)
 
     @cached_property
-    def _definite_grids(self) -> list[Grid]:
-        """Grids that reach below zero; none where there are many levels or components."""
+    def _definite_grids(self) -> list[list[Grid]]:
+        """Coarse and fine grids that reach below zero where there are few levels and components."""
         few = self._few and len(self.B) <= len(NEGATIVE_FRACTIONS) and not self.random.pairs
-        return definite_grids(self.B_cells) if few else [self._grid]
+        if not few:
+            return [[self._grid]] * 2
+        return [definite_grids(self.B_cells, fine) for fine in (False, True)]
 
     def _on_grid(self, points: Array, genes: Rotated) -> Array:
         """Objective of every gene at points that genes share (points, K), (points, genes)."""
@@ -269,11 +271,11 @@ class DenseEngine:
         """Where f is low on a grid of γ ≥ 0 that genes share."""
         return grid_starts(self._grid, lambda points: self._on_grid(points, genes))
 
-    def definite_starts(self, genes: Rotated) -> Starts:
+    def definite_starts(self, genes: Rotated, fine: bool = False) -> Starts:
         """The same on grids that reach below zero, with V positive definite."""
         return joined(
             grid_starts(grid, lambda points: self._on_grid(points, genes))
-            for grid in self._definite_grids
+            for grid in self._definite_grids[fine]
         )
 
     @property

@@ -7,7 +7,8 @@ of one outer level i,
 
 traces of products with a matrix N cost as many multiplications as there are pairs of groups within
 outer levels, and nothing that is long is made. All functions are compiled at first use, are kept
-on disk, and run without holding the interpreter's lock.
+on disk, and run without holding the interpreter's lock. Arrays are not assigned to slices of
+others: the check of their shapes takes numba longer to compile than the sums.
 """
 
 from __future__ import annotations
@@ -81,6 +82,13 @@ def _times_row(layout: Layout, g: int, N: Array, product: Array) -> None:
 
 
 @njit(cache=True, nogil=True)
+def _add_times(total: Array, factor: float, vector: Array) -> None:
+    """Add a multiple of a vector."""
+    for j in range(len(vector)):
+        total[j] += factor * vector[j]
+
+
+@njit(cache=True, nogil=True)
 def square_sums(layout: Layout, at: AtGamma, c: int) -> Array:
     """G_k = U_k'U_k of the inner components, (genes, parts, c, c)."""
     n_genes, n_groups = at.d.shape
@@ -90,7 +98,11 @@ def square_sums(layout: Layout, at: AtGamma, c: int) -> Array:
         for k in range(layout.level_first[i], layout.level_first[i + 1]):
             parent[layout.of_level[k]] = i
     U = np.empty((n_groups, c))
-    bounds = np.searchsorted(layout.part, np.arange(layout.n_parts + 1))
+    bounds = np.zeros(layout.n_parts + 1, dtype=np.int64)
+    for g in range(n_groups):
+        bounds[layout.part[g] + 1] += 1
+    for k in range(layout.n_parts):
+        bounds[k + 1] += bounds[k]
     for gene in range(n_genes):
         d = at.d[gene]
         for g in range(n_groups):
@@ -104,7 +116,7 @@ def square_sums(layout: Layout, at: AtGamma, c: int) -> Array:
                     U[g, j] -= weight * s[j]
         for k in range(layout.n_parts):
             of_part = U[bounds[k] : bounds[k + 1]]
-            G[gene, k] = np.dot(of_part.T, of_part)
+            np.dot(of_part.T, of_part, G[gene, k])
     return G
 
 
@@ -157,8 +169,8 @@ def trace_sums(layout: Layout, at: AtGamma, N: Array) -> tuple[Array, Array, Arr
                 norms[gene, 0, k] += of_part[k] / psi**2
                 for m in range(1, K):
                     norms[gene, k, m] += phi**2 * of_part[k] * of_part[m]
-        if o:
-            norms[gene, 1:, 0], H[gene, 1:, 0] = norms[gene, 0, 1:], H[gene, 0, 1:]
+        for k in range(o, K):
+            norms[gene, k, 0], H[gene, k, 0] = norms[gene, 0, k], H[gene, 0, k]
     return traces, norms, H
 
 
@@ -189,13 +201,13 @@ def effect_sums(
                 of_part[layout.part[g] + 1] += d[g] * u[g]
             squares[gene, 0] += above**2
             forms[gene, 0, 0] += at.tau[gene, i] / psi * above**2
-            images[gene, 0] += above / psi * s
+            _add_times(images[gene, 0], above / psi, s)
             for k in range(1, K):
                 if of_part[k] != 0.0:
                     forms[gene, 0, k] += above / psi * of_part[k]
-                    images[gene, k] -= phi * of_part[k] * s
+                    _add_times(images[gene, k], -phi * of_part[k], s)
                     for m in range(1, K):
                         forms[gene, k, m] -= phi * of_part[k] * of_part[m]
-        if o:
-            forms[gene, 1:, 0] = forms[gene, 0, 1:]
+        for k in range(o, K):
+            forms[gene, k, 0] = forms[gene, 0, k]
     return squares, forms, images

@@ -80,7 +80,7 @@ class Grouped(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Groups:
-    """The design in groups; columns of X̃ are those of X at length one, then the rest of Z.
+    """The design in groups; X̃ has a basis of X (`EliminatedModel.basis`), then the rest of Z.
 
     Attributes
     ----------

@@ -96,7 +96,8 @@ class EliminatedModel:
     groups : Groups
         The design in groups.
     basis : (p, p) array
-        R of the columns of X at length one.
+        Columns of X at length one, what earlier ones leave of them where that is little, in the
+        orthonormal basis of X.
     members : (q_r, rest) array
         One where a column of the rest belongs to a component, else zero.
     reml : bool

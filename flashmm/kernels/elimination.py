@@ -57,6 +57,8 @@ PART_ELEMENTS = 2**17
 PART_LIMITS = (4, 64)
 # Components beside the eliminated ones up to which each has an axis of the start grid.
 FREE_AXES = 4
+# Share of the squared norm of a column of X that earlier columns leave, below which it is replaced.
+NEARLY_COLLINEAR = 1e-2
 # Genes in one product with a matrix that all genes share.
 PANEL_GENES = 64
 
@@ -102,7 +104,7 @@ class EliminationEngine:
         found = find_elimination(projection.ZtZ, projection.component_sizes)
         if found is None:
             raise ValueError("No random component has orthogonal columns.")
-        basis = projection.R / np.sqrt((projection.R**2).sum(0))
+        basis = _thin_basis(projection.R)
         sizes = projection.component_sizes
         n_outer = 0 if found.outer is None else sizes[found.outer]
         ZtX, XtX = _products(projection, found, basis)
@@ -128,7 +130,7 @@ class EliminationEngine:
 
     @property
     def basis(self) -> Array:
-        """R of the columns of X at length one, (p, p)."""
+        """Columns of X as `_thin_basis` has them, (p, p)."""
         return self.model.basis
 
     @property
@@ -241,7 +243,7 @@ class EliminationEngine:
         gamma[is_first(found.gene)] = lowest_point(values, scale)
         return Starts(found.gene, self._spread(gamma))
 
-    def definite_starts(self, genes: Grouped) -> Starts:
+    def definite_starts(self, genes: Grouped, fine: bool = False) -> Starts:
         """The same on grids that reach below zero, with V positive definite.
 
         Those of γ ≥ 0 where there are many levels or components.
@@ -250,16 +252,17 @@ class EliminationEngine:
             return self.starts(genes)
         return joined(
             grid_starts(grid, lambda points: self._on_grid(points, genes))
-            for grid in self._definite_grids
+            for grid in self._definite_grids[fine]
         )
 
     @cached_property
-    def _definite_grids(self) -> list[Grid]:
+    def _definite_grids(self) -> list[list[Grid]]:
+        """Coarse and fine grids that reach below zero where there are few levels and components."""
         sizes, ZtZ = self.projection.component_sizes, sparse.csr_array(self.projection.ZtZ)
         if sum(sizes) > SEARCHED_LEVELS or len(sizes) > len(NEGATIVE_FRACTIONS):
             return []
         components = RandomCovariance(sizes).components(span_of(ZtZ.toarray()))
-        return definite_grids(components)
+        return [definite_grids(components, fine) for fine in (False, True)]
 
     def _spread(self, gamma: Array) -> Array:
         """γ of every component from those of the axes of the start grid, (points, axes)."""
@@ -343,7 +346,7 @@ class EliminationEngine:
         return self._orthonormal(by_parts(part, self._part(), len(gamma)), genes)
 
     def _orthonormal(self, v: Array, genes: Grouped) -> Array:
-        """Coefficients of y from v, those of its residuals for columns of length one."""
+        """Coefficients of y from v, those of its residuals for the columns of `basis`."""
         return genes.xy + each(v[:, : len(self.basis)], self.basis.T)
 
     def estimates(self, gamma: Array, genes: Grouped) -> Estimates:
@@ -407,6 +410,18 @@ class EliminationEngine:
         return effects
 
 
+def _thin_basis(R: Array) -> Array:
+    """Columns of X at length one in the orthonormal basis, (p, p) upper triangular.
+
+    They keep their zeros. Of a column that lies nearly in the span of those before it what they
+    leave is taken, at length one: products of the column itself hold it in their last digits only.
+    """
+    basis = R / np.sqrt((R**2).sum(0))
+    near = np.diag(basis) ** 2 < NEARLY_COLLINEAR
+    basis[:, near] = np.eye(len(R))[:, near]
+    return basis
+
+
 def _inverse_triangle(R: Array) -> Array:
     return solve_triangular(R, np.eye(len(R)))
 
@@ -428,7 +443,7 @@ def _columns(values: Array, blocks: list[slice], components: list[int]) -> Array
 
 
 def _products(projection: Projection, found: Elimination, basis: Array) -> tuple[Array, Array]:
-    """Z_2'X̃ and X̃'X̃, columns of X at length one."""
+    """Z_2'X̃ and X̃'X̃, columns of X as in `basis`."""
     blocks, whole = projection.blocks, sparse.csr_array(projection.ZtZ)
     rest = np.concatenate([np.arange(0), *(np.r_[blocks[k]] for k in found.rest)])
     inner = found.columns

@@ -80,12 +80,19 @@ def _tails(
 @njit(nogil=True, cache=True, error_model="numpy")
 def _terms(weights: Array, least: float) -> Array:
     """Numbers of weights above the least, largest first; none where one is NaN."""
-    order = np.argsort(-weights)
-    count = 0
-    for k in order:
+    order, count = np.empty(len(weights), np.int64), 0
+    for k in range(len(weights)):
         if np.isnan(weights[k]):
             return order[:0]
-        count += weights[k] > least
+        if not weights[k] > least:
+            continue
+        # few weights are large, and numba's own sort takes seconds to compile
+        place = count
+        while place > 0 and weights[order[place - 1]] < weights[k]:
+            order[place] = order[place - 1]
+            place -= 1
+        order[place] = k
+        count += 1
     return order[:count]
 
 

@@ -55,17 +55,29 @@ _ADD = [
 
 
 def _compiled(signatures: list[Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Compile a function for these types, or load it, at its first call and not before."""
+    """Compile a function for one of these types, or load it, at its first call with them."""
+    of_arrays = [
+        [np.dtype(str(kind.dtype)) if isinstance(kind, types.Array) else None for kind in s.args]
+        for s in signatures
+    ]
+
+    def place(arguments: tuple[Any, ...]) -> int:
+        """Which signature has the types of the arrays; the first one if none has."""
+        for i, kinds in enumerate(of_arrays):
+            pairs = zip(kinds, arguments, strict=False)
+            if all(kind is None or kind == getattr(value, "dtype", None) for kind, value in pairs):
+                return i
+        return 0
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @cache
-        def compiled() -> Callable[..., Any]:
-            ready: Callable[..., Any] = njit(signatures, cache=True, nogil=True)(function)
+        def compiled(i: int) -> Callable[..., Any]:
+            ready: Callable[..., Any] = njit([signatures[i]], cache=True, nogil=True)(function)
             return ready
 
         @wraps(function)
         def call(*arguments: Any) -> Any:
-            return compiled()(*arguments)
+            return compiled(place(arguments))(*arguments)
 
         return call
 
@@ -297,6 +309,24 @@ def _add_products(
             total[np.uint64(column[minor[i]]), 3 + k] += x[k] * yi
 
 
+@njit(cache=True, nogil=True)
+def _by_group(group: np.ndarray, lowest: int, highest: int) -> np.ndarray:
+    """Positions of lines that are in these groups, by group and in their order, counted out."""
+    end = np.zeros(highest - lowest + 2, np.int64)
+    for g in group:
+        if lowest <= g <= highest:
+            end[g - lowest + 1] += 1
+    for i in range(len(end) - 1):
+        end[i + 1] += end[i]
+    order = np.empty(end[-1], np.int64)
+    for line in range(len(group)):
+        g = group[line]
+        if lowest <= g <= highest:
+            order[end[g - lowest]] = line
+            end[g - lowest] += 1
+    return order
+
+
 @_compiled([types.void(*arguments, _INTEGER, _INTEGER) for arguments in _ADD])
 def add_cells(
     sums: np.ndarray,
@@ -349,9 +379,8 @@ def add_cells(
     for j in range(len(column)):
         in_place &= column[j] == j
     of_lines = group[first : first + len(indptr) - 1]
-    order = np.argsort(of_lines, kind="mergesort")  # a stable one
-    start = np.searchsorted(of_lines[order], max(lowest, 0))
-    while start < len(order) and of_lines[order[start]] <= highest:
+    order, start = _by_group(of_lines, max(lowest, 0), highest), 0
+    while start < len(order):
         g, stop, n_values = of_lines[order[start]], start, 0
         while stop < len(order) and of_lines[order[stop]] == g:
             n_values += indptr[order[stop] + 1] - indptr[order[stop]]

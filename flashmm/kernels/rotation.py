@@ -54,7 +54,9 @@ def independent_columns(XtX: Array, tolerance: float = RANK_TOLERANCE) -> Array:
     return kept
 
 
-def constant_of(XtX: Array, X_sum: Array, n_cells: int) -> Array | None:
+def constant_of(
+    XtX: Array, X_sum: Array, n_cells: float, kept: Array | None = None
+) -> Array | None:
     """Coefficients a with Xa = 1; None where no combination of the columns of X is constant.
 
     Parameters
@@ -63,8 +65,10 @@ def constant_of(XtX: Array, X_sum: Array, n_cells: int) -> Array | None:
         Cross-product of the design.
     X_sum : (p,) array
         X'1.
-    n_cells : int
+    n_cells : float
         Number of observations.
+    kept : (p,) bool array, optional
+        Independent columns to take; by default those of `independent_columns`.
 
     Returns
     -------
@@ -72,7 +76,7 @@ def constant_of(XtX: Array, X_sum: Array, n_cells: int) -> Array | None:
         Zero for dependent columns. Whole numbers are exact, so that (1, 0, 0, ...), an intercept,
         leaves other coefficients alone.
     """
-    kept = independent_columns(XtX)
+    kept = independent_columns(XtX) if kept is None else kept
     unit = np.sqrt(np.diag(XtX)[kept])
     scaled = XtX[np.ix_(kept, kept)] / unit / unit[:, None]
     a = np.zeros(len(XtX))

@@ -11,6 +11,7 @@ and everything about the objective follows from them.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -223,7 +224,7 @@ class Searched(Protocol):
     def starts(self, genes: Any) -> Starts:
         """Where f is low on a grid of γ ≥ 0 that genes share."""
 
-    def definite_starts(self, genes: Any) -> Starts:
+    def definite_starts(self, genes: Any, fine: bool = False) -> Starts:
         """The same on grids that reach below zero, with V positive definite."""
 
 
@@ -286,11 +287,15 @@ def best_optimum(
         return with_restarts(found, lambda gamma: run(genes, gamma), engine.raised)
     best = search_all(engine.definite_starts(genes), genes, within, converged)
     # minima that no valley of the grid below zero leads to, then those outside
-    for search in (within, run):
+    for starts, search in (
+        (engine.starts, within),
+        (partial(engine.definite_starts, fine=True), within),
+        (engine.starts, run),
+    ):
         left = np.flatnonzero(~converged(best))
         if len(left):
             some = take(genes, left)
-            best = replaced(best, left, search_all(engine.starts(some), some, search, converged))
+            best = replaced(best, left, search_all(starts(some), some, search, converged))
     return best
 
 

@@ -103,7 +103,7 @@ def is_searched_again(levels: int, components: int) -> bool:
     return components > 1 and (many or levels <= FEWEST_LEVELS)
 
 
-def definite_grids(B: Array) -> list[Grid]:
+def definite_grids(B: Array, fine: bool = False) -> list[Grid]:
     """Grids that reach below zero as far as V = I + Σ γ_k B_k stays positive definite.
 
     One for each component that may come first: each goes as far down as those before it allow. Of
@@ -113,9 +113,11 @@ def definite_grids(B: Array) -> list[Grid]:
     ----------
     B : (K, r, r) array
         The components in the span of Z, three of them at most.
+    fine : bool
+        Whether there are more points, for the few genes that others lead to no minimum.
     """
-    rising = grid_axes([float(np.linalg.eigvalsh(Bk)[-1]) for Bk in B])
-    fractions = np.array(NEGATIVE_FRACTIONS[len(B) - 1])
+    rising = grid_axes([float(np.linalg.eigvalsh(Bk)[-1]) for Bk in B], fine)
+    fractions = np.array(NEGATIVE_FRACTIONS[max(len(B) - 1 - fine, 0)])
     orders = [np.roll(np.arange(len(B)), -first) for first in range(len(B))]
     grids = []
     for number, order in enumerate(orders):

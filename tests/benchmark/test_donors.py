@@ -243,12 +243,12 @@ def test_without_r_other_packages_are_left_out(donors, monkeypatch):
 R_SCRIPTS = Path(__file__).resolve().parents[2] / "workflow" / "methods"
 
 
-def r_has(package: str) -> bool:
-    """Whether R is there and has a package."""
-    if shutil.which("Rscript") is None:
-        return False
-    asked = f"quit(status = !requireNamespace('{package}', quietly = TRUE))"
-    return subprocess.run(["Rscript", "--vanilla", "-e", asked], check=False).returncode == 0
+@pytest.fixture(scope="module")
+def edger() -> None:
+    """R with edgeR, or the test is skipped."""
+    asked = ["Rscript", "--vanilla", "-e", "quit(status = !requireNamespace('edgeR'))"]
+    if shutil.which("Rscript") is None or subprocess.run(asked, check=False).returncode:
+        pytest.skip("R with edgeR is not installed")
 
 
 def peer_of(data, **settings):
@@ -256,7 +256,7 @@ def peer_of(data, **settings):
     return method.run(data, Request("~ 1"))
 
 
-@pytest.mark.skipif(not r_has("edgeR"), reason="R with edgeR is not installed")
+@pytest.mark.usefixtures("edger")
 def test_each_cell_type_is_tested_alone_by_r(donors):
     cells = thinned_set(donors, SPEC, 3).cells
     by = ["subject", "cell_type", "condition"]
@@ -277,7 +277,7 @@ def test_each_cell_type_is_tested_alone_by_r(donors):
 
 
 @pytest.mark.filterwarnings("ignore::flashmm.FlashmmWarning")
-@pytest.mark.skipif(not r_has("edgeR"), reason="R with edgeR is not installed")
+@pytest.mark.usefixtures("edger")
 def test_types_without_replicates_are_left_out_by_r(donors):
     cells = permuted_set(donors, SPEC, 3).cells
     groups = summarise(cells, ["subject", "cell_type", "condition"], ["log(libsize)"])

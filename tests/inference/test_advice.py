@@ -31,6 +31,11 @@ def test_a_healthy_run_says_nothing(fixed, random, types):
         assert fm.contrast_tests(fit, contrasts).notes == ()
 
 
+def unequal(obs, ratio=3.0):
+    """Groups in which the variance of one cell type is larger than that of the others."""
+    return groups_of(obs, residual=np.where(obs["cell_type"] == "T0", np.sqrt(ratio), 1.0))
+
+
 class TestOneVariance:
     """Effects within cell types, with the variances of one model for all of them."""
 
@@ -40,7 +45,7 @@ class TestOneVariance:
     @pytest.mark.parametrize("random", [["subject"], NESTED])
     @pytest.mark.parametrize("fixed", [WITHIN_TYPES, "~ cell_type * condition"])
     def test_is_said_once(self, fixed, random):
-        fit = fit_groups(groups_of(crossed(8, 2)), fixed, random)
+        fit = fit_groups(unequal(crossed(8, 2)), fixed, random)
         with pytest.warns(fm.FlashmmWarning, match=self.SAID) as said:
             table = fm.contrast_tests(fit, "condition")
         assert len(said) == 1 and len(table.notes) == 1
@@ -49,7 +54,7 @@ class TestOneVariance:
 
     def test_is_said_of_the_reference_type_in_treatment_coding(self):
         """The coefficient `condition` holds no cell type; cells of one type bear it."""
-        fit = fit_groups(groups_of(crossed(8, 2)), "~ cell_type * condition", NESTED)
+        fit = fit_groups(unequal(crossed(8, 2)), "~ cell_type * condition", NESTED)
         with pytest.warns(fm.FlashmmWarning, match=self.SAID):
             fm.advise(fit, "condition[T.stim]")
 
@@ -57,19 +62,19 @@ class TestOneVariance:
     def test_is_said_of_differences_between_types(self, paired):
         random = [*NESTED, "subject:condition", "subject:cell_type:condition"]
         fit = fit_groups(
-            groups_of(crossed(8, 2, paired=paired)), WITHIN_TYPES, random if paired else NESTED
+            unequal(crossed(8, 2, paired=paired)), WITHIN_TYPES, random if paired else NESTED
         )
         with pytest.warns(fm.FlashmmWarning, match="'cell_type'.*one variance"):
             fm.advise(fit, self.DIFFERENCE)
 
     def test_is_not_said_of_types_with_variances_of_their_own(self):
-        fit = fit_groups(groups_of(crossed(8, 2)), WITHIN_TYPES, OWN_VARIANCES)
+        fit = fit_groups(unequal(crossed(8, 2)), WITHIN_TYPES, OWN_VARIANCES)
         for contrasts in ("condition", self.DIFFERENCE):
             assert fm.advise(fit, contrasts) == ()
 
     def test_is_not_said_of_one_model_for_each_type(self):
         fits = fm.fit_within(
-            groups_of(crossed(8, 2)),
+            unequal(crossed(8, 2)),
             "cell_type",
             "~ condition",
             ["subject"],
@@ -79,13 +84,31 @@ class TestOneVariance:
         table = fm.contrast_tests(fits, "condition", ddf="kenward-roger-2")
         assert table.notes == ()
 
+    @pytest.mark.parametrize("ratio", [1.0, 2.2])
+    def test_is_said_where_the_cells_show_that_variances_differ(self, ratio):
+        fit = fit_groups(unequal(crossed(8, 2), ratio), WITHIN_TYPES, NESTED)
+        if ratio == 1:
+            assert fm.advise(fit, "condition") == ()
+            return
+        with pytest.warns(fm.FlashmmWarning, match=f"{self.SAID}.*here 2.. times in the median"):
+            fm.advise(fit, "condition")
+
+    def test_is_said_where_no_random_term_tells_the_levels_apart(self):
+        with pytest.warns(fm.FlashmmWarning, match=self.SAID):
+            fm.advise(fit_groups(unequal(crossed(8, 2), 1.0), WITHIN_TYPES), "condition")
+
+    def test_is_said_where_cells_are_too_few_to_say(self):
+        few = groups_of(crossed(8, 2), cells=np.full(16, 5))
+        with pytest.warns(fm.FlashmmWarning, match=f"{self.SAID}. Where variances differ.* do, it"):
+            fm.advise(fit_groups(few, WITHIN_TYPES, NESTED), "condition")
+
     def test_is_not_said_of_slopes_in_time(self):
         obs = crossed(8).merge(pd.DataFrame({"time": [0, 1, 2, 3]}), how="cross")
         fit = fit_groups(groups_of(obs), "~ condition * time", ["1 + time || subject"])
         assert fm.advise(fit, "time") == ()
 
     def test_is_not_said_of_the_jackknife(self):
-        fit = fit_groups(groups_of(crossed(8, 2)), WITHIN_TYPES)
+        fit = fit_groups(unequal(crossed(8, 2)), WITHIN_TYPES)
         assert fm.contrast_tests(fit, "condition", ddf="jackknife").notes == ()
 
 

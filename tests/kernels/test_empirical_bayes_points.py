@@ -27,15 +27,15 @@ CASES = [
 ]
 
 
-def dense(y, X, Z_blocks, gamma):
-    """l(γ), β̂ and Q/ν (X'W⁻¹X)⁻¹ of one response, from n × n matrices."""
+def dense(Y, X, Z_blocks, gamma):
+    """l(γ), β̂ of each response, its Q/ν, and (X'W⁻¹X)⁻¹, from n × n matrices."""
     W = oracle.covariance(Z_blocks, np.append(gamma, 1.0))
-    beta, unit = oracle.gls(y, X, W)
+    beta, unit = oracle.gls(Y, X, W)
     P = oracle.projection(X, W)
-    Q, nu = y @ P @ y, len(y) - X.shape[1]
+    Q, nu = (Y * (P @ Y)).sum(0), len(Y) - X.shape[1]
     # log |W| + log |X'W⁻¹X| - log |X'X| = log |I + ΓS|
     log_det = np.linalg.slogdet(W)[1] - np.linalg.slogdet(unit)[1] - np.linalg.slogdet(X.T @ X)[1]
-    return -0.5 * (nu * np.log(Q) + log_det), beta, Q / nu * unit
+    return -0.5 * (nu * np.log(Q) + log_det), beta.T, Q / nu, unit
 
 
 def expect(model, genes, contrasts, points, Y, X, Z_blocks, L):
@@ -43,12 +43,12 @@ def expect(model, genes, contrasts, points, Y, X, Z_blocks, L):
     effects = model.effects(points, genes, contrasts)
     assert model.dof == len(X) - X.shape[1]
     for k, gamma in enumerate(points):
-        for g, y in enumerate(Y.T):
-            expected, beta, covariance = dense(y, X, Z_blocks, gamma)
-            np.testing.assert_allclose(loglik[g, k], expected, rtol=0, atol=1e-8)
-            np.testing.assert_allclose(effects.estimate[g, :, k], L @ beta, rtol=1e-8, atol=1e-9)
-            found = effects.variance[g, k] * effects.unit[k]
-            np.testing.assert_allclose(found, L @ covariance @ L.T, rtol=1e-8, atol=1e-11)
+        expected, beta, scale, unit = dense(Y, X, Z_blocks, gamma)
+        np.testing.assert_allclose(loglik[:, k], expected, rtol=0, atol=1e-8)
+        np.testing.assert_allclose(effects.estimate[..., k], beta @ L.T, rtol=1e-8, atol=1e-9)
+        found = effects.variance[:, k, None, None] * effects.unit[k]
+        of_contrasts = scale[:, None, None] * (L @ unit @ L.T)
+        np.testing.assert_allclose(found, of_contrasts, rtol=1e-8, atol=1e-11)
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from dataclasses import replace
-from threading import current_thread
-from time import sleep
+from threading import Event, current_thread
 from typing import NamedTuple
 
 import numpy as np
@@ -109,15 +108,19 @@ def test_threads_do_not_change_a_byte_of_a_table(ddf, small_parts, monkeypatch):
 def test_blocks_of_one_component_are_for_threads(monkeypatch):
     """Blocks of other engines are large, and their parts are for threads."""
     monkeypatch.setattr(threads, "thread_count", lambda: 3)
-    names = set()
+    names, began, all_busy = set(), [], Event()
 
     def name(block):
         names.add(current_thread().name)
-        sleep(0.01)
+        began.append(block)
+        if len(began) >= at_once:
+            all_busy.set()
+        assert all_busy.wait(60)
         return block
 
     model = fm.fit_lmm(statistics(1)).model
     blocks = list(model.gene_blocks(10, FitOptions(block_size=2)))
+    at_once = 3
     assert model.over_blocks(name, blocks) == blocks and len(blocks) == 5
     assert len(names) == 3
     names.clear()
