@@ -7,13 +7,10 @@ varies; such genes take a second pass, which sums the differences from their mea
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from io import BufferedReader
 from itertools import combinations_with_replacement
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -47,16 +44,13 @@ from flashmm.cells.sheet import Sheet, check_one_sheet, sheet_record, sheets_of
 from flashmm.cells.transforms import TRANSFORMS, Transform, check_libsize, find_transform
 from flashmm.cells.withheld import check_minimum, without_small_groups
 from flashmm.kernels.group_sums import MOST_CELLS
-from flashmm.kernels.threads import thread_count
 from flashmm.names import listed
 from flashmm.options import InputError, note
+from flashmm.storage.aside import digest_aside
 from flashmm.storage.files import (
     PathLike,
-    file_identity,
     file_state,
-    open_bytes,
     package_version,
-    range_digest,
     reading,
     require_state,
 )
@@ -466,9 +460,11 @@ def _stream(
     group = group_of_cells(cells, codes)
     gene = genes.get_indexer(cells.genes)
     n_nonzero, total, fractional = 0, 0.0, False
+    in_memory = isinstance(cells.data, ad.AnnData)
+    part = (cells.rows.start, cells.rows.stop, cells.n_all)
     with (
         cells.open(request) as source,
-        _hashing(cells) as identity,
+        nullcontext() if in_memory else digest_aside(cells.data, part) as identity,
     ):
         for block in _blocks(source, cells, request, len(sums.values)):
             if cells.transform.needs_counts and source.has_fractions(block, request.transform):
@@ -495,29 +491,6 @@ def _blocks_again(cells: _Input, request: _Request) -> Iterator[Block]:
         yield from source.blocks(request.chunk_nnz or CHUNK_NNZ)
     if not isinstance(cells.data, ad.AnnData):
         require_state(cells.data, cells.state)
-
-
-@contextmanager
-def _hashing(cells: _Input) -> Iterator[Callable[[], dict[str, Any]] | None]:
-    """Hash a file in a thread of its own while it is read; nothing of an AnnData in memory.
-
-    Where there is one thread to work in, it is hashed when it is asked for. Leaving early closes
-    the file, which ends the thread.
-    """
-    if isinstance(cells.data, ad.AnnData):
-        yield None
-        return
-    with ThreadPoolExecutor(1) as pool, open_bytes(cells.data) as file:
-        hashed = partial(_identity, file, Path(cells.data), cells)
-        yield hashed if thread_count() == 1 else pool.submit(hashed).result
-
-
-def _identity(file: BufferedReader, path: Path, cells: _Input) -> dict[str, Any]:
-    """Digest of the cells' part of the bytes of a file, and what names the whole file."""
-    size = file.seek(0, os.SEEK_END)
-    start, stop = (size * cell // cells.n_all for cell in (cells.rows.start, cells.rows.stop))
-    digest = {"digest": range_digest(file, start, stop), "file_id": file_identity(path)}
-    return digest if (start, stop) == (0, size) else digest | {"bytes": [start, stop]}
 
 
 def _blocks(source: CellMatrix, cells: _Input, request: _Request, n_groups: int) -> Iterator[Block]:
