@@ -18,7 +18,8 @@
 # make fuzz                         3,000 random designs against a dense likelihood of other code, and
 #                                   docs/reliability.md written anew; an hour. DESIGNS=100 for some only
 # make million                      a million cells x 20,000 genes, from simulation to tested table;
-#                                   FILES=10 reads ten files of them, a model per cell type (29 GB)
+#                                   FILES=10 reads ten files of them, a model per cell type (29 GB);
+#                                   FORMAT=zarr the same numbers from zarr too (as much again)
 # make test-slurm                   a run on a Slurm of its own on this machine, against a local one;
 #                                   as root, installs Debian's slurm-wlm and munge where missing
 #
@@ -150,7 +151,7 @@ fuzz: $(VENV)/.installed-dev
 	@$(BIN)/python benchmarks/fuzz.py --jobs $(CORES) $(if $(DESIGNS),--designs $(DESIGNS),--docs)
 
 million: $(VENV)/.installed-dev
-	@$(BIN)/python benchmarks/million.py --docs $(if $(FILES),--files $(FILES))
+	@$(BIN)/python benchmarks/million.py --docs $(if $(FILES),--files $(FILES)) $(if $(FORMAT),--format $(FORMAT))
 
 clean:
 	rm -rf results logs .snakemake

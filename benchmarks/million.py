@@ -2,10 +2,15 @@
 
     python benchmarks/million.py --cells 50000 --folder /tmp/million    # a smaller trial
     python benchmarks/million.py --files 10                             # ten million cells
+    python benchmarks/million.py --format zarr                          # the same from zarr
 
 With several files there is the file of the simulation and copies of it, which are read as different
 ones (`make million FILES=10`, 29 GB); each cell type then has a model of its own, with empirical
 Bayes.
+
+With `--format zarr` the same counts are then stored as zarr and go the same way once more, and the
+groups and tables have to be the same to the last bit (`make million FORMAT=zarr`, with `FILES=10`
+for ten stores).
 
 Each step runs in a process of its own, and what it took is kept beside the files, so that a run
 that was stopped goes on where it was; `--again` makes every step anew. `--docs` writes the table
@@ -15,6 +20,7 @@ into docs/performance.md.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import shutil
 import sys
@@ -27,18 +33,23 @@ from typing import Any
 
 import common
 import h5py
+import pandas as pd
 import scaling
 import steps
+import zarr
 
 import flashmm as fm
+from flashmm.storage.digests import ContentDigest, column_checksums
 from flashmm.storage.files import atomic_path
 
+PAGE = common.ROOT / "docs" / "performance.md"
 RANDOM = ["subject", "subject:cell_type"]
 MOST_MB = 2_000  # beyond the group statistics
 MANY_MB, MANY_SECONDS = 4_000, 360.0  # the same of ten files, and the time from files to the table
 BYTES_PER_VALUE = 3.0  # of the compressed file, more than it takes
 SHARE = 0.05  # of values that are not zero
 RATE = 0.018  # of the reference cells; gives about this share
+ZARR_VALUES = 2**20  # of a chunk
 
 
 @dataclass(frozen=True)
@@ -51,12 +62,13 @@ class Study:
     n_subjects: int
     n_cell_types: int
     n_files: int = 1
+    form: str = "h5ad"
 
     @property
     def cells(self) -> list[Path]:
-        """The files of cells: that of the simulation, and copies of it."""
-        copies = [self.file(f"cells-{number}.h5ad") for number in range(2, self.n_files + 1)]
-        return [self.file("cells.h5ad"), *copies]
+        """The files of cells: that of the simulation, and copies of it; or zarr stores."""
+        copies = [self.file(f"cells-{number}.{self.form}") for number in range(2, self.n_files + 1)]
+        return [self.file(f"cells.{self.form}"), *copies]
 
     @property
     def n_groups(self) -> int:
@@ -65,7 +77,12 @@ class Study:
     @property
     def groups(self) -> str:
         """Name of the file of groups."""
-        return "groups.h5ad" if self.n_files == 1 else "groups-of-files.h5ad"
+        return self.result("groups" if self.n_files == 1 else "groups-of-files", "h5ad")
+
+    @property
+    def measures(self) -> str:
+        """Name of the file of what the steps took."""
+        return self.result("measures" if self.n_files == 1 else f"measures-{self.n_files}", "json")
 
     @property
     def groups_mb(self) -> float:
@@ -74,6 +91,10 @@ class Study:
 
     def file(self, name: str) -> Path:
         return self.folder / name
+
+    def result(self, name: str, ending: str) -> str:
+        """Name of a result, which says whether it is from zarr."""
+        return f"{name}.{ending}" if self.form == "h5ad" else f"{name}-{self.form}.{ending}"
 
 
 # --- steps: each makes its file, and returns what is said of it -----------------------------------
@@ -96,14 +117,68 @@ def simulate(study: Study) -> dict[str, Any]:
 def copy(study: Study) -> dict[str, Any]:
     first, *others = study.cells
     for other in others:
+        if first.is_dir():
+            shutil.copytree(first, other, dirs_exist_ok=True)
+            continue
         with atomic_path(other) as path:
             shutil.copyfile(first, path)
-    return {"said": f"{len(others)} copies of the file"}
+    return {"said": f"{len(others)} copies of the {'store' if first.is_dir() else 'file'}"}
+
+
+def store(study: Study) -> dict[str, Any]:
+    """Store the cells of the simulation as zarr, a chunk at a time."""
+    root = zarr.open_group(str(study.cells[0]), mode="w", zarr_format=3)
+    root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+    with h5py.File(study.file("cells.h5ad")) as file:
+        for name in ("obs", "var"):
+            steps.ad.io.write_elem(root, name, steps.ad.io.read_elem(file[name]))
+        matrix = root.create_group("X")
+        shape = [int(length) for length in file["X"].attrs["shape"]]
+        encoding = {"encoding-type": "csr_matrix", "encoding-version": "0.1.0"}
+        matrix.attrs.update(encoding | {"shape": shape})
+        for name, dataset in file["X"].items():
+            chunks = (min(ZARR_VALUES, len(dataset)),)
+            array = matrix.create_array(
+                name, shape=dataset.shape, dtype=dataset.dtype, chunks=chunks
+            )
+            array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+            for start in range(0, len(dataset), ZARR_VALUES):
+                array[start : start + ZARR_VALUES] = dataset[start : start + ZARR_VALUES]
+    return {"said": f"format 3, zstd, chunks of {ZARR_VALUES:,} values"}
 
 
 def read(study: Study) -> dict[str, Any]:
-    steps.read_chunks(str(study.file("cells.h5ad")))[""]()
-    return {"said": "the yardstick: h5py reads all chunks, nothing is made"}
+    steps.read_chunks(str(study.cells[0]))[""]()
+    reader = "h5py" if study.form == "h5ad" else "zarr"
+    return {"said": f"the yardstick: {reader} reads all chunks, nothing is made"}
+
+
+def same_groups(study: Study) -> dict[str, Any]:
+    """Compare the groups from zarr with those from HDF5; where files came from is no part."""
+    files = study.groups, dataclasses.replace(study, form="h5ad").groups
+    one, other = (content(fm.read_groups(study.file(name))) for name in files)
+    if one != other:
+        raise ValueError(f"{files[0]} and {files[1]} hold other numbers: {one}, {other}")
+    return {"said": f"the groups are those from HDF5: {one[:12]}…"}
+
+
+def content(groups: fm.GroupStatistics) -> str:
+    """Digest of the groups, the genes and all sums."""
+    digest = ContentDigest()
+    digest.table("groups", groups.obs)
+    digest.column("genes", groups.genes)
+    for name, values in groups.gene_sums().items():
+        digest.array(name, column_checksums(values))
+    return digest.hexdigest()
+
+
+def same_tables(study: Study) -> dict[str, Any]:
+    """Compare the tables of tests from zarr with those from HDF5."""
+    name = "tests" if study.n_files == 1 else "tests-within"
+    files = study.result(name, "parquet"), f"{name}.parquet"
+    one, other = (fm.read_table(study.file(file)) for file in files)
+    pd.testing.assert_frame_equal(one, other, check_exact=True)
+    return {"said": f"the {len(one):,} tests are those from HDF5, to the last bit"}
 
 
 def summarise(study: Study) -> dict[str, Any]:
@@ -120,12 +195,12 @@ def summarise(study: Study) -> dict[str, Any]:
 
 
 def fit(study: Study) -> dict[str, Any]:
-    groups = fm.read_groups(study.file("groups.h5ad"))
+    groups = fm.read_groups(study.file(study.groups))
     stats = fm.summary_statistics(groups, steps.FIXED, RANDOM)
     begin = time.perf_counter()
     fitted = fm.fit_lmm(stats)
     fitting = common.duration(time.perf_counter() - begin)
-    fm.write_fit(fitted, study.file("fit.h5ad"), study.file("groups.h5ad"))
+    fm.write_fit(fitted, study.file(study.result("fit", "h5ad")), study.file(study.groups))
     return {
         "said": f"p = {len(fitted.coefficients)}, {fitted.fitted.mean():.1%} of genes fitted; "
         f"{fitting} of it in `fit_lmm`"
@@ -138,15 +213,16 @@ def within(study: Study) -> dict[str, Any]:
     fits = fm.fit_within(groups, "cell_type", "~ log(libsize) + condition", ["subject"])
     tests = fm.contrast_tests(fits, "condition")
     frame = tests.to_frame()
-    fm.write_table(frame, study.file("tests-within.parquet"))
+    fm.write_table(frame, study.file(study.result("tests-within", "parquet")))
     return {
         "said": f"{tests.ddf}, {len(frame):,} tests, {(frame['p_value'] > 0).sum():,} of them made"
     }
 
 
 def test(study: Study) -> dict[str, Any]:
-    tests = fm.contrast_tests(fm.read_fit(study.file("fit.h5ad")), "condition")
-    fm.write_table(tests.to_frame(), study.file("tests.parquet"))
+    fitted = fm.read_fit(study.file(study.result("fit", "h5ad")))
+    tests = fm.contrast_tests(fitted, "condition")
+    fm.write_table(tests.to_frame(), study.file(study.result("tests", "parquet")))
     return {"said": f"Kenward–Roger, {len(tests.contrasts)} contrasts of each gene"}
 
 
@@ -167,7 +243,8 @@ def evaluate(study: Study) -> dict[str, Any]:
     return {"said": ", ".join(said)}
 
 
-STEPS: dict[str, tuple[Callable[[Study], dict[str, Any]], str | None]] = {
+Steps = dict[str, tuple[Callable[[Study], dict[str, Any]], str | None]]
+STEPS: Steps = {
     "simulate": (simulate, "cells.h5ad"),
     "read": (read, None),
     "summarise": (summarise, "groups.h5ad"),
@@ -175,17 +252,38 @@ STEPS: dict[str, tuple[Callable[[Study], dict[str, Any]], str | None]] = {
     "test": (test, "tests.parquet"),
     "evaluate": (evaluate, "metrics.tsv"),
 }
-MANY: dict[str, tuple[Callable[[Study], dict[str, Any]], str | None]] = {
+MANY: Steps = {
     "simulate": (simulate, "cells.h5ad"),
     "copy": (copy, "cells-2.h5ad"),
     "read": (read, None),
     "summarise": (summarise, "groups-of-files.h5ad"),
     "within": (within, "tests-within.parquet"),
 }
+# The same from zarr, after these.
+ZARR: Steps = {
+    "store": (store, "cells.zarr"),
+    "read": (read, None),
+    "summarise": (summarise, "groups-zarr.h5ad"),
+    "same groups": (same_groups, None),
+    "fit": (fit, "fit-zarr.h5ad"),
+    "test": (test, "tests-zarr.parquet"),
+    "same tables": (same_tables, None),
+}
+MANY_ZARR: Steps = {
+    "store": (store, "cells.zarr"),
+    "copy": (copy, "cells-2.zarr"),
+    "read": (read, None),
+    "summarise": (summarise, "groups-of-files-zarr.h5ad"),
+    "same groups": (same_groups, None),
+    "within": (within, "tests-within-zarr.parquet"),
+    "same tables": (same_tables, None),
+}
 
 
-def steps_of(study: Study) -> dict[str, tuple[Callable[[Study], dict[str, Any]], str | None]]:
-    """The steps of one file, or of several."""
+def steps_of(study: Study) -> Steps:
+    """The steps of one file, or of several; from HDF5 or zarr."""
+    if study.form == "zarr":
+        return ZARR if study.n_files == 1 else MANY_ZARR
     return STEPS if study.n_files == 1 else MANY
 
 
@@ -207,13 +305,12 @@ def check_room(study: Study) -> None:
 
 def run(study: Study, again: bool) -> dict[str, dict[str, Any]]:
     """Make the steps that are not there yet; return what each took."""
-    kept = study.file("measures.json" if study.n_files == 1 else f"measures-{study.n_files}.json")
+    kept, single = study.file(study.measures), study.file(study.result("measures", "json"))
     measures = json.loads(kept.read_text()) if kept.exists() and not again else {}
-    if study.n_files > 1 and study.file("measures.json").exists():  # the simulation is that of one
-        of_one = json.loads(study.file("measures.json").read_text())
-        measures = {
-            name: of_one[name] for name in ("simulate", "read") if name in of_one
-        } | measures
+    if study.n_files > 1 and single.exists():  # the simulation is that of one
+        of_one = json.loads(single.read_text())
+        shared = {name: of_one[name] for name in ("simulate", "store", "read") if name in of_one}
+        measures = shared | measures
     for name, (_, output) in steps_of(study).items():
         if name in measures and (output is None or study.file(output).exists()):
             print(f"{name}: there already ({measures[name]['seconds']:.1f} s)", flush=True)
@@ -232,7 +329,7 @@ def one(study: Study, name: str) -> dict[str, Any]:
     reading = process.call()
     process.close()
     output = steps_of(study)[name][1]
-    size = study.file(output).stat().st_size if output else 0
+    size = size_of(study.file(output)) if output else 0
     return {
         "seconds": reading.seconds,
         "cpu": reading.cpu,
@@ -242,11 +339,18 @@ def one(study: Study, name: str) -> dict[str, Any]:
     }
 
 
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of the files of a folder."""
+    files = (file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files)
+
+
 def serve_step(name: str, arguments: dict[str, str]) -> None:
     """The process of one step."""
     warnings.simplefilter("ignore")
-    numbers = {key: int(value) for key, value in arguments.items() if key != "folder"}
-    study = Study(folder=Path(arguments["folder"]), **numbers)
+    folder, form = Path(arguments.pop("folder")), arguments.pop("form")
+    numbers = {key: int(value) for key, value in arguments.items()}
+    study = Study(folder=folder, form=form, **numbers)
     steps.serve({"": lambda: steps_of(study)[name][0](study)})
 
 
@@ -311,6 +415,18 @@ def report_many(study: Study, measures: dict[str, dict[str, Any]]) -> str:
     )
 
 
+def report_zarr(study: Study, measures: dict[str, dict[str, Any]]) -> str:
+    """The table of what goes from zarr."""
+    head = ["step", "time", "CPU time", "of the reading", "peak memory", "file", ""]
+    rows = [row(study, name, measures) for name in steps_of(study)]
+    what = "The store" if study.n_files == 1 else f"{study.n_files} stores"
+    return (
+        f"{what} of {study.n_cells:,} cells × {study.n_genes:,} genes, {study.n_subjects} "
+        f"subjects, {study.n_cell_types} cell types, beside the same from HDF5:\n\n"
+        f"{common.markdown_table(head, rows)}\n```text\n{common.machine()}\n```\n"
+    )
+
+
 def main() -> None:
     """Run all steps and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -319,6 +435,7 @@ def main() -> None:
     parser.add_argument("--subjects", type=int, default=100)
     parser.add_argument("--types", type=int, default=12)
     parser.add_argument("--files", type=int, default=1, help="copies of the file, for ten million")
+    parser.add_argument("--format", choices=("h5ad", "zarr"), default="h5ad")
     parser.add_argument("--folder", type=Path, default=common.RESULTS / "million")
     parser.add_argument("--again", action="store_true", help="make every step anew")
     parser.add_argument("--docs", action="store_true", help="write docs/performance.md")
@@ -332,19 +449,27 @@ def main() -> None:
     study = Study(options.folder.resolve(), *sizes)
     check_room(study)
     measures = run(study, options.again)
-    if study.n_files > 1:
-        text = report_many(study, measures)
+    of_files(study, measures, options.docs)
+    if options.format == "zarr":
+        stores = dataclasses.replace(study, form="zarr")
+        check_room(stores)
+        text = report_zarr(stores, run(stores, options.again))
         print(f"\n{text}")
         if options.docs:
-            common.write_between(common.ROOT / "docs" / "performance.md", "files", text)
-        return
-    text = report(study, measures)
+            common.write_between(PAGE, "zarr", text)
+
+
+def of_files(study: Study, measures: dict[str, dict[str, Any]], docs: bool) -> None:
+    """Print what files of HDF5 took, and write it where that is asked for."""
+    one = study.n_files == 1
+    text = report(study, measures) if one else report_many(study, measures)
     print(f"\n{text}")
-    if options.docs:
-        docs = common.ROOT / "docs"
-        common.write_between(docs / "performance.md", "million", text)
-        common.write_between(docs / "scaling.md", "throughput", scaling.measured(measures))
-        common.write_between(docs / "scaling.md", "projection", scaling.projection(measures))
+    if docs:
+        common.write_between(PAGE, "million" if one else "files", text)
+    if docs and one:
+        page = common.ROOT / "docs" / "scaling.md"
+        common.write_between(page, "throughput", scaling.measured(measures))
+        common.write_between(page, "projection", scaling.projection(measures))
 
 
 if __name__ == "__main__":

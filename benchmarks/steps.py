@@ -95,7 +95,12 @@ def store(source: str, path: str, layout: str, compression: str | None) -> Calls
         turn = {"CSR": sparse.csr_matrix, "CSC": sparse.csc_matrix, "dense": lambda x: x.toarray()}
         adata.X = turn[layout](adata.X)
         if compression == "zarr":
+            ad.settings.zarr_write_format = 3
             adata.write_zarr(path)
+        elif compression in ("lz4", "zstd"):
+            from hdf5plugin import FILTERS
+
+            adata.write_h5ad(path, compression=FILTERS[compression])
         else:
             adata.write_h5ad(path, compression=compression)
 
@@ -104,6 +109,8 @@ def store(source: str, path: str, layout: str, compression: str | None) -> Calls
 
 def read_chunks(path: str) -> Calls:
     """Merely read the counts with h5py or zarr, chunk by chunk."""
+    with suppress(ImportError):
+        import hdf5plugin  # noqa: F401 - makes its filters known to h5py
 
     def call() -> None:
         stored = Path(path).is_dir()

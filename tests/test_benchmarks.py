@@ -68,7 +68,7 @@ def test_documents_change_between_their_marks_only(module, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "mark", ["machine", "bench", "quoted", "million", "files", "shares", "scripts"]
+    "mark", ["machine", "bench", "quoted", "million", "files", "zarr", "shares", "scripts"]
 )
 def test_the_page_has_the_marks(mark):
     text = (BENCHMARKS.parent / "docs" / "performance.md").read_text()

@@ -254,9 +254,11 @@ def _read_column(table: Any, name: str) -> Any:
     if labels in table:
         return _from_codes(_plain(table[name]), _plain(table[labels]))
     column = table[name]
-    if "encoding-type" in column.attrs:
-        return ad.io.read_elem(column)
-    return _plain(column)
+    encoding = text(column.attrs.get("encoding-type", "array"))
+    if encoding == "categorical":  # without asking anndata for the codes, which takes longer
+        labels, ordered = ad.io.read_elem(column["categories"]), bool(column.attrs["ordered"])
+        return pd.Categorical.from_codes(column["codes"][:], labels, ordered)
+    return _plain(column) if encoding == "array" else ad.io.read_elem(column)
 
 
 def _plain(dataset: Any) -> np.ndarray:

@@ -178,7 +178,9 @@ class CellMatrix:
         if self.sheet is not None:
             ours = self.sheet.table[of_sheet].iloc[self.rows].reset_index(drop=True)
             stored = pd.concat([ours, stored], axis=1)[list(names)]
-        return stored.assign(**{name: without_lost_labels(stored[name]) for name in names})
+        found = {name: stored[name] for name in names}
+        mended = {name: without_lost_labels(column) for name, column in found.items()}
+        return stored.assign(**{n: new for n, new in mended.items() if new is not found[n]})
 
     def said(self, names: Sequence[str]) -> list[str]:
         """What was decided about genes, the sheet of cells and these columns."""

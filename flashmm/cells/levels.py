@@ -29,8 +29,8 @@ def group_rows(keys: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame]:
         dropped.
     """
     by = list(keys.columns)
-    codes = keys.groupby(by, observed=True, sort=True).ngroup().to_numpy()
-    table = keys.drop_duplicates().sort_values(by)
+    codes, first = _distinct_rows([keys[name] for name in by])
+    table = keys.iloc[first]
     rows = table.itertuples(index=False, name=None)
     table.index = pd.Index(["|".join(map(str, row)) for row in rows])
     if not table.index.is_unique:
@@ -40,6 +40,33 @@ def group_rows(keys: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame]:
             f"values of the columns {listed(by)} hold the separator '|'; rename them."
         )
     return codes, table.assign(**{name: drop_unused_levels(table[name]) for name in by})
+
+
+def _distinct_rows(columns: Sequence[pd.Series]) -> tuple[np.ndarray, np.ndarray]:
+    """Number of each row among the distinct ones in order, and where each of these comes first."""
+    place = np.zeros(len(columns[0]), np.int64)
+    for column in columns:
+        level = _level_numbers(column)
+        # distinct rows of the columns so far are numbered anew, so that numbers stay small
+        place = _dense(place * (level.max(initial=0) + 1) + level)
+    first = np.empty(place.max(initial=-1) + 1, np.int64)
+    first[place[::-1]] = np.arange(len(place))[::-1]  # what comes last here stays
+    return place, first
+
+
+def _level_numbers(column: pd.Series) -> np.ndarray:
+    """Numbers of the levels of a column, in their order."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return np.asarray(column.cat.codes, np.int64)
+    return _dense(column.to_numpy())
+
+
+def _dense(values: np.ndarray) -> np.ndarray:
+    """Number of each value among the distinct ones, in ascending order."""
+    number, distinct_values = pd.factorize(values)
+    rank = np.empty(len(distinct_values), np.int64)
+    rank[np.argsort(distinct_values)] = np.arange(len(distinct_values))
+    return rank[number]
 
 
 def sum_by_group(codes: np.ndarray, values: np.ndarray, n_groups: int) -> np.ndarray:
@@ -70,6 +97,8 @@ def align_tables(tables: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
     InputError
         Where a column is categorical in one table and numeric or boolean in another.
     """
+    if len(tables) == 1:
+        return list(tables)
     dtypes = {name: _common_dtype([table[name] for table in tables]) for name in tables[0]}
     changes = {name: dtype for name, dtype in dtypes.items() if dtype is not None}
     return [table.astype(changes) for table in tables]

@@ -93,9 +93,12 @@ def add_differences(
     kept = (place[block.genes] >= 0) & (block.values != 0)
     before = np.concatenate([[0], np.cumsum(kept, dtype=np.int64)])
     y = block.values[kept] - origin[place[block.genes[kept]]]
-    add = add_cells if block.by_cells else add_genes
     lines = (before[block.indptr], block.minor[kept].astype(np.int64), np.ones(len(y)))
-    add(sums, *lines, y, False, block.first, group, place, x, False)
+    values = (sums, *lines, y, False, block.first, group, place, x, False)
+    if block.by_cells:
+        add_cells(*values, 0, len(sums) - 1)
+    else:
+        add_genes(*values)
 
 
 def group_of_cells(cells: Input, codes: np.ndarray) -> np.ndarray:

@@ -18,7 +18,10 @@ from flashmm.kernels.group_sums import (
     log1p_of_shares,
     take_numbers,
 )
+from flashmm.kernels.threads import in_threads, thread_count
 from flashmm.storage.workspace import zeros
+
+WORTH_THREADS = 2**18  # values of a block that are added in two threads
 
 
 class CellData(Protocol):
@@ -86,9 +89,19 @@ class RunningSums:
         numbered = self.numbered and self.whole and self._has_room(block)
         if self.numbered and not numbered:
             self._count(block, group, gene)
-        add = add_cells if block.by_cells else add_genes
-        lines = (block.indptr, block.minor, block.stored)
-        add(self.values, *lines, y, look_up, block.first, group, gene, cells.x, numbered)
+        values = (block.minor, block.stored, y, look_up)
+        places = (group, gene, cells.x, numbered)
+
+        def add_part(part: slice) -> None:
+            if block.by_cells:
+                bounds = part.start, part.stop - 1
+                add_cells(self.values, block.indptr, *values, block.first, *places, *bounds)
+            else:
+                indptr, first = block.indptr[part.start : part.stop + 1], block.first + part.start
+                add_genes(self.values, indptr, *values, first, *places)
+
+        # threads have groups or genes of their own: each sum is added up by one, in its order
+        in_threads(add_part, _parts(block, group, len(self.values)))
 
     def _has_room(self, block: Block) -> bool:
         """Whether the sums of raw values stay small enough to hold the numbers exactly."""
@@ -134,6 +147,20 @@ class RunningSums:
         y = np.zeros(len(used))
         y[used] = cells.transform.apply(raw, cells.libsize[block.cells[used]])
         return y
+
+
+def _parts(block: Block, group: np.ndarray, n_groups: int) -> list[slice]:
+    """Groups, or lines that are genes, in one part or in two with about as many values."""
+    n = n_groups if block.by_cells else block.n_lines
+    if thread_count() == 1 or len(block.stored) < WORTH_THREADS:
+        return [slice(0, n)]
+    sizes = np.diff(block.indptr)
+    if block.by_cells:
+        of_lines = group[block.first : block.first + block.n_lines]
+        kept = of_lines >= 0
+        sizes = np.bincount(of_lines[kept], sizes[kept], minlength=n)
+    middle = int(np.searchsorted(np.cumsum(sizes), sizes.sum() / 2))
+    return [slice(0, middle), slice(middle, n)]
 
 
 def _largest_sum(block: Block) -> float:

@@ -7,13 +7,10 @@ varies; such genes take a second pass, which sums the differences from their mea
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from io import BufferedReader
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -43,16 +40,13 @@ from flashmm.cells.sheet import Sheet, check_one_sheet, sheet_record, sheets_of
 from flashmm.cells.transforms import TRANSFORMS, Transform, check_libsize, find_transform
 from flashmm.cells.withheld import check_minimum, without_small_groups
 from flashmm.kernels.group_sums import MOST_CELLS
-from flashmm.kernels.threads import thread_count
 from flashmm.names import listed
 from flashmm.options import InputError, note
+from flashmm.storage.aside import digest_aside
 from flashmm.storage.files import (
     PathLike,
-    file_identity,
     file_state,
-    open_bytes,
     package_version,
-    range_digest,
     reading,
     require_state,
 )
@@ -129,10 +123,13 @@ class _Input:
     cell_names: Any
     state: tuple[int, ...] = ()
     notes: list[str] = field(default_factory=list)
+    source: CellMatrix | None = None
     origin: np.ndarray | None = None
 
     def open(self, request: _Request) -> AbstractContextManager[CellMatrix]:
-        """Open the values again."""
+        """Open the values again, or give those that are still open (`source`)."""
+        if self.source is not None:
+            return nullcontext(self.source)
         return _opened(self.data, self.obs, request)
 
     def fill(self, rows: slice, request: _Request) -> None:
@@ -140,7 +137,7 @@ class _Input:
         cells = np.arange(rows.start, rows.stop)[self.kept[rows]]
         if len(cells) == 0:
             return
-        table = self.columns.iloc[cells]
+        table = self.columns if len(cells) == len(self.columns) else self.columns.iloc[cells]
         if self.counted:
             table = table.assign(**{request.libsize: self.libsize[cells]})
         origin = np.zeros(len(self.x)) if self.origin is None else self.origin
@@ -288,18 +285,32 @@ def summarise(
             "Summarise each of them in a call of its own."
         )
     check_minimum(minimum_cells, request.part.is_whole)
-    inputs = [_prepare(*pair, request) for pair in zip(items, sheets, strict=True)]
+    with ExitStack() as stays_open:
+        groups = _summarised(items, obs, sheets, request, stays_open)
+    return groups if minimum_cells is None else without_small_groups(groups, minimum_cells)
+
+
+def _summarised(
+    items: Sequence[Data],
+    obs: Sheet | Sequence[Sheet] | None,
+    sheets: Sequence[Sheet | None],
+    request: _Request,
+    stays_open: ExitStack,
+) -> GroupStatistics:
+    """Prepare all inputs, then read their values one after another; one alone is opened once."""
+    alone = stays_open if len(items) == 1 else None
+    inputs = [_prepare(*pair, request, alone) for pair in zip(items, sheets, strict=True)]
     check_one_sheet(obs, [cells.cell_names for cells in inputs])
     for other in inputs[1:]:
         check_same_genes(inputs[0].genes, other.genes, inputs[0].name, other.name)
     keys = [cells.keys for cells in inputs]
-    codes, obs = group_rows(pd.concat(align_tables(keys), ignore_index=True))
-    notes = note_references(keys, obs, unsorted_columns(keys)) + _note_libsizes(inputs)
-    _check_group_number(obs, len(codes))
+    codes, table = group_rows(pd.concat(align_tables(keys), ignore_index=True))
+    notes = note_references(keys, table, unsorted_columns(keys)) + _note_libsizes(inputs)
+    _check_group_number(table, len(codes))
 
     covariate_origin = _centre(inputs, request)
     numbered, genes = bool(np.bincount(codes).max() <= MOST_CELLS), inputs[0].genes
-    sums = RunningSums.empty(len(obs), len(genes), 3 + len(request.covariates), numbered)
+    sums = RunningSums.empty(len(table), len(genes), 3 + len(request.covariates), numbered)
     parts = np.split(codes, np.cumsum([len(key) for key in keys])[:-1])
     records = [
         _stream(cells, part, genes, sums, request)
@@ -307,12 +318,12 @@ def summarise(
     ]
     (total, squares, counts, *crossed), expressing = sums.by_kind()
     origin = None
-    if not find_transform(transform).needs_counts:
+    if not find_transform(request.transform).needs_counts:
         again = partial(_blocks_again, request=request)
         origin = sum_from_means(inputs, parts, genes, (total, squares, *crossed), again)
     x = np.concatenate([cells.x[:, cells.kept] for cells in inputs], axis=1)
-    groups = GroupStatistics(
-        obs=obs.assign(**moments_of(codes, x, request.covariates, len(obs))),
+    return GroupStatistics(
+        obs=table.assign(**moments_of(codes, x, request.covariates, len(table))),
         genes=genes,
         sum=total,
         sumsq=squares,
@@ -320,14 +331,13 @@ def summarise(
         counts=counts if sums.of_counts else None,
         by=request.by,
         covariates=request.covariates,
-        transform=transform,
+        transform=request.transform,
         provenance=_provenance(request, records),
         notes=tuple(text for cells in inputs for text in cells.notes) + tuple(notes),
         expressing=expressing,
         origin=origin,
         covariate_origin=covariate_origin,
     )
-    return groups if minimum_cells is None else without_small_groups(groups, minimum_cells)
 
 
 def _centre(inputs: Sequence[_Input], request: _Request) -> np.ndarray | None:
@@ -367,10 +377,13 @@ def _opened(data: Data, obs: Sheet | None, request: _Request) -> AbstractContext
     return open_counts(data, request.layer, request.part, obs=obs, genes=request.gene_names)
 
 
-def _prepare(data: Data, obs: Sheet | None, request: _Request) -> _Input:
+def _prepare(
+    data: Data, obs: Sheet | None, request: _Request, stays_open: ExitStack | None
+) -> _Input:
     """Read and check all that is known of the cells before their values."""
     state = () if isinstance(data, ad.AnnData) else file_state(data)
-    with _opened(data, obs, request) as source:
+    with ExitStack() as closes:
+        source = (stays_open or closes).enter_context(_opened(data, obs, request))
         source.check_names()
         wanted, counted = _columns_in_use(source, request)
         source.check_looks(request.transform, request.libsize if counted else None)
@@ -401,6 +414,7 @@ def _prepare(data: Data, obs: Sheet | None, request: _Request) -> _Input:
         cell_names=cell_names,
         state=state,
         notes=[*said, *notes],
+        source=source if stays_open else None,
     )
     if not counted:
         cells.fill(slice(0, len(kept)), request)
@@ -443,9 +457,11 @@ def _stream(
     group = group_of_cells(cells, codes)
     gene = genes.get_indexer(cells.genes)
     n_nonzero, total, fractional = 0, 0.0, False
+    in_memory = isinstance(cells.data, ad.AnnData)
+    part = (cells.rows.start, cells.rows.stop, cells.n_all)
     with (
         cells.open(request) as source,
-        _hashing(cells) as identity,
+        nullcontext() if in_memory else digest_aside(cells.data, part) as identity,
     ):
         for block in _blocks(source, cells, request, len(sums.values)):
             if cells.transform.needs_counts and source.has_fractions(block, request.transform):
@@ -463,7 +479,7 @@ def _stream(
             return _record(cells, found, request)
     content = f"{len(cells.kept)} {len(genes)} {n_nonzero} {total!r}"
     digest = hashlib.sha256(content.encode()).hexdigest()
-    return _record(cells, {"sha256": digest}, request)
+    return _record(cells, {"digest": f"sha256:{digest}"}, request)
 
 
 def _blocks_again(cells: _Input, request: _Request) -> Iterator[Block]:
@@ -472,29 +488,6 @@ def _blocks_again(cells: _Input, request: _Request) -> Iterator[Block]:
         yield from source.blocks(request.chunk_nnz or CHUNK_NNZ)
     if not isinstance(cells.data, ad.AnnData):
         require_state(cells.data, cells.state)
-
-
-@contextmanager
-def _hashing(cells: _Input) -> Iterator[Callable[[], dict[str, Any]] | None]:
-    """Hash a file in a thread of its own while it is read; nothing of an AnnData in memory.
-
-    Where there is one thread to work in, it is hashed when it is asked for. Leaving early closes
-    the file, which ends the thread.
-    """
-    if isinstance(cells.data, ad.AnnData):
-        yield None
-        return
-    with ThreadPoolExecutor(1) as pool, open_bytes(cells.data) as file:
-        hashed = partial(_identity, file, Path(cells.data), cells)
-        yield hashed if thread_count() == 1 else pool.submit(hashed).result
-
-
-def _identity(file: BufferedReader, path: Path, cells: _Input) -> dict[str, Any]:
-    """Digest of the cells' part of the bytes of a file, and what names the whole file."""
-    size = file.seek(0, os.SEEK_END)
-    start, stop = (size * cell // cells.n_all for cell in (cells.rows.start, cells.rows.stop))
-    digest = {"sha256": range_digest(file, start, stop), "file_id": file_identity(path)}
-    return digest if (start, stop) == (0, size) else digest | {"bytes": [start, stop]}
 
 
 def _blocks(source: CellMatrix, cells: _Input, request: _Request, n_groups: int) -> Iterator[Block]:

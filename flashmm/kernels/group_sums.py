@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numba import njit, types
 
+from flashmm.kernels.threads import in_threads
+
 LARGEST_IN_TABLE = 2**20  # larger counts are not looked up; a table takes 8 MB at most
 # Values of a group in a block, times this, that must exceed its genes for sums to be fetched first.
 WORTH_FETCHING = 8
@@ -47,9 +49,7 @@ _POSITIONS = (_read_only(types.int32), _INTEGERS)
 _VALUES = (_read_only(types.float32), _FLOATS)
 _PLACES = (_INTEGER, _INTEGERS, _INTEGERS, _read_only(types.float64, 2))
 _ADD = [
-    types.void(
-        types.float64[:, :, ::1], _INTEGERS, positions, values, _FLOATS, _FLAG, *_PLACES, _FLAG
-    )
+    (types.float64[:, :, ::1], _INTEGERS, positions, values, _FLOATS, _FLAG, *_PLACES, _FLAG)
     for positions, values in zip(_POSITIONS, _VALUES, strict=True)
 ]
 
@@ -97,14 +97,16 @@ def in_order(indptr: np.ndarray, minor: np.ndarray, width: int, last: int) -> bo
     last : int
         The last position before these where the first line has begun earlier; -1 elsewhere.
     """
-    disorder = False
+    disorder = np.int32(0)
     for line in range(len(indptr) - 1):
-        for i in range(indptr[line], indptr[line + 1]):
-            disorder |= minor[i] <= last
-            last = minor[i]
-        disorder |= last >= width
+        begin, end = indptr[line], indptr[line + 1]
+        if begin < end:
+            disorder |= np.int32(minor[begin] <= last) | np.int32(minor[end - 1] >= width)
+            before, after = minor[begin : end - 1], minor[begin + 1 : end]
+            for i in range(len(before)):  # by position, which is compiled to vector instructions
+                disorder |= np.int32(after[i] <= before[i])
         last = -1
-    return not disorder
+    return disorder == 0
 
 
 @_compiled(
@@ -308,24 +310,24 @@ def _add_products(
 
 
 @njit(cache=True, nogil=True)
-def _by_group(group: np.ndarray, n_groups: int) -> np.ndarray:
-    """Positions of lines that are in a group, by group and in their order, counted out."""
-    end = np.zeros(n_groups + 1, np.int64)
+def _by_group(group: np.ndarray, lowest: int, highest: int) -> np.ndarray:
+    """Positions of lines that are in these groups, by group and in their order, counted out."""
+    end = np.zeros(highest - lowest + 2, np.int64)
     for g in group:
-        if g >= 0:
-            end[g + 1] += 1
-    for g in range(n_groups):
-        end[g + 1] += end[g]
-    order = np.empty(end[n_groups], np.int64)
+        if lowest <= g <= highest:
+            end[g - lowest + 1] += 1
+    for i in range(len(end) - 1):
+        end[i + 1] += end[i]
+    order = np.empty(end[-1], np.int64)
     for line in range(len(group)):
         g = group[line]
-        if g >= 0:
-            order[end[g]] = line
-            end[g] += 1
+        if lowest <= g <= highest:
+            order[end[g - lowest]] = line
+            end[g - lowest] += 1
     return order
 
 
-@_compiled(_ADD)
+@_compiled([types.void(*arguments, _INTEGER, _INTEGER) for arguments in _ADD])
 def add_cells(
     sums: np.ndarray,
     indptr: np.ndarray,
@@ -338,6 +340,8 @@ def add_cells(
     column: np.ndarray,
     x: np.ndarray,
     numbered: bool,
+    lowest: int,
+    highest: int,
 ) -> None:
     """Add the values of cells to the sums of their groups.
 
@@ -365,6 +369,8 @@ def add_cells(
         (covariates, cells).
     numbered : bool
         Whether the sums of values also say how many are above zero (`take_numbers`).
+    lowest, highest : int
+        The groups to which values are added, the last one included; others are left as they are.
     """
     one_more = ONE_MORE if numbered else 0.0
     in_rows = look_up and len(x) > 0 and len(y) <= COUNTS_IN_ROWS
@@ -373,7 +379,7 @@ def add_cells(
     for j in range(len(column)):
         in_place &= column[j] == j
     of_lines = group[first : first + len(indptr) - 1]
-    order, start = _by_group(of_lines, len(sums)), 0
+    order, start = _by_group(of_lines, max(lowest, 0), highest), 0
     while start < len(order):
         g, stop, n_values = of_lines[order[start]], start, 0
         while stop < len(order) and of_lines[order[stop]] == g:
@@ -395,7 +401,7 @@ def add_cells(
         start = stop
 
 
-@_compiled(_ADD)
+@_compiled([types.void(*arguments) for arguments in _ADD])
 def add_genes(
     sums: np.ndarray,
     indptr: np.ndarray,
@@ -470,7 +476,11 @@ def by_kind(sums: np.ndarray, numbers: np.ndarray, numbered: bool) -> np.ndarray
     """
     groups, columns, kinds = sums.shape
     turned = sums.reshape(groups, kinds, columns)
-    _turn(sums, turned, numbers, numbered)
+
+    def turn(part: slice) -> None:
+        _turn(sums[part], turned[part], numbers[part], numbered)
+
+    in_threads(turn, [slice(0, groups // 2), slice(groups // 2, groups)])
     return turned
 
 

@@ -42,7 +42,7 @@ def provenance(config: Mapping[str, Any], **more: Any) -> dict[str, Any]:
         The whole config, defaults filled in.
     **more
         What else made it: `simulations` (name to what their files say), `inputs` (data set to
-        records of `file, sha256`) and `r_packages` (name to version) are shown on the page.
+        records of `file, digest`) and `r_packages` (name to version) are shown on the page.
 
     Returns
     -------
@@ -121,11 +121,11 @@ def provenance_blocks(said: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             "Seeds of the simulations", (f"{n}  {seed}" for n, seed in seeds.items())
         )
     digests = dict.fromkeys(
-        f"{record['sha256']}  {record['file']}"
+        f"{record.get('digest') or 'sha256:' + record['sha256']}  {record['file']}"
         for records in said.get("inputs", {}).values()
         for record in records
     )
     if digests:
-        yield blocks.details("Digests of the counts (SHA-256)", digests)
+        yield blocks.details("Digests of the counts", digests)
     config = json.dumps(said["config"], indent=2, ensure_ascii=False)
     yield blocks.details("The config, defaults filled in", [config])

@@ -2,13 +2,15 @@
 
 HDF5 inflates the chunks of a file one after another. Here they are taken from the file as they are
 and inflated by isal, which lets go of the interpreter's lock, in threads that work while the
-caller computes. Datasets that are not chunked, or use other filters than gzip and shuffle, are read
-by h5py, in the same way as arrays in memory. Tables are read by rows.
+caller computes. Datasets in one piece are read from the open file without HDF5, which keeps other
+threads waiting. Those with other filters than gzip and shuffle are read by h5py, in the same way as
+arrays in memory. Tables are read by rows.
 """
 
 from __future__ import annotations
 
 import math
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +24,7 @@ from isal import isal_zlib
 from isal.igzip_lib import IsalError
 
 from flashmm.kernels.threads import thread_count
+from flashmm.storage.workspace import page_aligned
 
 THREADS = 2
 _AHEAD = 2  # slices of each dataset that wait to be used
@@ -114,7 +117,7 @@ def _first(
 
 def slice_reader(array: Any, kind: Any) -> Callable[[int, int], np.ndarray]:
     """Function of (start, stop) that reads a slice of an array or dataset as a type."""
-    reader = gzip_reader(array)
+    reader = gzip_reader(array) or piece_reader(array)
     if reader is not None:
         return partial(reader.read, dtype=kind)
     return partial(_slice, array, kind)
@@ -159,7 +162,7 @@ class GzipReader:
 
     def read(self, start: int, stop: int, dtype: Any) -> np.ndarray:
         """Read dataset[start:stop] as an array of the given type."""
-        out = np.empty(stop - start, dtype=dtype)
+        out = _room((stop - start,), dtype)
         for begin in range(start - start % self.step, stop, self.step):
             a, b = max(begin, start), min(begin + self.step, stop)
             out[a - start : b - start] = self._chunk(begin)[a - begin : b - begin]
@@ -197,7 +200,7 @@ class GzipTableReader(GzipReader):
     def read(self, start: int, stop: int, dtype: Any) -> np.ndarray:
         """Read dataset[start:stop] as an array of the given type."""
         n_columns, (height, width) = self.dataset.shape[1], self.dataset.chunks
-        out = np.empty((stop - start, n_columns), dtype=dtype)
+        out = _room((stop - start, n_columns), dtype)
         for top in range(start - start % height, stop, height):
             a, b = max(top, start), min(top + height, stop)
             for left in range(0, n_columns, width):
@@ -214,6 +217,56 @@ def _inflate(packed: bytes, size: int) -> bytes:
     if not stream.eof and stream.decompress(stream.unconsumed_tail, 1):
         raise OSError(f"a chunk of {size} bytes holds more")
     return bytes(plain)
+
+
+def _room(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """An array without values, to which memory is copied fast."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    return page_aligned(size).view(dtype).reshape(shape)
+
+
+def piece_reader(dataset: Any) -> PieceReader | None:
+    """Make a reader of a dataset in one piece, or None where it has to be read by h5py."""
+    ours = isinstance(dataset, h5py.Dataset) and hasattr(os, "preadv")
+    if not ours or dataset.chunks or dataset.ndim not in (1, 2):
+        return None
+    file, dtype = dataset.file, dataset.dtype
+    begin, size = dataset.id.get_offset(), math.prod(dataset.shape) * dtype.itemsize
+    # what another mode has written may still be on its way to the file
+    plain = file.driver == "sec2" and file.mode == "r" and dtype.kind in "iuf" and dtype.isnative
+    if not plain or begin is None or dataset.id.get_storage_size() != size:
+        return None
+    return PieceReader(dataset, begin)
+
+
+class PieceReader:
+    """Slices of the first axis of a dataset in one piece; several threads may read at a time.
+
+    Parameters
+    ----------
+    dataset : h5py.Dataset
+        Numbers of this machine's kind, one after another in the file.
+    begin : int
+        Where in the file they begin.
+    """
+
+    def __init__(self, dataset: h5py.Dataset, begin: int) -> None:
+        self.begin, self.shape, self.dtype = begin, dataset.shape[1:], dataset.dtype
+        self._file = dataset.file  # stays open as long as its number is in use
+        self._number = self._file.id.get_vfd_handle()
+
+    def read(self, start: int, stop: int, dtype: Any) -> np.ndarray:
+        """Read dataset[start:stop] as an array of the given type."""
+        width = math.prod(self.shape) * self.dtype.itemsize
+        stored = page_aligned((stop - start) * width)
+        place, left = self.begin + start * width, stored.data
+        while left:
+            n = os.preadv(self._number, [left], place)
+            if not n:
+                raise OSError("the file ends before its values do")
+            place, left = place + n, left[n:]
+        values = stored.view(self.dtype).reshape(stop - start, *self.shape)
+        return values.astype(dtype, copy=False)
 
 
 def write_gzip(group: h5py.Group, name: str, values: np.ndarray) -> None:

@@ -20,7 +20,10 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import xxhash
+
 from flashmm.options import FlashmmError, InputError
+from flashmm.storage.workspace import page_aligned
 
 PathLike: TypeAlias = str | os.PathLike[str]
 
@@ -261,15 +264,19 @@ def file_identity(path: PathLike) -> str:
 
 
 def range_digest(file: io.BufferedReader, start: int, stop: int) -> str:
-    """SHA-256 of the bytes start .. stop - 1 of an open file."""
-    digest = hashlib.sha256()
+    """XXH3 of 128 bits of the bytes start .. stop - 1 of an open file: "xxh3_128:<digits>".
+
+    It tells files apart as SHA-256 does, in a tenth of the time, but for those that somebody has
+    made to have the same digest. `xxhsum -H2 file` prints that of a whole file.
+    """
+    digest = xxhash.xxh3_128()
     file.seek(start)
     # large pieces: after each the thread may have to wait for the interpreter's lock
-    buffer = memoryview(bytearray(max(1, min(_HASHED, stop - start))))
+    buffer = page_aligned(max(1, min(_HASHED, stop - start))).data
     while start < stop:
         n = file.readinto(buffer[: stop - start])
         if not n:
             break
         digest.update(buffer[:n])
         start += n
-    return digest.hexdigest()
+    return f"xxh3_128:{digest.hexdigest()}"

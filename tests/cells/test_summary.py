@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import xxhash
 from blood_cells import blood_cells
 from covering import pairwise
 from hypothesis import given, settings
@@ -25,10 +26,11 @@ from hypothesis import strategies as st
 from references import real_counts
 from scipy import sparse
 
-from flashmm.cells import summary
+from flashmm.cells import running_sums, summary
 from flashmm.cells.groups import GroupStatistics, merge
 from flashmm.cells.summary import summarise
 from flashmm.cells.transforms import TRANSFORMS
+from flashmm.kernels import threads as kernel_threads
 from flashmm.options import FlashmmWarning, FormulaError, InputError
 from flashmm.storage import chunks
 
@@ -541,7 +543,7 @@ def test_provenance_names_inputs_by_content(tmp_path: Path) -> None:
     assert record == groups.provenance
     assert record["options"] == {"by": BY, "covariates": COVARIATES, "transform": "log2p1"}
     (entry,) = record["inputs"]
-    assert entry["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert entry["digest"] == f"xxh3_128:{xxhash.xxh3_128(path.read_bytes()).hexdigest()}"
     assert (entry["file"], entry["n_cells"], entry["n_genes"]) == ("cells.h5ad", 80, 6)
     assert record["flashmm"] == entry["flashmm"] != ""
     assert str(tmp_path) not in json.dumps(record)  # the same result in every folder
@@ -549,7 +551,7 @@ def test_provenance_names_inputs_by_content(tmp_path: Path) -> None:
 
 def test_the_digest_of_an_anndata_in_memory_is_that_of_its_values() -> None:
     def digest(adata: ad.AnnData, **options: int) -> str:
-        return str(summarise(adata, BY, **options).provenance["inputs"][0]["sha256"])
+        return str(summarise(adata, BY, **options).provenance["inputs"][0]["digest"])
 
     adata, changed = cells(), cells()
     as_sparse = cells()
@@ -627,6 +629,25 @@ def test_the_number_of_threads_changes_nothing(
     monkeypatch.setattr(chunks, "THREADS", threads)
     for chunk_nnz in (100, 1000):
         assert_equal(summarise(path, BY, COVARIATES, chunk_nnz=chunk_nnz), expected)
+
+
+@pytest.mark.filterwarnings("ignore::flashmm.options.FlashmmWarning")
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_values_added_in_two_threads_are_added_in_their_order(
+    layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adata = cells(300, 40)
+    adata.X = LAYOUTS[layout](adata.X)
+    adata.obs.loc[adata.obs_names[::7], "x"] = np.nan
+    expected = summarise(adata, BY, COVARIATES, missing="drop")
+    for module in (running_sums, kernel_threads):
+        monkeypatch.setattr(module, "thread_count", lambda: 2)
+    monkeypatch.setattr(running_sums, "WORTH_THREADS", 0)
+    path = stored(adata, tmp_path / "cells.h5ad")
+    for data in (adata, path):
+        for chunk_nnz in (1, 500, 10**6):
+            again = summarise(data, BY, COVARIATES, missing="drop", chunk_nnz=chunk_nnz)
+            assert_equal(again, expected)
 
 
 @pytest.mark.parametrize("transform", list(FORMULAS))
@@ -789,8 +810,8 @@ def test_ranges_record_what_they_read_and_do_not_count_double(tmp_path: Path) ->
         (record,) = json.loads(json.dumps(part.provenance))["inputs"]
         assert record["bytes"][0] == begin
         begin = record["bytes"][1]
-        digest = hashlib.sha256(content[slice(*record["bytes"])]).hexdigest()
-        assert record["sha256"] == digest
+        digest = xxhash.xxh3_128(content[slice(*record["bytes"])]).hexdigest()
+        assert record["digest"] == f"xxh3_128:{digest}"
         assert record["file_id"] == whole.provenance["inputs"][0]["file_id"]
     assert begin == len(content)
     assert parts[1].provenance["inputs"][0]["cells"] == [26, 53]
@@ -827,23 +848,28 @@ def test_files_that_are_cut_are_named(layout: type, compression: str, tmp_path: 
                 summarise(path, BY, **options)
 
 
-def test_a_file_that_is_replaced_between_its_table_and_its_counts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_file_that_is_replaced_while_it_is_in_use(
+    alone: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = stored(cells(), tmp_path / "a.h5ad")
+    path, last = stored(cells(), tmp_path / "a.h5ad"), stored(cells(), tmp_path / "c.h5ad")
     other = stored(cells(seed=1), tmp_path / "b.h5ad")
     opened = summary.open_counts
     seen = []
 
-    def replacing(*given: object, **named: object) -> object:
+    @contextmanager
+    def replacing(*given: object, **named: object) -> Iterator[object]:
         seen.append(given)
-        if len(seen) == 2:
+        if not alone and len(seen) == 3:  # between the table and the counts of the first
             os.replace(other, path)
-        return opened(*given, **named)
+        with opened(*given, **named) as source:
+            if alone:
+                os.replace(other, path)
+            yield source
 
     monkeypatch.setattr(summary, "open_counts", replacing)
     with pytest.raises(InputError, match=r"a\.h5ad' was replaced or changed while it was read"):
-        summarise(path, BY)
+        summarise(path if alone else [path, last], BY)
 
 
 # ---- memory

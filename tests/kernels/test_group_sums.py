@@ -82,7 +82,7 @@ def test_sums_are_those_of_one_addition_after_another(
     sums = np.zeros((N_GROUPS, N_GENES, 3 + m))
     for first, last in ((0, 4), (4, matrix.indptr.size - 1)):  # two blocks
         a, b = matrix.indptr[[first, last]]
-        (add_cells if by_cells else add_genes)(
+        values = (
             sums,
             read_only(matrix.indptr[first : last + 1] - a, np.int64),
             read_only(matrix.indices[a:b], kinds[0]),
@@ -95,6 +95,11 @@ def test_sums_are_those_of_one_addition_after_another(
             read_only(x),
             numbered,
         )
+        if by_cells:  # the groups in two parts
+            add_cells(*values, 0, 1)
+            add_cells(*values, 2, N_GROUPS - 1)
+        else:
+            add_genes(*values)
 
     expected = np.zeros_like(sums)
     triples = matrix.tocoo()

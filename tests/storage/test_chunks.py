@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from flashmm.storage import chunks
-from flashmm.storage.chunks import GzipReader, gzip_reader, read_ahead
+from flashmm.storage.chunks import GzipReader, gzip_reader, piece_reader, read_ahead
 
 LENGTH = 1003
 STORED = {
@@ -160,3 +161,55 @@ def test_arrays_in_memory_are_sliced_as_they_are() -> None:
     ((at, (part,)),) = read_ahead([array], [np.float64], [(3, 9)])
     assert at == (3, 9)
     assert part.base is array
+
+
+@pytest.mark.parametrize("userblock", [0, 1024])
+@pytest.mark.parametrize("kind", ["<f4", "<f8", "<i4", "<i8", "<u2", "<u1"])
+def test_pieces_are_those_of_h5py(kind: str, userblock: int, tmp_path: Path) -> None:
+    path = tmp_path / "pieces.h5"
+    with h5py.File(path, "w", userblock_size=userblock) as file:
+        file["odd"] = np.arange(3, dtype=np.uint8)
+        file["line"] = values(kind)
+        file["table"] = values(kind)[:1000].reshape(40, 25)
+    with h5py.File(path) as file:
+        for name in ("line", "table"):
+            dataset = file[name]
+            reader = piece_reader(dataset)
+            assert reader is not None
+            for start, stop in RANGES if name == "line" else [(0, 40), (7, 9), (3, 3)]:
+                for dtype in (np.float64, kind):
+                    part = reader.read(start, stop, dtype)
+                    assert part.dtype == dtype
+                    np.testing.assert_array_equal(part, dataset[start:stop].astype(dtype))
+
+
+def test_what_is_not_in_one_piece_of_the_file_is_left_to_h5py(tmp_path: Path) -> None:
+    path = tmp_path / "others.h5"
+    with h5py.File(path, "w") as file:
+        stored(file, {}, name="chunks")
+        stored(file, {"chunks": None}, ">i4", "swapped")
+        stored(file, {"chunks": None}, "?", "truth")
+        file.create_dataset("nothing yet", (5,), "<i4")
+        elsewhere = [(tmp_path / "other", 0, 20)]
+        file.create_dataset("elsewhere", (5,), "<i4", external=elsewhere)[:] = 1
+        file["in use"] = values()
+        assert piece_reader(file["in use"]) is None
+        layout = h5py.VirtualLayout((LENGTH,), "<i4")
+        layout[:] = h5py.VirtualSource(path, "in use", (LENGTH,))
+        file.create_virtual_dataset("virtual", layout)
+    with h5py.File(path) as file:
+        assert [name for name in file if piece_reader(file[name]) is not None] == ["in use"]
+    assert piece_reader(values()) is None
+
+
+def test_a_piece_that_is_cut_short_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "short.h5"
+    with h5py.File(path, "w") as file:
+        file["x"] = values()
+    with h5py.File(path) as file:
+        reader = piece_reader(file["x"])
+        assert reader is not None
+        os.truncate(path, reader.begin + 400)
+        np.testing.assert_array_equal(reader.read(0, 100, np.int32), values()[:100])
+        with pytest.raises(OSError, match="ends before"):
+            reader.read(0, 101, np.int32)

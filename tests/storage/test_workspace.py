@@ -20,8 +20,24 @@ Usage = namedtuple("Usage", "total used free")
 def test_small_arrays_are_in_memory() -> None:
     values = zeros((2, 3, 4), "sums")
     assert values.shape == (2, 3, 4)
-    assert values.base is None
+    assert isinstance(values.base, np.ndarray)
     assert not values.any()
+    values += 1.0
+    assert (values == 1.0).all()
+
+
+def test_memory_without_huge_pages_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(workspace.mmap, "MADV_HUGEPAGE", raising=False)
+    assert zeros((0, 3), "sums").shape == (0, 3)
+    assert not zeros((1000, 3), "sums").any()
+
+
+@pytest.mark.parametrize("size", [1, 5000])
+def test_bytes_begin_where_a_page_does(size: int) -> None:
+    room = workspace.page_aligned(size)
+    assert room.shape == (size,)
+    assert room.ctypes.data % workspace.mmap.PAGESIZE == 0
+    room[:] = 7
 
 
 def test_large_arrays_are_on_disk_and_leave_nothing(
