@@ -6,7 +6,8 @@
 
 Nested components: the fit, the tests, and the ratio to the dense engine. One component: CPU seconds
 of one core, the tails of the t distribution apart. Crossed: subjects and batches, and cell types
-within subjects; CPU and wall time per gene, and the ratio to the dense engine. Dense: CPU per gene,
+within subjects; CPU and wall time per gene, and the ratio to the dense engine. Correlated slopes:
+level by level, and the ratio to the dense engine. Dense: CPU per gene,
 and wall time in one thread and in all. Tests: Kenward-Roger, Satterthwaite and their intervals
 beside the fit, CPU time of one core, with the targets.
 
@@ -51,6 +52,8 @@ CROSSED = (
     (259, 46, 1, 60, 200, 10),
     (259, 46, 29, 60, 100, 0),
 )
+# subjects with an intercept and a slope in time, visits of each, genes, genes of the dense engine
+SLOPES = ((30, 4, 1_000, 100), (100, 4, 1_000, 20), (300, 4, 500, 4))
 # levels of the components, fixed coefficients, genes
 DENSE = (
     ((25, 20), 25, 1_000),
@@ -124,7 +127,8 @@ def main() -> None:
     """Time the fit and the Kenward-Roger tests of the treatment in each cell type."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--genes", type=int, help="genes per size (default: those of the study)")
-    sections = {**SIZES, "one component": None, "crossed": None, "dense": None, "tests": None}
+    others = ("one component", "crossed", "correlated slopes", "dense", "tests")
+    sections = {**SIZES, **dict.fromkeys(others)}
     parser.add_argument("--size", choices=sections, help="one size only")
     options = parser.parse_args()
     warnings.simplefilter("ignore", fm.FlashmmWarning)
@@ -136,6 +140,9 @@ def main() -> None:
         elif name == "crossed":
             for crossed in CROSSED:
                 measure_crossed(*crossed, options.genes)
+        elif name == "correlated slopes":
+            for slopes in SLOPES:
+                measure_slopes(*slopes, options.genes)
         elif name == "dense":
             for levels, p, genes in DENSE:
                 measure_dense(levels, p, options.genes or genes)
@@ -242,6 +249,41 @@ def measure_crossed(
             f"differ by {apart / np.abs(dense.theta).max():.0e} at most",
             flush=True,
         )
+
+
+def draw_slopes(subjects: int, visits: int, genes: int, cells: int = 20) -> fm.SummaryStatistics:
+    """Cross-products of subjects with correlated intercepts and slopes in time."""
+    rng = np.random.default_rng(0)
+    subject, visit = np.divmod(np.arange(subjects * visits).repeat(cells), visits)
+    Z = sparse.csr_array((np.ones(len(subject)), (np.arange(len(subject)), subject)))
+    slopes = sparse.csr_array(sparse.diags_array(visit.astype(float)) @ Z)
+    X = np.column_stack([np.ones(len(subject)), visit, subject % 2, visit * (subject % 2)])
+    first, other = rng.normal(size=(2, subjects, genes))
+    Y = rng.normal(size=(len(subject), genes)) + Z @ (0.5 * first)
+    Y += slopes @ (0.1 * first + 0.1 * other)
+    return fm.summary_statistics_from_matrices(
+        Y, X, sparse.hstack([Z, slopes], format="csr"), component_sizes=[subjects, subjects, 0]
+    )
+
+
+def measure_slopes(
+    subjects: int, visits: int, study_genes: int, dense_genes: int, genes: int | None
+) -> None:
+    """Print the time of the engine by levels, and its ratio to the dense engine."""
+    few, stats = (draw_slopes(subjects, visits, n) for n in (dense_genes, genes or study_genes))
+    by_level = fm.fit_lmm(few)  # compiled and warm
+    cpu, fit = cpu_seconds(fm.fit_lmm, stats)
+    begin = time.process_time()
+    dense = fm.fit_lmm(few, engine="dense")
+    ratio = (time.process_time() - begin) / dense_genes / (cpu / stats.n_genes)
+    apart = np.abs(by_level.theta - dense.theta).max() / np.abs(dense.theta).max()
+    print(
+        f"correlated slopes, {subjects} subjects × {visits} visits, {stats.n_genes} genes: "
+        f"{type(fit.model.engine).__name__} {1e3 * cpu / stats.n_genes:.2f} CPU ms per gene; dense "
+        f"engine {ratio:.0f} times as long ({dense_genes} genes); components differ by {apart:.0e} "
+        "at most",
+        flush=True,
+    )
 
 
 def draw_dense(

@@ -121,8 +121,8 @@ def main() -> None:
     tests = (
         "per type, empirical-bayes",
         "per type, kenward-roger",
-        "joint",
-        "joint, own variances",
+        "one model, subject:cell_type",
+        "one model, own variances",
     )
     head = ("design", "types", "correlation", *tests)
     table = common.markdown_table(head, rows(given.genes))

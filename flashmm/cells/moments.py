@@ -13,6 +13,8 @@ from itertools import combinations_with_replacement
 import numpy as np
 import pandas as pd
 
+from flashmm.cells.levels import sum_by_group
+
 N_CELLS = "n_cells"
 # Squared mean over variance of a covariate above which it is summed as a difference.
 FAR = 1e4
@@ -27,6 +29,19 @@ def moment_names(covariates: Sequence[str]) -> list[str]:
     """Names of all gene-free sums: n_cells, each covariate, then each pair (squares included)."""
     pairs = combinations_with_replacement(covariates, 2)
     return [N_CELLS, *map(moment_name, covariates), *(moment_name(*pair) for pair in pairs)]
+
+
+def moments_of(
+    codes: np.ndarray, x: np.ndarray, covariates: Sequence[str], n_groups: int
+) -> dict[str, np.ndarray]:
+    """Gene-free sums of each group: n, Σ x_j, Σ x_j x_k, by their column names."""
+    named = dict(zip(covariates, x, strict=True))
+    moments = {N_CELLS: np.bincount(codes, minlength=n_groups)}
+    for name, values in named.items():
+        moments[moment_name(name)] = sum_by_group(codes, values, n_groups)
+    for j, k in combinations_with_replacement(named, 2):
+        moments[moment_name(j, k)] = sum_by_group(codes, named[j] * named[k], n_groups)
+    return moments
 
 
 def origin_of_covariates(x: np.ndarray) -> np.ndarray | None:

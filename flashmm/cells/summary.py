@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import combinations_with_replacement
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -26,18 +25,15 @@ from flashmm.cells.counts import ALL_CELLS, CHUNK_NNZ, CellMatrix, CellRange, op
 from flashmm.cells.covariates import covariate_columns, evaluate_covariate, known_covariates
 from flashmm.cells.gene_names import STORED_NAMES, GeneNames
 from flashmm.cells.groups import (
-    N_CELLS,
     GroupStatistics,
     align_tables,
     check_same_genes,
     group_rows,
-    moment_name,
     note_references,
-    sum_by_group,
     unsorted_columns,
 )
 from flashmm.cells.matrices import CompressedMatrix
-from flashmm.cells.moments import origin_of_covariates
+from flashmm.cells.moments import N_CELLS, moments_of, origin_of_covariates
 from flashmm.cells.origins import group_of_cells, sum_from_means
 from flashmm.cells.running_sums import RunningSums
 from flashmm.cells.sheet import Sheet, check_one_sheet, sheet_record, sheets_of
@@ -151,6 +147,10 @@ class _Input:
         except InputError as error:
             self._refuse_empty(cells, request)
             raise InputError(f"{self.name}: {error}") from error
+
+    def subtract(self, origin: np.ndarray) -> None:
+        """Take a constant from each covariate, now and whenever they are filled in."""
+        self.origin, self.x = origin, self.x - origin[:, None]
 
     def _refuse_empty(self, cells: np.ndarray, request: _Request) -> None:
         """Say so where cells have no counts, of which there is no logarithm."""
@@ -323,7 +323,7 @@ def _summarised(
         origin = sum_from_means(inputs, parts, genes, (total, squares, *crossed), again)
     x = np.concatenate([cells.x[:, cells.kept] for cells in inputs], axis=1)
     return GroupStatistics(
-        obs=table.assign(**_moments(codes, x, request.covariates, len(table))),
+        obs=table.assign(**moments_of(codes, x, request.covariates, len(table))),
         genes=genes,
         sum=total,
         sumsq=squares,
@@ -345,15 +345,12 @@ def _centre(inputs: Sequence[_Input], request: _Request) -> np.ndarray | None:
 
     Not those of library sizes, which size factors change.
     """
-    names, libsize = request.covariates, request.libsize
-    x = [known_covariates(names, cells.columns, cells.kept, libsize) for cells in inputs]
+    names, size = request.covariates, request.libsize
+    x = [known_covariates(names, cells.columns, cells.kept, size) for cells in inputs]
     origin = origin_of_covariates(np.concatenate(x, axis=1))
-    if origin is None:
-        return None
-    for cells in inputs:
-        cells.origin = origin
-        if not cells.counted:
-            cells.x -= origin[:, None]
+    if origin is not None:
+        for cells in inputs:
+            cells.subtract(origin)
     return origin
 
 
@@ -528,19 +525,6 @@ def _values_at_a_time(source: CellMatrix, cells: _Input, n_groups: int) -> int:
     wanted = max(2 * CHUNK_NNZ, _CELLS_PER_GROUP * n_groups * size // source.n_cells)
     # a few blocks at least, so that one is read while another is added
     return max(CHUNK_NNZ, min(wanted, size // 6, _MOST_VALUES))
-
-
-def _moments(
-    codes: np.ndarray, x: np.ndarray, covariates: Sequence[str], n_groups: int
-) -> dict[str, np.ndarray]:
-    """Gene-free sums of each group: n, Σ x_j, Σ x_j x_k, by their column names."""
-    named = dict(zip(covariates, x, strict=True))
-    moments = {N_CELLS: np.bincount(codes, minlength=n_groups)}
-    for name, values in named.items():
-        moments[moment_name(name)] = sum_by_group(codes, values, n_groups)
-    for j, k in combinations_with_replacement(named, 2):
-        moments[moment_name(j, k)] = sum_by_group(codes, named[j] * named[k], n_groups)
-    return moments
 
 
 def _label(data: Data) -> str:

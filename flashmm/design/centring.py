@@ -123,6 +123,11 @@ def to_centred(coef: np.ndarray, centring: np.ndarray | None) -> np.ndarray:
     return coef if centring is None else coef + coef @ centring.T
 
 
+def of_centred(contrasts: np.ndarray, centring: np.ndarray | None) -> np.ndarray:
+    """Contrasts (C, p) of the coefficients of X as those of X - XC, L - LC."""
+    return contrasts if centring is None else contrasts - contrasts @ centring
+
+
 def independent(XtX: np.ndarray, centring: np.ndarray | None) -> np.ndarray:
     """Columns that are no linear combinations of those before them; centred ones come last.
 

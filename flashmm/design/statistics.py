@@ -9,7 +9,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from flashmm.cells.groups import GroupStatistics
-from flashmm.design.centring import independent, to_centred
+from flashmm.design.centring import independent, of_centred, to_centred
 from flashmm.design.columns import GroupDesign
 from flashmm.design.products import layers
 from flashmm.kernels.rotation import constant_of
@@ -171,7 +171,7 @@ class SummaryStatistics(Shown):
 
     def of_products(self, contrasts: np.ndarray) -> np.ndarray:
         """Contrasts (C, p) of the coefficients as those of the columns that `XtX` is made of."""
-        return contrasts if self.centring is None else contrasts - contrasts @ self.centring
+        return of_centred(contrasts, self.centring)
 
     def uncentred(self) -> SummaryStatistics:
         """The same statistics of X itself, whose products may have lost digits."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from flashmm.cells.groups import N_CELLS, GroupStatistics, moment_name
 from flashmm.cells.size_factors import GENES, LIBSIZE, RECORD, library_sizes
+from flashmm.design.centring import centred, of_centred
 from flashmm.design.contrasts import Contrast
 from flashmm.design.records import GroupDesign
 from flashmm.inference.model_fit import ModelFit
@@ -79,13 +80,18 @@ class CountModel:
     """The log-linear model: its groups, and where its columns come from.
 
     `basis` (coefficients, coefficients of the fit) has the fit's columns that are used, and zeros
-    for a constant that had to be added.
+    for a constant that had to be added. Its columns X are those less X `centring`.
     """
 
     design: log_linear.GroupDesign
     groups: np.ndarray
     kept: np.ndarray
     constant: np.ndarray
+    centring: np.ndarray | None
+
+    def contrast(self, row: np.ndarray) -> np.ndarray:
+        """A contrast (p,) of the fit in the fit's columns that are used."""
+        return of_centred(row[None, self.kept], self.centring)[0]
 
 
 def count_model(
@@ -94,18 +100,24 @@ def count_model(
     estimable: np.ndarray,
     sizes: np.ndarray,
     subject: np.ndarray,
+    centring: np.ndarray | None = None,
 ) -> CountModel:
-    """Take the columns of X that are constant in groups, on the groups with counts."""
+    """Take the columns of X that are constant in groups, on the groups with counts.
+
+    `centring` is that of the statistics.
+    """
     kept = estimable & ~(design.fixed[1:] != 0).any((0, 1))
     used = np.flatnonzero(sizes > 0)
-    X = design.fixed[0][np.ix_(used, kept)]
+    centring = None if centring is None else centring[np.ix_(kept, kept)]
+    X = centred(design.fixed[0][np.ix_(used, kept)], centring)
     ones = np.ones((len(used), 1))
     constant = np.linalg.lstsq(X, ones[:, 0], rcond=None)[0] if X.shape[1] else np.zeros(0)
     if not np.allclose(X @ constant, 1.0, atol=NOTHING):
         X, constant = np.hstack([X, ones]), np.zeros(X.shape[1])
     counted = groups.obs[N_CELLS].to_numpy(dtype=np.float64)[used]
     codes = np.unique(subject[used], return_inverse=True)[1]
-    return CountModel(log_linear.GroupDesign(X, sizes[used], counted, codes), used, kept, constant)
+    on_groups = log_linear.GroupDesign(X, sizes[used], counted, codes)
+    return CountModel(on_groups, used, kept, constant, centring)
 
 
 def rows_of(
@@ -119,7 +131,7 @@ def rows_of(
         why = _no_fold_change(contrast, row, fit, model)
         if why is None:
             extra = model.design.X.shape[1] - int(model.kept.sum())
-            rows.append(np.append(row[model.kept], np.zeros(extra)))
+            rows.append(np.append(model.contrast(row), np.zeros(extra)))
             found.append(k)
         elif why:
             left_out.setdefault(why, []).append(contrast.name)
@@ -143,6 +155,8 @@ def _no_fold_change(
         return "it holds a covariate that varies between cells"
     if np.linalg.matrix_rank(X / np.linalg.norm(X, axis=0)) < X.shape[1]:
         return "without groups that have no counts, the columns of the design are not independent"
-    if len(model.constant) and abs(row[model.kept] @ model.constant) > NOTHING * np.abs(row).max():
-        return "it is a mean, not a difference"
+    if len(model.constant):
+        row = model.contrast(row)
+        if abs(row @ model.constant) > NOTHING * np.abs(row).max():
+            return "it is a mean, not a difference"
     return None

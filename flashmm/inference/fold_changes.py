@@ -87,16 +87,17 @@ def fold_changes(
         return _within(fit, contrasts, asked)
     chosen = _resolved(fit, contrasts)
     shape = len(fit.genes), len(chosen)
-    source = None if fit.stats is None else fit.stats.source
+    stats = fit.stats
+    source = None if stats is None else stats.source
     counts = None if source is None else source.groups.counts
-    if source is None or counts is None:
+    if stats is None or source is None or counts is None:
         return _nothing(fit, chosen, level, shrink, _why_not(source is None))
     groups, design = source.groups, source.design
-    subjects = subjects_of(fit.stats)
+    subjects = subjects_of(stats)
     assert subjects is not None  # there are groups
     notes: list[str] = []
     sizes = checked_exposure(groups, exposure) if exposure is not None else exposures(groups)
-    model = count_model(groups, design, fit.estimable, sizes, subjects.codes)
+    model = count_model(groups, design, fit.estimable, sizes, subjects.codes, stats.centring)
     rows, found = rows_of(fit, chosen, model, notes)
     values = np.full((3, *shape), np.nan)
     if len(found):

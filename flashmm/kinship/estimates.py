@@ -135,7 +135,8 @@ class KinshipFit(Shown):
         full = np.full((len(self.traits), p, p), np.nan)
         for part in self.test_blocks():
             kept = np.flatnonzero(part.kept)
-            full[np.ix_(part.index, kept, kept)] = part.engine.covariance(part.theta)
+            covariance = part.block.covariance(part.engine.covariance(part.theta))
+            full[np.ix_(part.index, kept, kept)] = covariance
         return full
 
     @property
@@ -361,11 +362,12 @@ class FittedTraits:
 
     def contrast_columns(self, rows: np.ndarray) -> np.ndarray:
         """Contrasts (C, p) of the kept coefficients, (kept, C)."""
-        return rows[:, self.kept].T
+        return self.block.contrasts(rows)
 
     def variance_forms(self, left: np.ndarray, right: np.ndarray) -> VarianceForms:
         """Covariances of the rows of `left` and `right` (C, p) times β̂."""
-        return self.engine.variance_forms(self.theta, left[:, self.kept].T, right[:, self.kept].T)
+        sides = (self.contrast_columns(side) for side in (left, right))
+        return self.engine.variance_forms(self.theta, *sides)
 
 
 def chunks(rows: np.ndarray, engine: KinshipEngine) -> Iterator[np.ndarray]:

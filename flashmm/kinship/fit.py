@@ -169,7 +169,8 @@ def _fit_chunk(
     objective = engine.objective(h, u, t2)
     results.theta[index], results.h2[index] = theta, h
     results.h2_std_error[index] = np.nan if held is not None else engine.standard_error(h, u)
-    results.coef[np.ix_(index, np.flatnonzero(block.kept))] = engine.coefficients(theta, data)
+    coef = block.coefficients(engine.coefficients(theta, data))
+    results.coef[np.ix_(index, np.flatnonzero(block.kept))] = coef
     results.fisher_information[index] = engine.information(theta, data)[0]
     results.loglik[index] = -0.5 * (objective + likelihood_constant(engine))
     results.loglik_without_constants[index] = -0.5 * objective

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from flashmm.design.centring import centred, centring_of_cells, independent, of_centred
 from flashmm.kernels.kinship import (
     KinshipDesign,
     KinshipTraits,
@@ -16,7 +17,6 @@ from flashmm.kernels.kinship import (
     rotate_matrix,
     rotate_traits,
 )
-from flashmm.kernels.rotation import independent_columns
 from flashmm.kernels.threads import single_blas_thread
 from flashmm.kinship.data import (
     Matching,
@@ -50,6 +50,8 @@ class KinshipBlock:
         K and X of the individuals, rotated.
     data : KinshipTraits
         The traits, rotated.
+    centring : (p, p) array or None
+        C: the design is that of X - XC (`flashmm.design.centring`).
     """
 
     traits: np.ndarray
@@ -57,6 +59,24 @@ class KinshipBlock:
     kept: np.ndarray
     design: KinshipDesign
     data: KinshipTraits
+    centring: np.ndarray | None = None
+
+    def coefficients(self, values: np.ndarray) -> np.ndarray:
+        """Coefficients of the kept columns of X, (traits, kept), from those of the design."""
+        if self.centring is None:
+            return values
+        return values @ self.contrasts(np.eye(len(self.kept))[self.kept])
+
+    def covariance(self, values: np.ndarray) -> np.ndarray:
+        """The same of covariances, (traits, kept, kept)."""
+        if self.centring is None:
+            return values
+        rows = self.contrasts(np.eye(len(self.kept))[self.kept])
+        return rows.T @ values @ rows
+
+    def contrasts(self, rows: np.ndarray) -> np.ndarray:
+        """Contrasts (C, p) of X as those of the columns of the design, (kept, C)."""
+        return of_centred(rows, self.centring)[:, self.kept].T
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,10 +250,12 @@ def rotate_values(
     DesignError
         Covariates that leave nothing, or a K that cannot be told apart from the identity.
     """
-    aliased = _aliased(X, coefficients)
-    notes += _about_aliased(coefficients, aliased)
+    centring = centring_of_cells(X)
+    X = centred(X, centring.matrix)
+    aliased = _aliased(X, coefficients, centring.matrix)
+    notes += (*centring.notes(coefficients), *_about_aliased(coefficients, aliased))
     with single_blas_thread():
-        blocks, status, more = _rotate_patterns(source, Y, X, coefficients)
+        blocks, status, more = _rotate_patterns(source, Y, X, coefficients, centring.matrix)
     return KinshipRotation(
         blocks=blocks,
         individuals=individuals,
@@ -304,8 +326,8 @@ def _coefficient_names(covariates: Table | None) -> tuple[str, ...]:
     return covariates.columns or tuple(f"x{j + 1}" for j in range(covariates.values.shape[1]))
 
 
-def _aliased(X: np.ndarray, names: tuple[str, ...]) -> tuple[str, ...]:
-    kept = independent_columns(X.T @ X)
+def _aliased(X: np.ndarray, names: tuple[str, ...], centring: np.ndarray | None) -> tuple[str, ...]:
+    kept = independent(X.T @ X, centring)
     if not kept.any() or len(X) - kept.sum() < 2:
         raise DesignError(
             f"{len(X)} individuals and {kept.sum()} independent covariates leave nothing to "
@@ -334,7 +356,11 @@ def _about_intercept(X: np.ndarray) -> tuple[str, ...]:
 
 
 def _rotate_patterns(
-    source: KinshipSource, y: np.ndarray, X: np.ndarray, names: tuple[str, ...]
+    source: KinshipSource,
+    y: np.ndarray,
+    X: np.ndarray,
+    names: tuple[str, ...],
+    centring: np.ndarray | None,
 ) -> tuple[tuple[KinshipBlock, ...], np.ndarray, tuple[str, ...]]:
     """Rotate every pattern of missing values once; a pattern that leaves nothing has a status."""
     present = ~np.isnan(y)
@@ -350,7 +376,7 @@ def _rotate_patterns(
     status, blocks = np.full(y.shape[1], Status.OK, dtype=object), []
     for i, pattern in enumerate(patterns):
         traits, rows = np.flatnonzero(which == i), np.flatnonzero(pattern)
-        kept = independent_columns(X[rows].T @ X[rows])
+        kept = independent(X[rows].T @ X[rows], centring)
         if len(rows) - kept.sum() < 2 or not kept.any():
             status[traits] = Status.TOO_FEW_VALUES
             continue
@@ -361,8 +387,9 @@ def _rotate_patterns(
             continue
         part = y if len(traits) == y.shape[1] else y[:, traits]
         data = rotate_traits(design, part if len(rows) == len(y) else part[rows])
-        blocks.append(KinshipBlock(traits, rows, kept, design, data))
-    return tuple(blocks), status.astype(str), notes + _newly_aliased(blocks, X, names)
+        blocks.append(KinshipBlock(traits, rows, kept, design, data, centring))
+    said = _newly_aliased(blocks, independent(X.T @ X, centring), names)
+    return tuple(blocks), status.astype(str), notes + said
 
 
 def _patterns(present: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -383,10 +410,9 @@ def _refuse_whole(design: KinshipDesign, everyone: bool) -> None:
 
 
 def _newly_aliased(
-    blocks: Sequence[KinshipBlock], X: np.ndarray, names: tuple[str, ...]
+    blocks: Sequence[KinshipBlock], whole: np.ndarray, names: tuple[str, ...]
 ) -> tuple[str, ...]:
     """Say which covariates do not vary among the individuals that have a value."""
-    whole = independent_columns(X.T @ X)
     lost = {
         name: sum(len(block.traits) for block in blocks if whole[j] and not block.kept[j])
         for j, name in enumerate(names)

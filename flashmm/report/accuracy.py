@@ -13,7 +13,7 @@ from flashmm import plots
 from flashmm.benchmark.metrics import average_metrics
 from flashmm.report import curves
 from flashmm.report import page as blocks
-from flashmm.report.inputs import Inputs, open_stored
+from flashmm.report.inputs import Inputs
 
 # Cells read for the figure of a simulation.
 SHOWN_CELLS = 5_000
@@ -45,7 +45,7 @@ def simulation(inputs: Inputs) -> Iterator[dict[str, Any]]:
     )
     for scenario in inputs.scenarios:
         run = inputs.first_of(scenario)
-        counts = open_stored(run.counts[0])
+        counts = inputs.stored(run.counts[0])
         cells = np.unique(np.linspace(0, counts.n_obs - 1, SHOWN_CELLS).round().astype(int))
         moments = plots.gene_moments(counts[cells].to_memory().X)
         yield blocks.figure(

@@ -26,7 +26,7 @@ from flashmm.plots.charts import Axis, Chart, Panel, Rule, Series, rows_of, uncr
 from flashmm.plots.style import looks_of, method_colours
 from flashmm.report import page as blocks
 from flashmm.report.costs import method_costs
-from flashmm.report.inputs import Inputs, open_stored
+from flashmm.report.inputs import Inputs
 from flashmm.report.page import NOTHING, Cell
 
 VERDICTS = {
@@ -378,7 +378,7 @@ def effects(inputs: Inputs) -> Iterator[dict[str, Any]]:
         runs = [
             run for run in inputs.simulations if run.scenario == scenario and run.replicate == 1
         ]
-        truth = _truth(runs[0].counts[0]) if runs else pd.DataFrame()
+        truth = _truth(inputs, runs[0].counts[0]) if runs else pd.DataFrame()
         if truth.empty:
             continue
         series = []
@@ -420,9 +420,9 @@ def effects(inputs: Inputs) -> Iterator[dict[str, Any]]:
     )
 
 
-def _truth(counts: str) -> pd.DataFrame:
+def _truth(inputs: Inputs, counts: str) -> pd.DataFrame:
     """The true effects that a simulation's file holds; an empty frame where it has none."""
-    said = open_stored(counts).uns.get("flashmm", {}).get("truth")
+    said = inputs.stored(counts).uns.get("flashmm", {}).get("truth")
     return said if isinstance(said, pd.DataFrame) else pd.DataFrame()
 
 

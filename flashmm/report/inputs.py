@@ -17,6 +17,7 @@ from flashmm.inference.ddf import DEFAULT_DDF
 from flashmm.inference.testing import DEFAULT_WITHIN
 from flashmm.io.tables import read_table
 from flashmm.storage.files import reading
+from flashmm.storage.hdf5 import hdf5_file
 
 UNITS = {
     "log2p1": "log₂(1 + count)",
@@ -185,7 +186,18 @@ class Inputs:
     @cached_property
     def groups(self) -> dict[str, ad.AnnData]:
         """Groups by path, opened without their values."""
-        return {path: open_stored(path) for path in dict.fromkeys(run.groups for run in self.runs)}
+        return {path: self.stored(path) for path in dict.fromkeys(run.groups for run in self.runs)}
+
+    @cached_property
+    def _opened(self) -> dict[str, ad.AnnData]:
+        return {}
+
+    def stored(self, path: str) -> ad.AnnData:
+        """A file of groups or counts, opened once without its values."""
+        if path not in self._opened:
+            with reading(path):
+                self._opened[path] = ad.read_h5ad(path, backed="r")
+        return self._opened[path]
 
     def tests(self, run: Run) -> pd.DataFrame:
         """Read the tests of a run, with columns that other programs leave out."""
@@ -218,10 +230,11 @@ def _relocated(value: Any, place: Mapping[str, str]) -> Any:
     return place.get(value, value) if isinstance(value, str) else value
 
 
-def open_stored(path: str) -> ad.AnnData:
-    """Open a file of groups, a fit or counts without reading its values."""
-    with reading(path):
-        return ad.read_h5ad(path, backed="r")
+def genes_of_fit(path: str) -> pd.DataFrame:
+    """What a fit says of each of its genes, without the rest of the file."""
+    with hdf5_file(path) as file, reading(path):
+        genes: pd.DataFrame = ad.io.read_elem(file["obs"])
+        return genes
 
 
 def said_by(data: ad.AnnData, key: str) -> list[str]:

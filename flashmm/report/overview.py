@@ -13,7 +13,7 @@ from flashmm.names import first_of
 from flashmm.options import Status
 from flashmm.report import page as blocks
 from flashmm.report.genes import found_cards
-from flashmm.report.inputs import Inputs, Run, open_stored, said_by
+from flashmm.report.inputs import Inputs, Run, genes_of_fit, said_by
 from flashmm.report.subjects import (
     recovery_cards,
     statuses,
@@ -131,8 +131,8 @@ def statuses_of(run: Run) -> pd.Series:
     """Status of the fit of every gene, of all levels where each has a model; none of others."""
     if run.fit is None:
         return pd.Series(dtype=object)
-    obs = open_stored(run.fit).obs
-    parts = [obs[name].astype(str) for name in obs if name.partition(":")[0] == "status"]
+    obs = genes_of_fit(run.fit)
+    parts = [obs[name].astype(str) for name in map(str, obs) if name.partition(":")[0] == "status"]
     return pd.concat(parts, ignore_index=True)
 
 
@@ -165,7 +165,7 @@ def notes(inputs: Inputs) -> Iterator[dict[str, Any]]:
         with reading(run.notes):
             lines = Path(run.notes).read_text("utf-8").splitlines()
         for line in dict.fromkeys(
-            [*_simulation_notes(run), *said_by(inputs.groups[run.groups], "notes"), *lines]
+            [*_simulation_notes(inputs, run), *said_by(inputs.groups[run.groups], "notes"), *lines]
         ):
             where.setdefault(line, []).append(f"{run.dataset}/{run.method}")
     for section, results in inputs.related.items():
@@ -195,7 +195,7 @@ def left_over(inputs: Inputs) -> Iterator[str]:
         )
 
 
-def _simulation_notes(run: Run) -> list[str]:
+def _simulation_notes(inputs: Inputs, run: Run) -> list[str]:
     if not run.simulated:
         return []
-    return said_by(open_stored(run.counts[0]), "notes")
+    return said_by(inputs.stored(run.counts[0]), "notes")

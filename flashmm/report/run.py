@@ -13,7 +13,7 @@ from typing import Any
 
 from flashmm.report import accuracy, agreement, comparison, costs, genes, overview
 from flashmm.report import page as blocks
-from flashmm.report.inputs import Inputs, open_stored, said_by
+from flashmm.report.inputs import Inputs, said_by
 from flashmm.report.provenance import provenance, provenance_blocks, write_provenance
 from flashmm.report.r_packages import r_versions
 from flashmm.report.subjects import (
@@ -60,7 +60,7 @@ def write_report(path: str | Path, inputs: Inputs) -> None:
 def _provenance(inputs: Inputs) -> dict[str, Any]:
     """What made the run, its simulations and the groups of its counts."""
     simulations = {
-        run.dataset: json.loads(said_by(open_stored(run.counts[0]), "provenance")[0])
+        run.dataset: json.loads(said_by(inputs.stored(run.counts[0]), "provenance")[0])
         for run in inputs.simulations
     }
     made = {

@@ -214,3 +214,17 @@ def test_an_aliased_column_is_still_found_and_products_of_x_itself_can_be_had():
     listed = as_list(stats)
     close(listed.XX, doubled.T @ doubled, 1e-12)
     close(listed.XY, doubled.T @ Y, 1e-12)
+
+
+def test_fold_changes_of_counts():
+    random = np.random.default_rng(2)
+    found = []
+    counts = random.poisson(np.exp(random.normal(1, 0.3, size=(SUBJECTS, 3))).repeat(20, 0))
+    for offset in (0.0, 1e7):
+        data = ad.AnnData(counts.astype(float), obs=cells(offset).obs)
+        groups = fm.summarise(data, BY, ["log(libsize)"], progress=False)
+        fit = fm.fit_lmm(fm.summary_statistics(groups, "~ age + condition", "subject"))
+        table = fm.contrast_tests(fit, ["age", "condition[T.stim]"]).to_frame(details=True)
+        found.append(table[["log2_fc", "log2_fc_low", "log2_fc_high"]])
+    assert found[0].notna().all(axis=None)
+    np.testing.assert_allclose(*found, rtol=1e-6)

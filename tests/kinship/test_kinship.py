@@ -564,6 +564,24 @@ def test_dropped_covariates_and_a_lacking_intercept_are_said():
         fm.rotate_by_kinship(K, Y, X[:, 1:])
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_covariates_far_from_zero_are_those_less_a_constant(method):
+    K, Y, X = problem()
+    Y[3, 0] = np.nan
+    X[:, 1] = np.round(X[:, 1] * 2**20) / 2**20
+    far = X + np.array([0.0, 1e7, 0.0])
+    one, other = (fm.fit_kinship_lmm(fm.rotate_by_kinship(K, Y, x), method) for x in (X, far))
+    assert other.rotation.aliased == ()
+    np.testing.assert_allclose(other.theta, one.theta, rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(other.loglik, one.loglik, rtol=1e-10)
+    np.testing.assert_allclose(other.coef[:, 1:], one.coef[:, 1:], rtol=1e-8)
+    np.testing.assert_allclose(other.coef @ far.T, one.coef @ X.T, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(other.std_error[:, 1:], one.std_error[:, 1:], rtol=1e-8)
+    tests = [fm.contrast_tests(fit, ["x2", "x3"]) for fit in (one, other)]
+    for name in ("estimate", "std_error", "df", "p_value"):
+        np.testing.assert_allclose(*(getattr(t, name) for t in tests), rtol=1e-7)
+
+
 def test_genotypes_with_gaps():
     genotypes = np.random.default_rng(0).integers(0, 3, (20, 30)).astype(float)
     genotypes[:, 4] = 1
