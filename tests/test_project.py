@@ -84,7 +84,7 @@ def test_environment_of_the_rules_has_the_dependencies_of_the_package():
 
 
 def test_dependencies_are_those_that_the_package_imports():
-    names = {"cycler": "matplotlib"}  # cycler comes with matplotlib
+    names = {"cycler": "matplotlib", "llvmlite": "numba"}  # each comes with the other
     extras = {
         "snakemake",
         "jsonschema",

@@ -132,8 +132,10 @@ class CellMatrix:
         """
         rows = self.rows if self.rows.start else slice(None)
         with self.container.reading():
-            cells = pd.Index(np.asarray(self.container.cell_names[rows]))
-        self._check_unique("cells", cells, "Make them unique (adata.obs_names_make_unique()).")
+            cells = np.asarray(self.container.cell_names[rows])
+        if len(set(cells.tolist())) < len(cells):  # a set of them is made faster than an index
+            advice = "Make them unique (adata.obs_names_make_unique())."
+            self._check_unique("cells", pd.Index(cells), advice)
         self.check_gene_names()
 
     def check_gene_names(self) -> None:

@@ -2,9 +2,9 @@
 
 HDF5 inflates the chunks of a file one after another. Here they are taken from the file as they are
 and inflated by isal, which lets go of the interpreter's lock, in threads that work while the
-caller computes. Datasets in one piece are read from the open file without HDF5, which keeps other
-threads waiting. Those with other filters than gzip and shuffle are read by h5py, in the same way as
-arrays in memory. Tables are read by rows.
+caller computes. Datasets without filters are read from the open file without HDF5, which keeps
+other threads waiting. Those with other filters than gzip and shuffle are read by h5py, in the same
+way as arrays in memory. Tables are read by rows.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from itertools import chain, product
+from itertools import chain, pairwise, product
 from typing import Any, TypeAlias, TypeVar
 
 import h5py
@@ -226,32 +226,57 @@ def _room(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 
 
 def piece_reader(dataset: Any) -> PieceReader | None:
-    """Make a reader of a dataset in one piece, or None where it has to be read by h5py."""
+    """Make a reader of values that lie in the file as they are, or None where h5py has to read."""
     ours = isinstance(dataset, h5py.Dataset) and hasattr(os, "preadv")
-    if not ours or dataset.chunks or dataset.ndim not in (1, 2):
+    if not ours or dataset.ndim not in (1, 2) or dataset.external or dataset.is_virtual:
         return None
     file, dtype = dataset.file, dataset.dtype
-    begin, size = dataset.id.get_offset(), math.prod(dataset.shape) * dtype.itemsize
     # what another mode has written may still be on its way to the file
-    plain = file.driver == "sec2" and file.mode == "r" and dtype.kind in "iuf" and dtype.isnative
-    if not plain or begin is None or dataset.id.get_storage_size() != size:
+    plain = file.driver == "sec2" and file.mode == "r" and file.userblock_size == 0
+    if not plain or dtype.kind not in "iuf" or not dtype.isnative:
         return None
-    return PieceReader(dataset, begin)
+    step, places = _pieces(dataset)
+    return None if places is None else PieceReader(dataset, step, places)
+
+
+def _pieces(dataset: h5py.Dataset) -> tuple[int, np.ndarray | None]:
+    """Rows of a piece of the file, and where each piece begins; None where some are not there."""
+    rows = dataset.shape[0]
+    if not dataset.chunks:
+        size = math.prod(dataset.shape) * dataset.dtype.itemsize
+        whole = size > 0 and dataset.id.get_storage_size() == size
+        return rows, np.array([dataset.id.get_offset()]) if whole else None
+    step, n_filters = dataset.chunks[0], dataset.id.get_create_plist().get_nfilters()
+    found: list[h5py.h5d.StoreInfo] = []
+    if dataset.ndim == 1 and n_filters == 0:
+        dataset.id.chunk_iter(found.append)
+    if not found or len(found) != -(-rows // step):
+        return step, None
+    places = np.empty(len(found), np.int64)
+    places[[chunk.chunk_offset[0] // step for chunk in found]] = [c.byte_offset for c in found]
+    return step, places
 
 
 class PieceReader:
-    """Slices of the first axis of a dataset in one piece; several threads may read at a time.
+    """Slices of the first axis of a dataset without filters; several threads may read at a time.
 
     Parameters
     ----------
     dataset : h5py.Dataset
-        Numbers of this machine's kind, one after another in the file.
-    begin : int
-        Where in the file they begin.
+        Numbers of this machine's kind.
+    step : int
+        Rows of a piece, in which they lie one after another.
+    places : numpy.ndarray
+        (pieces,) Where in the file each begins.
     """
 
-    def __init__(self, dataset: h5py.Dataset, begin: int) -> None:
-        self.begin, self.shape, self.dtype = begin, dataset.shape[1:], dataset.dtype
+    def __init__(self, dataset: h5py.Dataset, step: int, places: np.ndarray) -> None:
+        self.shape, self.dtype, self.step, self.places = (
+            dataset.shape[1:],
+            dataset.dtype,
+            step,
+            places,
+        )
         self._file = dataset.file  # stays open as long as its number is in use
         self._number = self._file.id.get_vfd_handle()
 
@@ -259,14 +284,30 @@ class PieceReader:
         """Read dataset[start:stop] as an array of the given type."""
         width = math.prod(self.shape) * self.dtype.itemsize
         stored = page_aligned((stop - start) * width)
-        place, left = self.begin + start * width, stored.data
+        for first, last in self._runs(start, stop):
+            piece, row = divmod(first, self.step)
+            place = int(self.places[piece]) + row * width
+            self._fill(stored.data[(first - start) * width : (last - start) * width], place)
+        values = stored.view(self.dtype).reshape(stop - start, *self.shape)
+        return values.astype(dtype, copy=False)
+
+    def _runs(self, start: int, stop: int) -> Iterator[Range]:
+        """Cut a slice where its rows do not lie one after another in the file."""
+        if start == stop:
+            return
+        first, last = start // self.step, (stop - 1) // self.step
+        size = self.step * math.prod(self.shape) * self.dtype.itemsize
+        apart = np.flatnonzero(np.diff(self.places[first : last + 1]) != size)
+        cuts = (first + 1 + apart) * self.step
+        yield from pairwise([start, *map(int, cuts), stop])
+
+    def _fill(self, left: memoryview, place: int) -> None:
+        """Fill memory with the bytes from a place of the file on."""
         while left:
             n = os.preadv(self._number, [left], place)
             if not n:
                 raise OSError("the file ends before its values do")
             place, left = place + n, left[n:]
-        values = stored.view(self.dtype).reshape(stop - start, *self.shape)
-        return values.astype(dtype, copy=False)
 
 
 def write_gzip(group: h5py.Group, name: str, values: np.ndarray) -> None:
