@@ -243,8 +243,9 @@ def _check_confounding(projection: Projection, stats: SummaryStatistics) -> None
         if block.stop > block.start and left[block].sum() <= 1e-9 * float(whole[block].sum()):
             raise DesignError(
                 f"The random component {name!r} is confounded with the fixed effects: nothing of "
-                "it is left to estimate its variance from (one subject per condition?). Remove "
-                "the fixed columns that identify its levels, or the random term."
+                "it is left to estimate its variance from. If there is one subject per condition, "
+                "nothing can tell the two apart: more subjects are needed. Otherwise remove the "
+                "fixed columns that identify its levels, or the random term."
             )
 
 

@@ -47,9 +47,9 @@ class Centring(NamedTuple):
         return [
             note(
                 f"{names}: the mean is more than {TOO_FAR**0.5:.0f} times the spread, and the "
-                "fixed effects have no intercept to take it up, so that digits of what varies are "
-                "lost (and a column may seem to follow from others): add an intercept, or subtract "
-                "a constant from these columns."
+                "other fixed effects make no constant to take it up, so that digits of what varies "
+                "are lost (and a column may seem to follow from others): add an intercept (beside "
+                "x:condition, condition), or subtract a constant from these columns."
             )
         ]
 

@@ -199,6 +199,11 @@ class Inputs:
                 self._opened[path] = ad.read_h5ad(path, backed="r")
         return self._opened[path]
 
+    def close(self) -> None:
+        """Forget the files that are open; what is asked for next opens them anew."""
+        for name in ("_opened", "groups"):
+            vars(self).pop(name, None)
+
     def tests(self, run: Run) -> pd.DataFrame:
         """Read the tests of a run, with columns that other programs leave out."""
         tests = read_table(run.tests)

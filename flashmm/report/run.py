@@ -7,9 +7,13 @@ template draws blocks. Each section reads the files that it shows and returns it
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from flashmm.report import accuracy, agreement, comparison, costs, genes, overview
 from flashmm.report import page as blocks
@@ -22,6 +26,10 @@ from flashmm.report.subjects import (
     multitrait_blocks,
 )
 
+Blocks: TypeAlias = list[dict[str, Any]]
+Content: TypeAlias = Callable[[], Iterator[dict[str, Any]]]
+_forked: list[Content] = []  # of the report that is being made, for the processes that make it
+
 # Sections on models with subjects as rows, by their section of the config.
 SUBJECT_SECTIONS = {
     "kinship": kinship_blocks,
@@ -30,7 +38,7 @@ SUBJECT_SECTIONS = {
 }
 
 
-def write_report(path: str | Path, inputs: Inputs) -> None:
+def write_report(path: str | Path, inputs: Inputs, processes: int = 1) -> None:
     """Write the report of a run of the workflow.
 
     Parameters
@@ -39,6 +47,8 @@ def write_report(path: str | Path, inputs: Inputs) -> None:
         The HTML page; beside it `provenance.json` says what made it.
     inputs : Inputs
         What it is made from.
+    processes : int
+        In how many sections are made side by side; the page is the same.
 
     Raises
     ------
@@ -51,7 +61,7 @@ def write_report(path: str | Path, inputs: Inputs) -> None:
         "title": inputs.config["report"]["title"],
         "lead": overview.lead(inputs),
         "cards": overview.cards(inputs),
-        "sections": list(_sections(inputs, said)),
+        "sections": list(_sections(inputs, said, processes)),
     }
     blocks.render_page(path, page)
     write_provenance(path, said)
@@ -73,30 +83,44 @@ def _provenance(inputs: Inputs) -> dict[str, Any]:
     )
 
 
-def _sections(inputs: Inputs, said: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _sections(inputs: Inputs, said: Mapping[str, Any], processes: int) -> Iterator[dict[str, Any]]:
     related = {
-        name: make(inputs.related.get(name, {}), inputs.config, inputs.figures)
+        name: partial(make, inputs.related.get(name, {}), inputs.config, inputs.figures)
         for name, make in SUBJECT_SECTIONS.items()
     }
-    parts = (
-        ("ranking", "Methods, ranked", comparison.ranked(inputs)),
-        ("results", "Genes found", genes.results(inputs)),
-        ("scenarios", "Scenarios side by side", comparison.scenarios(inputs)),
+    parts: tuple[tuple[str, str, Content], ...] = (
+        ("ranking", "Methods, ranked", partial(comparison.ranked, inputs)),
+        ("results", "Genes found", partial(genes.results, inputs)),
+        ("scenarios", "Scenarios side by side", partial(comparison.scenarios, inputs)),
         ("kinship", "Heritability and tests with a kinship", related["kinship"]),
         ("multitrait", "Cell types together", related["multitrait"]),
         ("heritability", "Known heritabilities, estimated", related["heritability"]),
-        ("accuracy", "Accuracy against the truth", accuracy.accuracy(inputs)),
-        ("effects", "Effect sizes", comparison.effects(inputs)),
-        ("differences", "Paired differences", comparison.differences(inputs)),
-        ("agreement", "Agreement with MixedLM", agreement.agreement(inputs)),
-        ("performance", "Run time and memory", costs.performance(inputs)),
-        ("run", "What was run", overview.what_was_run(inputs)),
-        ("simulation", "Simulation", accuracy.simulation(inputs)),
-        ("fits", "How the fits ended", overview.fits(inputs)),
-        ("notes", "Notes of the run", overview.notes(inputs)),
-        ("provenance", "Provenance", provenance_blocks(said)),
+        ("accuracy", "Accuracy against the truth", partial(accuracy.accuracy, inputs)),
+        ("effects", "Effect sizes", partial(comparison.effects, inputs)),
+        ("differences", "Paired differences", partial(comparison.differences, inputs)),
+        ("agreement", "Agreement with MixedLM", partial(agreement.agreement, inputs)),
+        ("performance", "Run time and memory", partial(costs.performance, inputs)),
+        ("run", "What was run", partial(overview.what_was_run, inputs)),
+        ("simulation", "Simulation", partial(accuracy.simulation, inputs)),
+        ("fits", "How the fits ended", partial(overview.fits, inputs)),
+        ("notes", "Notes of the run", partial(overview.notes, inputs)),
+        ("provenance", "Provenance", partial(provenance_blocks, said)),
     )
-    for name, title, content in parts:
-        found = list(content)
+    contents = _made([content for _, _, content in parts], inputs, processes)
+    for (name, title, _), found in zip(parts, contents, strict=True):
         if found:
             yield {"id": name, "title": title, "blocks": found}
+
+
+def _made(contents: Sequence[Content], inputs: Inputs, processes: int) -> list[Blocks]:
+    """The blocks of all sections, which do not need each other."""
+    if processes == 1 or sys.platform != "linux":  # elsewhere there is no safe fork
+        return [list(content()) for content in contents]
+    # what the sections need is there in a fork; files that are open are opened anew
+    _forked[:] = contents
+    with ProcessPoolExecutor(processes, get_context("fork"), inputs.close) as pool:
+        return list(pool.map(_make, range(len(contents))))
+
+
+def _make(number: int) -> Blocks:
+    return list(_forked[number]())

@@ -249,7 +249,7 @@ def _pieces(dataset: h5py.Dataset) -> tuple[int, np.ndarray | None]:
         return rows, np.array([dataset.id.get_offset()]) if whole else None
     step, n_filters = dataset.chunks[0], dataset.id.get_create_plist().get_nfilters()
     found: list[h5py.h5d.StoreInfo] = []
-    if dataset.ndim == 1 and n_filters == 0:
+    if dataset.ndim == 1 and n_filters == 0 and hasattr(dataset.id, "chunk_iter"):
         dataset.id.chunk_iter(found.append)
     if not found or len(found) != -(-rows // step):
         return step, None

@@ -188,7 +188,7 @@ def test_products_with_library_sizes_take_size_factors():
 
 def test_without_an_intercept_it_is_said():
     Y, X, Z = matrices(1e7, "main")
-    with pytest.warns(fm.FlashmmWarning, match="'x1', 'x2': the mean .* no intercept .* subtract"):
+    with pytest.warns(fm.FlashmmWarning, match="'x1', 'x2': the mean .* no constant .* subtract"):
         stats = fm.summary_statistics_from_matrices(Y, X[:, 1:3], Z, SUBJECTS)
     assert stats.centring is None
     with pytest.warns(fm.FlashmmWarning, match="'x', 'age': the mean .* add an intercept"):

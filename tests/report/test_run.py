@@ -78,6 +78,7 @@ def page(tmp_path_factory) -> Path:
         config=config,
     )
     write_report(folder / "report.html", inputs)
+    write_report(folder / "by-two.html", inputs, processes=2)
     return folder / "report.html"
 
 
@@ -88,6 +89,14 @@ def table_of_genes(text: str) -> dict:
     """What the script of the page reads for the first table of genes."""
     payload = re.search(r'<script type="application/json">(\{"columns".*?)</script>', text)
     return json.loads(payload[1])
+
+
+def test_two_processes_make_the_same_page(page):
+    one, two = (
+        re.sub(r" on \d{4}-\d\d-\d\d \d\d:\d\d", "", page.with_name(name).read_text())
+        for name in ("report.html", "by-two.html")
+    )
+    assert one == two
 
 
 def test_page_loads_nothing(page):
@@ -143,7 +152,7 @@ def test_provenance_is_kept_beside_the_page(page):
     said = json.loads((page.parent / "provenance.json").read_text())
     assert said["source"] == source_digest()
     assert said["config"]["seed"] == 1
-    assert [len(record["digest"]) for record in said["inputs"]["mine"]] == [len("xxh3_128:") + 32]
+    assert [len(record["digest"]) for record in said["inputs"]["mine"]] == [len("sha256:") + 64]
 
 
 def test_a_missing_file_is_named(page):

@@ -20,7 +20,7 @@ rule report:
         "logs/report.log",
     conda:
         "../envs/flashmm.yaml"
-    threads: 1
+    threads: 2
     resources:
         mem_mb=memory(4000),
         runtime=minutes(30),

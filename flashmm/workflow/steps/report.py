@@ -10,4 +10,4 @@ from flashmm.report.run import write_report
 
 def run(job: Any) -> None:
     """Make the outputs of the job."""
-    write_report(job.output.html, Inputs.from_job(job))
+    write_report(job.output.html, Inputs.from_job(job), job.threads)
