@@ -23,14 +23,17 @@ def cells_as_replicates(
 ) -> tuple[str, ...]:
     """Say which tested columns vary within subjects without a random term that holds them."""
     found: dict[tuple[str, str], None] = {}
+    single: dict[tuple[str, ...], bool] = {}  # many contrasts are of the same columns
     for contrast in contrasts:
         if design.cells_replicate(contrast.matrix):
             view = _innermost(contrast.matrix, design)
             columns = tuple(c for c in view.varying if c in columns_of(fit, contrast))
-            found |= {
-                (name, view.subjects.column): None
-                for name in _missing(fit, contrast.matrix, design, view, columns)
-            }
+            by = (view.subjects.column, *columns)
+            if by not in single:
+                single[by] = _of_single_cells(fit, by)
+            if not single[by]:  # else a random term of single cells is the residual
+                missing = _missing(fit, contrast.matrix, design, view, columns)
+                found |= {(name, view.subjects.column): None for name in missing}
     return tuple(note(_as_replicates(column, subject)) for column, subject in found)
 
 
@@ -39,6 +42,12 @@ def _innermost(matrix: np.ndarray, design: SubjectDesign) -> GroupedDesign:
     single = [view for view in design.views if ":" not in view.subjects.column]
     within = [view for view in single if view.varies_within(matrix)]
     return within[-1] if within else design.main
+
+
+def _of_single_cells(fit: ModelFit, by: tuple[str, ...]) -> bool:
+    """Whether groups by some columns are single cells, as samples of bulk are."""
+    obs = require_groups(fit.stats, "Advice")[0].obs
+    return bool(obs.groupby(list(by), observed=True)[N_CELLS].sum().max() == 1)
 
 
 def _missing(
@@ -51,8 +60,6 @@ def _missing(
     """Columns that hold a contrast in a random term with the subjects; else all of them as one."""
     obs = require_groups(fit.stats, "Advice")[0].obs
     subject = view.subjects.column
-    if obs.groupby([subject, *columns], observed=True)[N_CELLS].sum().max() == 1:
-        return []  # a random term of single cells (bulk samples) is the residual
     holding = []
     for column in columns:
         if not design.cells_replicate(matrix, (design.partition(obs, (subject, column)),)):

@@ -156,8 +156,10 @@ class GzipReader:
     def __init__(self, dataset: h5py.Dataset, shuffled: bool) -> None:
         self.dataset = dataset
         self.shuffled = shuffled
-        self.dtype = dataset.dtype
-        self.step = dataset.chunks[0]
+        # asking HDF5 for each chunk would take longer than to copy it
+        self.dtype, self.chunks, self._id = dataset.dtype, dataset.chunks, dataset.id
+        self.size = math.prod(self.chunks) * self.dtype.itemsize
+        self.step = self.chunks[0]
         self._latest: tuple[int, np.ndarray] = (-1, np.empty(0))
 
     def read(self, start: int, stop: int, dtype: Any) -> np.ndarray:
@@ -178,20 +180,19 @@ class GzipReader:
 
     def _inflated(self, corner: tuple[int, ...]) -> np.ndarray:
         """Values of the chunk that begins at a corner; none beyond the dataset where h5py reads."""
-        chunks = self.dataset.chunks
-        size = math.prod(chunks) * self.dtype.itemsize
-        skipped, packed = self.dataset.id.read_direct_chunk(corner)
+        size = self.size
+        skipped, packed = self._id.read_direct_chunk(corner)
         try:
             plain = b"" if skipped else _inflate(packed, size)
         except IsalError:  # type: ignore[misc]  # declared as a value
             skipped = True
         if skipped:  # stored without the filter; or damaged, of which h5py says more
-            return self.dataset[tuple(map(slice, corner, np.add(corner, chunks)))]
+            return self.dataset[tuple(map(slice, corner, np.add(corner, self.chunks)))]
         if len(plain) != size:
             raise OSError(f"a chunk of {size} bytes holds {len(plain)}")
         if self.shuffled:  # all first bytes, all second bytes ...
             plain = np.frombuffer(plain, np.uint8).reshape(self.dtype.itemsize, -1).T.tobytes()
-        return np.frombuffer(plain, self.dtype).reshape(chunks)
+        return np.frombuffer(plain, self.dtype).reshape(self.chunks)
 
 
 class GzipTableReader(GzipReader):
@@ -199,7 +200,7 @@ class GzipTableReader(GzipReader):
 
     def read(self, start: int, stop: int, dtype: Any) -> np.ndarray:
         """Read dataset[start:stop] as an array of the given type."""
-        n_columns, (height, width) = self.dataset.shape[1], self.dataset.chunks
+        n_columns, (height, width) = self.dataset.shape[1], self.chunks
         out = _room((stop - start, n_columns), dtype)
         for top in range(start - start % height, stop, height):
             a, b = max(top, start), min(top + height, stop)
