@@ -38,7 +38,7 @@ LOWEST = {1: 0.01, 2: 0.02, 3: 0.05}
 # Largest γ times the size of its component, at least.
 HIGHEST = 10.0
 # Distance of log γ between points, at most, and points per axis, at most.
-SPACING = {1: 1 / 6, 2: 0.85, 3: 1.6}
+SPACING = {1: 1 / 3, 2: 0.85, 3: 1.6}
 MOST_POINTS = {1: 200, 2: 20, 3: 8}
 # Deficit of the log-likelihood, proven, at which a prior is found.
 GAP = 1e-7
@@ -88,7 +88,7 @@ def shared_grid(scale: Array, levels: Array, gamma: Array) -> Array:
     maximum likelihood has weight there: an axis reaches from half the smallest estimate of any
     gene, but at least `LOWEST` / scale, where γ cannot be told from zero, to the largest, but at
     least `HIGHEST` / scale. Points are two standard deviations of log γ̂, √(2/levels), apart, at
-    most 1/6 with one component, 0.85 with two and 1.6 with three; their number is limited. The grid
+    most 1/3 with one component, 0.85 with two and 1.6 with three; their number is limited. The grid
     moves with γ when Z is scaled or cells are doubled.
     """
     K = len(scale)
