@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from flashmm.design.centring import from_centred, of_centred
 from flashmm.design.statistics import SummaryStatistics
 from flashmm.kernels.by_level import LevelEngine
 from flashmm.kernels.dense import DenseEngine
@@ -64,21 +65,16 @@ class Model:
 
     def coefficients(self, values: np.ndarray) -> np.ndarray:
         """Coefficients of the kept columns of X, (genes, kept), from those of R⁻ᵀX'."""
-        coef = original_basis(self.projection, values)
-        # β = β̃ - Cβ̃
-        return coef if self.centring is None else coef - coef @ self._kept_centring.T
+        return from_centred(original_basis(self.projection, values), self._kept_centring)
 
     def contrasts(self, rows: np.ndarray) -> np.ndarray:
         """Contrasts (C, p) of X in the orthonormal basis of the design, (kept, C)."""
-        rows = rows[:, self.kept]
-        if self.centring is not None:
-            rows = rows - rows @ self._kept_centring
+        rows = of_centred(rows[:, self.kept], self._kept_centring)
         return orthonormal_contrasts(self.projection, rows)
 
     @property
-    def _kept_centring(self) -> np.ndarray:
-        assert self.centring is not None
-        return self.centring[np.ix_(self.kept, self.kept)]
+    def _kept_centring(self) -> np.ndarray | None:
+        return None if self.centring is None else self.centring[np.ix_(self.kept, self.kept)]
 
     def gene_blocks(self, n_genes: int, options: FitOptions) -> Iterator[tuple[int, int]]:
         """First and one-past-last gene of each block."""

@@ -60,8 +60,14 @@ def origin_of_covariates(x: np.ndarray) -> np.ndarray | None:
     if not x.size:
         return None
     mean, variance = x.mean(axis=1), x.var(axis=1)
-    far = (mean**2 > FAR * variance) & (variance > (8 * np.finfo(float).eps * mean) ** 2)
+    far = is_far(mean, variance)
     return np.where(far, mean, 0.0) if far.any() else None
+
+
+def is_far(mean: np.ndarray, variance: np.ndarray, far: float = FAR) -> np.ndarray:
+    """Whether numbers vary, by more than rounding, but little beside their mean."""
+    rounding = (8 * np.finfo(float).eps * mean) ** 2
+    return (mean**2 > far * variance) & (variance > rounding)
 
 
 def moved_moments(

@@ -15,14 +15,14 @@ import numpy as np
 import scipy.sparse as sp
 
 from flashmm.cells.groups import GroupStatistics
+from flashmm.cells.moments import FAR, is_far
 from flashmm.design.products import is_sparse, weighted
 from flashmm.kernels.rotation import constant_of, independent_columns
 from flashmm.names import listed
 from flashmm.options import note
 
-# Squared mean over variance of a column above which it is centred, and above which it is said that
-# it cannot be.
-FAR, TOO_FAR = 1e4, 1e8
+# Squared mean over variance of a column above which it is said that it cannot be centred.
+TOO_FAR = 1e8
 
 
 class Centring(NamedTuple):
@@ -123,6 +123,11 @@ def to_centred(coef: np.ndarray, centring: np.ndarray | None) -> np.ndarray:
     return coef if centring is None else coef + coef @ centring.T
 
 
+def from_centred(coef: np.ndarray, centring: np.ndarray | None) -> np.ndarray:
+    """Coefficients (..., p) of X from those of X - XC, β = β̃ - Cβ̃."""
+    return coef if centring is None else coef - coef @ centring.T
+
+
 def of_centred(contrasts: np.ndarray, centring: np.ndarray | None) -> np.ndarray:
     """Contrasts (C, p) of the coefficients of X as those of X - XC, L - LC."""
     return contrasts if centring is None else contrasts - contrasts @ centring
@@ -145,9 +150,7 @@ def _is_far(
     mean: np.ndarray, squares: np.ndarray, cells: np.ndarray, far: float = FAR
 ) -> np.ndarray:
     """Columns that vary where they are not zero, but little beside their mean there."""
-    variance = squares / np.maximum(cells, 1.0)
-    rounding = (8 * np.finfo(float).eps * mean) ** 2
-    return (mean**2 > far * variance) & (variance > rounding)
+    return is_far(mean, squares / np.maximum(cells, 1.0), far)
 
 
 def _centring(

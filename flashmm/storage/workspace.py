@@ -76,7 +76,7 @@ def _fresh_memory(size: int) -> np.ndarray:
 def page_aligned(size: int) -> np.ndarray:
     """Bytes without values, (size,), that begin where a page of memory does.
 
-    Some processors copy ten times as slowly to where a page begins and a few bytes on, which is
+    Some processors copy more slowly to where a page begins and a few bytes on, which is
     where NumPy's arrays lie.
     """
     room = np.empty(size + mmap.PAGESIZE, np.uint8)
