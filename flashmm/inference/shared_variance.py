@@ -2,9 +2,9 @@
 
 The residual variance of a gene and its variance between subjects follow its mean, which differs by
 cell type. One variance for all types is too small for those that express the gene: on real counts
-with labels dealt at random, its tests reject 10 % at 0.05 and 1.5 % at 0.001. Visits, batches and
-conditions of the same cells have almost equal variances (1.3 times, types 2.5 to 3.6 times), of
-which nothing is said where the model has a random term for their levels.
+with labels dealt at random, its tests reject 10 % at 0.05 and 1.5 % at 0.001. Nothing is said of
+levels, such as visits, whose variances the cells show to be almost equal (`DIFFER`), where the
+model has a random term for them.
 """
 
 from __future__ import annotations

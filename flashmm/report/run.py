@@ -118,8 +118,11 @@ def _made(contents: Sequence[Content], inputs: Inputs, processes: int) -> list[B
         return [list(content()) for content in contents]
     # what the sections need is there in a fork; files that are open are opened anew
     _forked[:] = contents
-    with ProcessPoolExecutor(processes, get_context("fork"), inputs.close) as pool:
-        return list(pool.map(_make, range(len(contents))))
+    try:
+        with ProcessPoolExecutor(processes, get_context("fork"), inputs.close) as pool:
+            return list(pool.map(_make, range(len(contents))))
+    finally:
+        _forked.clear()
 
 
 def _make(number: int) -> Blocks:

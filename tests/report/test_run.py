@@ -24,6 +24,7 @@ from flashmm.options import InputError
 from flashmm.report import Inputs, Run, write_report
 from flashmm.report import page as blocks
 from flashmm.report.overview import left_over
+from flashmm.report.run import _made as sections_made
 from flashmm.storage.provenance import source_digest
 from flashmm.subject_level.heritability import recover_heritability
 from flashmm.subject_level.means import subject_means
@@ -160,6 +161,13 @@ def test_a_missing_file_is_named(page):
     inputs = Inputs((run,), {}, {}, {}, page.parent)
     with pytest.raises(InputError, match=r"nowhere\.h5ad"):
         _ = inputs.groups
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_error_of_a_section_is_the_same_in_a_process(processes, tmp_path):
+    inputs = Inputs((), {"metrics": str(tmp_path / "nowhere.parquet")}, {}, {}, tmp_path)
+    with pytest.raises(InputError, match=r"nowhere\.parquet"):
+        sections_made([lambda: iter([inputs.table("metrics")])] * 2, inputs, processes)
 
 
 def test_paths_of_a_job_are_where_its_files_lie():
