@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -195,9 +196,9 @@ def adjust_per_contrast(p: np.ndarray, contrast: pd.Series) -> np.ndarray:
     (tests,) array
         Adjusted p-values.
     """
-    adjusted, code = np.full(len(p), np.nan), pd.factorize(contrast)[0]
-    for one in range(code.max(initial=-1) + 1):
-        adjusted[code == one] = adjust_p_values(p[code == one])
+    adjusted = np.full(len(p), np.nan)
+    for rows in pd.Series(contrast.to_numpy()).groupby(contrast.to_numpy()).indices.values():
+        adjusted[rows] = adjust_p_values(p[rows])
     return adjusted
 
 
@@ -281,13 +282,14 @@ def slices(
     strata = [(ALL, tests)]
     if group:
         strata += [(str(name), part) for name, part in tests.groupby("group", sort=True)]
-    families = tests[["level", "contrast"]].drop_duplicates().itertuples(index=False, name=None)
-    chosen = [] if pooled else list(families)
+    family = ["level", "contrast"]
+    families: list[Any] = [] if pooled else list(tests.groupby(family, sort=False).indices)
     for stratum, part in strata:
         yield {"group": stratum, "cell_type": ALL, "contrast": ALL}, part
-        for level, contrast in chosen:
-            rows = part[(part["level"] == level) & (part["contrast"] == contrast)]
-            yield {"group": stratum, "cell_type": level, "contrast": contrast}, rows
+        rows: dict[Any, Any] = part.groupby(family, sort=False).indices if families else {}
+        for level, contrast in families:
+            of_family = part.iloc[rows.get((level, contrast), [])]
+            yield {"group": stratum, "cell_type": level, "contrast": contrast}, of_family
 
 
 # ----------------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ def test_error_does_not_shrink_when_tests_of_a_gene_repeat_each_other():
 def test_clustered_error_is_the_spread_between_simulations():
     rng = np.random.default_rng(2)
     rates, errors = [], []
-    for _ in range(150):
+    for _ in range(80):
         shared = rng.standard_normal((80, 1))
         z = np.sqrt(0.7) * shared + np.sqrt(0.3) * rng.standard_normal((80, 3))
         p = 2 * stats.norm.sf(np.abs(z))
@@ -99,13 +99,10 @@ def test_lambda_is_one_for_uniform_and_follows_the_median(shift):
 
 def test_lambda_error_is_that_of_the_median():
     rng = np.random.default_rng(3)
-    values = [
-        evaluate(table_of(rng.uniform(size=400)), truth_of([]), pooled=True).metrics.query(
-            "metric == 'lambda_gc'"
-        )
-        for _ in range(120)
-    ]
-    values = pd.concat([v[v.contrast == "all"] for v in values])
+    table = pd.concat([table_of(rng.uniform(size=400), f"x{i}") for i in range(120)])
+    values = evaluate(table, truth_of([])).metrics.query("metric == 'lambda_gc'")
+    values = values[values.contrast != "all"]
+    assert len(values) == 120
     assert values.value.std() == pytest.approx(values.std_error.iloc[0], rel=0.2)
 
 
@@ -162,13 +159,16 @@ def test_auc_error_is_delongs_for_independent_tests():
 
 
 def test_auc_error_is_the_spread_between_simulations():
-    aucs, errors = [], []
-    for seed in range(100):
-        ev = evaluate(*random_tests(seed, genes=50, effect=1.0), pooled=True)
-        row = ev.metrics.query("metric == 'auc' and contrast == 'all'").iloc[0]
-        aucs.append(row.value)
-        errors.append(row.std_error)
-    assert np.std(aucs) == pytest.approx(np.mean(errors), rel=0.25)
+    rng, de = np.random.default_rng(5), np.arange(150) < 15
+    tables, truths = [], []
+    for i in range(100):
+        p = 2 * stats.norm.sf(np.abs(rng.standard_normal(150) + de))
+        tables.append(table_of(p, f"cell_type[t{i}]:condition[T.stim]"))
+        truths.append(truth_of([f"g{j}" for j in range(15)], f"t{i}"))
+    rows = evaluate(pd.concat(tables), pd.concat(truths)).metrics.query("metric == 'auc'")
+    rows = rows[rows.contrast != "all"]
+    assert len(rows) == 100
+    assert rows.value.std() == pytest.approx(rows.std_error.mean(), rel=0.25)
 
 
 def test_roc_curve_has_the_area_of_the_auc():
@@ -341,10 +341,11 @@ def test_qq_expects_the_order_statistics_of_uniform_p_values():
 
 def test_qq_band_covers_each_order_statistic_in_95_of_100_simulations():
     rng = np.random.default_rng(13)
-    inside = []
-    for _ in range(60):
-        qq = evaluate(table_of(rng.uniform(size=200)), truth_of([])).curves["qq"]
-        inside.append(qq.observed.between(qq.lower, qq.upper).mean())
+    table = pd.concat([table_of(rng.uniform(size=200), f"x{i}") for i in range(60)])
+    qq = evaluate(table, truth_of([])).curves["qq"]
+    qq = qq[qq.contrast != "all"]
+    inside = qq.observed.between(qq.lower, qq.upper).groupby(qq.contrast).mean()
+    assert len(inside) == 60
     assert np.mean(inside) == pytest.approx(0.95, abs=3 * np.std(inside) / np.sqrt(60))
 
 

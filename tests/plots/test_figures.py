@@ -23,6 +23,7 @@ from flashmm.kinship.fit import fit_kinship_lmm
 from flashmm.kinship.rotation import rotate_by_kinship
 from flashmm.kinship.simulation import simulate_kinship_traits
 from flashmm.options import InputError
+from flashmm.plots import style
 from flashmm.plots.agreement import _short_number
 from flashmm.plots.style import MARKERS, MAX_VECTOR_POINTS, PALETTE
 from flashmm.plots.volcano import _spread
@@ -200,11 +201,12 @@ def test_units_are_said(figures):
     assert "−log₁₀" in said["qq_plot"]
 
 
-def test_saved_bytes_are_the_same_every_time(evaluations, tmp_path):
+def test_saved_bytes_are_the_same_every_time(figures, evaluations, tmp_path, monkeypatch):
+    monkeypatch.setattr(style, "PNG_DPI", 40)
     stored = []
-    for folder in ("one", "two"):
+    for folder, drawn in (("one", figures), ("two", draw_all(evaluations))):
         contents = {}
-        for name, figure in draw_all(evaluations).items():
+        for name, figure in drawn.items():
             svg, png = plots.save_figure(figure, tmp_path / folder / name)
             contents[name] = (svg.read_bytes(), png.read_bytes())
         stored.append(contents)
