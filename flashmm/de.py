@@ -13,7 +13,7 @@ import pandas as pd
 from flashmm.cells.counts import open_counts
 from flashmm.cells.groups import GroupStatistics, align_tables
 from flashmm.cells.sheet import Sheet, sheets_of
-from flashmm.cells.summary import summarise
+from flashmm.cells.summary import Data, summarise
 from flashmm.design.differences import is_factor
 from flashmm.design.from_groups import summary_statistics
 from flashmm.formulas import DATA_DEPENDENT, Factor, Term, call_name, called, read_model
@@ -22,8 +22,7 @@ from flashmm.inference.testing import contrast_tests
 from flashmm.kernels.expression_filter import MIN_TOTAL
 from flashmm.lmm import fit_lmm
 from flashmm.names import listed
-from flashmm.options import FormulaError, note
-from flashmm.storage.files import PathLike
+from flashmm.options import FormulaError, InputError, checked, note
 from flashmm.within import SIZE_FACTORS, check_min_counts, fit_within, without_rare_genes
 
 # Functions whose result, on a cell-level column, follows from the stored sums of their argument.
@@ -34,8 +33,9 @@ FEW_NUMBERS = 12
 FEW_CELLS = 5
 
 
+@checked
 def de(
-    data: anndata.AnnData | PathLike | Sequence[anndata.AnnData | PathLike],
+    data: Data | Sequence[Data],
     formula: str,
     contrasts: Any = None,
     *,
@@ -52,7 +52,7 @@ def de(
     progress: bool | None = None,
     size_factors: Any = "auto",
     min_counts: float | None = MIN_TOTAL,
-    reference: Mapping[str, str] | None = None,
+    reference: Mapping[str, Any] | None = None,
     method: str = "REML",
     ddf: str | None = None,
     alternative: str = "two-sided",
@@ -222,6 +222,8 @@ def _columns_of(
     named |= set() if within is None else {within}
     several = isinstance(data, Iterable) and not isinstance(data, str | anndata.AnnData)
     items = list(data) if several else [data]
+    if not items:
+        raise InputError("data is an empty list: give at least one AnnData or file.")
     tables = []
     for item, sheet in zip(items, sheets_of(obs, len(items)), strict=True):
         with open_counts(item, layer, obs=sheet) as source:

@@ -22,7 +22,7 @@ from flashmm.model import MAX_DENSE_COLUMNS as MAX_DENSE_COLUMNS
 from flashmm.model import Model as Model
 from flashmm.model import factor as factor
 from flashmm.model import prepare as prepare
-from flashmm.options import FitOptions, InputError, Status, note
+from flashmm.options import FitOptions, InputError, Status, checked, note
 from flashmm.shown import Shown
 
 Result = TypeVar("Result")
@@ -301,6 +301,7 @@ class FittedGenes:
         return model.engine.variance_forms(self.gamma, variance, one, other)
 
 
+@checked
 def fit_lmm(
     stats: SummaryStatistics,
     method: str = "REML",

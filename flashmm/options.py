@@ -1,14 +1,23 @@
-"""Statuses, errors, notes and options: the words that every other module speaks."""
+"""Statuses, errors, notes, options and arguments: the words that every other module speaks."""
 
 from __future__ import annotations
 
+import ast
+import inspect
+import math
+import os
 import sys
 import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import wraps
 from numbers import Integral, Real
 from types import FrameType
-from typing import TypeGuard
+from typing import Any, ParamSpec, TypeGuard, TypeVar
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 class FlashmmError(Exception):
@@ -166,8 +175,16 @@ class FitOptions:
         for name, value in (("max_iter", self.max_iter), ("block_size", self.block_size)):
             if not (name == "block_size" and value is None) and not _is_count(value):
                 raise InputError(f"{name} is a whole number from 1 on; found {value!r}.")
-        if not is_number(self.tol) or not self.tol > 0:
+        if not _is(self.nonnegative, _Type("bool")):
+            raise InputError(f"nonnegative is True or False; found {self.nonnegative!r}.")
+        if not is_number(self.tol) or not 0 < self.tol < math.inf:
             raise InputError(f"tol is a positive number; found {self.tol!r}.")
+
+
+def check_seed(seed: object) -> None:
+    """Raise an InputError where numpy takes no such seed."""
+    if not isinstance(seed, Integral) or isinstance(seed, bool) or int(seed) < 0:
+        raise InputError(f"seed must be a whole number from 0 on; found {seed!r}.")
 
 
 def is_number(value: object) -> TypeGuard[float]:
@@ -183,3 +200,173 @@ def _is_count(value: object) -> bool:
 def _one_of(argument: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise InputError(f"{argument} must be one of {', '.join(allowed)}; found {value!r}.")
+
+
+# Types of arguments
+
+# What annotations of the package call by a name of their own.
+ALIASES = {
+    # checked where they are opened, and where numpy takes them
+    "Data": "Any",
+    "Seed": "Any",
+    "Sheet": "DataFrame | PathLike",
+}
+# How a type is said: one of it, and several.
+_SAID = {
+    "None": ("None", "None"),
+    "bool": ("True or False", "True or False"),
+    "int": ("a whole number", "whole numbers"),
+    "float": ("a number", "numbers"),
+    "str": ("a text", "texts"),
+    "PathLike": ("a path", "paths"),
+    "ModelFit": ("a fit of a mixed model", "fits"),
+}
+# What makes an object of a class, where one function does.
+_MAKERS = {
+    "GroupStatistics": "summarise",
+    "SummaryStatistics": "summary_statistics",
+    "LMMFit": "fit_lmm",
+    "FitsWithin": "fit_within",
+    "TestTable": "contrast_tests",
+    "SubjectMeans": "subject_means",
+    "KinshipFactor": "kinship_factor",
+    "KinshipRotation": "rotate_by_kinship",
+    "KinshipFit": "fit_kinship_lmm",
+}
+_NUMBERS: dict[str, type] = {"int": Integral, "float": Real}
+_SEVERAL = ("Sequence", "Iterable", "Collection", "tuple")
+
+
+@dataclass(frozen=True)
+class _Type:
+    """A type of an annotation, and the alternatives of each thing that it holds."""
+
+    name: str
+    holds: tuple[tuple[_Type, ...], ...] = ()
+
+
+_TEXTS = {_Type("Sequence", ((_Type("str"),),))}
+
+
+def checked(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Refuse arguments that are of another type than their annotations say, before anything runs.
+
+    Parameters
+    ----------
+    function : callable
+        A function or a method. Its annotations are texts (``from __future__ import
+        annotations``), made of None, bool, int, float, str, PathLike, names of classes and of
+        `ALIASES`, and of Sequence, Iterable, Collection, tuple and Mapping of these; Any is not
+        looked at.
+
+    Returns
+    -------
+    callable
+        The function; it raises an `InputError` that names the argument.
+    """
+    signature = inspect.signature(function)
+    wanted = {
+        name: _alternatives(ast.parse(parameter.annotation, mode="eval").body)
+        for name, parameter in signature.parameters.items()
+        if parameter.annotation is not parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    }
+
+    @wraps(function)
+    def checked(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            given = signature.bind(*args, **kwargs)
+        except TypeError:  # in Python's own words
+            return function(*args, **kwargs)
+        for name, types in wanted.items():
+            value = given.arguments.get(name)
+            if name in given.arguments and not _is_one_of(value, types):
+                said = " or ".join(map(_said, types))
+                raise InputError(f"{name} must be {said}; found {_found(value)}.")
+            if _TEXTS.intersection(types) and not isinstance(value, str | list | tuple | None):
+                given.arguments[name] = list(value)  # arrays have no truth value
+        return function(*given.args, **given.kwargs)
+
+    return checked
+
+
+def _alternatives(node: ast.expr) -> tuple[_Type, ...]:
+    """The alternatives of an annotation, aliases resolved and without names of modules."""
+    if isinstance(node, ast.BinOp):
+        return _alternatives(node.left) + _alternatives(node.right)
+    if isinstance(node, ast.Subscript):
+        (outer,) = _alternatives(node.value)
+        inside = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+        return (_Type(outer.name, tuple(map(_alternatives, inside))),)
+    name = ast.unparse(node).rpartition(".")[2]
+    if name in ALIASES:
+        return _alternatives(ast.parse(ALIASES[name], mode="eval").body)
+    return (_Type(name),)
+
+
+def _is_one_of(value: Any, types: tuple[_Type, ...]) -> bool:
+    return any(_is(value, one) for one in types)
+
+
+def _is(value: Any, wanted: _Type) -> bool:
+    """Whether a value is of a type; of what can be read only once, that it can be read."""
+    name = wanted.name
+    if name in _NUMBERS:
+        # numpy has no whole numbers of more than 64 bits
+        large = isinstance(value, Integral) and abs(int(value)) >= 2**63
+        return isinstance(value, _NUMBERS[name]) and not (large or isinstance(value, bool))
+    if name == "PathLike":
+        return isinstance(value, str | os.PathLike) and str(value) != "" and "\0" not in str(value)
+    if name == "Mapping":
+        held = wanted.holds[1]
+        return isinstance(value, Mapping) and all(_is_one_of(item, held) for item in value.values())
+    if name in _SEVERAL:
+        return _is_several(value, wanted)
+    return {
+        "Any": True,
+        "None": value is None,
+        # numpy's bool is called bool from version 2 on
+        "bool": type(value).__name__ in ("bool", "bool_"),
+        "str": isinstance(value, str),
+        "ModelFit": hasattr(value, "test_blocks"),
+    }.get(name) or any(base.__name__ == name for base in type(value).__mro__)
+
+
+def _is_several(value: Any, wanted: _Type) -> bool:
+    if not isinstance(value, Iterable) or isinstance(value, str | bytes | Mapping):
+        return False
+    if hasattr(value, "columns"):  # a table iterates over the names of its columns
+        return False
+    if not isinstance(value, Sized) or isinstance(value, Iterator):
+        return wanted.name == "Iterable"
+    if wanted.name == "tuple" and len(value) != len(wanted.holds):
+        return False
+    return all(_is_one_of(item, wanted.holds[0]) for item in value)
+
+
+def _said(wanted: _Type) -> str:
+    """A type in words."""
+    name = wanted.name
+    if not wanted.holds or name == "PathLike":
+        article = "an" if name.startswith(("A", "LMM")) else "a"
+        maker = f" (from {_MAKERS[name]})" if name in _MAKERS else ""
+        return _SAID.get(name, (f"{article} {name}{maker}", ""))[0]
+    if name == "tuple":
+        return f"{len(wanted.holds)} {_plural(wanted.holds[0])}"
+    return ("a dictionary of " if name == "Mapping" else "a list of ") + _plural(wanted.holds[-1])
+
+
+def _plural(types: tuple[_Type, ...]) -> str:
+    """Several of some types in words."""
+    return " or ".join(
+        f"lists of {_plural(one.holds[0])}"
+        if one.name in _SEVERAL
+        else _SAID.get(one.name, ("", "values" if one.name == "Any" else f"{one.name}s"))[1]
+        for one in types
+    )
+
+
+def _found(value: Any) -> str:
+    """A value as it was given, where that is short, and its type."""
+    given, kind = repr(value), type(value).__name__
+    return f"{given} ({kind})" if len(given) <= 60 and "\n" not in given else f"a {kind}"

@@ -23,7 +23,7 @@ from flashmm.formulas import read_model
 from flashmm.kernels.expression_filter import MIN_TOTAL, expressed
 from flashmm.lmm import LMMFit, fit_lmm
 from flashmm.names import did_you_mean, listed
-from flashmm.options import DesignError, FitOptions, InputError, Status, note
+from flashmm.options import DesignError, FitOptions, InputError, Status, checked, note
 from flashmm.shown import Shown
 
 # The size factors that models of levels have.
@@ -104,6 +104,7 @@ class _Model:
     options: dict[str, Any] = field(default_factory=dict)
 
 
+@checked
 def fit_within(
     groups: GroupStatistics,
     within: str,
@@ -112,7 +113,7 @@ def fit_within(
     *,
     size_factors: str | pd.Series | Sequence[float] | np.ndarray | None = SIZE_FACTORS,
     min_counts: float | None = MIN_TOTAL,
-    reference: Mapping[str, str] | None = None,
+    reference: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> FitsWithin:
     """Fit one model for each level of a column, from groups.

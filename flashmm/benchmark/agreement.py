@@ -10,7 +10,7 @@ import pandas as pd
 
 from flashmm.benchmark.truth import require_columns
 from flashmm.names import listed
-from flashmm.options import InputError
+from flashmm.options import InputError, checked
 
 LOGLIK_TIE = 1e-6  # log-likelihoods closer than this count as equal
 #: columns that are compared, and the unit in which a difference is judged
@@ -126,6 +126,7 @@ def _unit(pairs: pd.DataFrame) -> np.ndarray:
     return np.where(in_errors, error, np.where(is_theta, variance, 1.0))
 
 
+@checked
 def compare_fits(
     ours: pd.DataFrame | Sequence[pd.DataFrame],
     reference: pd.DataFrame | Sequence[pd.DataFrame],

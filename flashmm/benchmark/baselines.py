@@ -21,7 +21,7 @@ from flashmm.inference.table import frame_columns
 from flashmm.kernels import moderation, student
 from flashmm.kernels.tails import t_tail
 from flashmm.names import listed
-from flashmm.options import DesignError, InputError, Status
+from flashmm.options import DesignError, InputError, Status, checked
 
 VALUES = ("mean", "log2_cpm", "log2_cpm_tmm")
 # Counts that are added before the logarithm of counts per million, as in limma-voom.
@@ -30,6 +30,7 @@ OFFSET_COUNT, OFFSET_TOTAL = 0.5, 1.0
 NOTHING = 1e-12
 
 
+@checked
 def pseudobulk_tests(
     groups: GroupStatistics,
     factor: str = "condition",
@@ -99,6 +100,7 @@ def pseudobulk_tests(
     return pd.concat(parts, ignore_index=True)
 
 
+@checked
 def pooled_tests(
     stats: SummaryStatistics, contrasts: Any = None, *, level: float = 0.95
 ) -> pd.DataFrame:

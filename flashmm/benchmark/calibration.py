@@ -22,7 +22,7 @@ from flashmm.benchmark.power import power_gains
 from flashmm.cells.groups import GroupStatistics
 from flashmm.inference.ddf import DEFAULT_DDF
 from flashmm.inference.testing import DEFAULT_WITHIN
-from flashmm.options import FlashmmWarning
+from flashmm.options import FlashmmWarning, checked
 from flashmm.simulate import SimulationSpec
 
 PSEUDOBULK = ("pseudobulk", "pseudobulk_cpm")
@@ -101,6 +101,7 @@ class CalibrationMethod:
         return f"{what}, moderated" if self.moderate else what
 
 
+@checked
 def calibrate(
     groups: GroupStatistics,
     truth: pd.DataFrame,

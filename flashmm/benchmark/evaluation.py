@@ -22,6 +22,7 @@ from flashmm.benchmark.curves import draw_curves
 from flashmm.benchmark.error_rates import slice_metrics, untested_pairs
 from flashmm.benchmark.metrics import metrics_frame, valid_levels
 from flashmm.benchmark.truth import ALL, add_effects, prepare_tests, slices
+from flashmm.options import checked
 from flashmm.shown import Shown
 
 
@@ -63,6 +64,7 @@ class Evaluation(Shown):
         return float(rows.value.iloc[0])
 
 
+@checked
 def evaluate(
     table: pd.DataFrame,
     truth: pd.DataFrame | None = None,

@@ -31,13 +31,14 @@ from scipy.sparse.csgraph import connected_components
 
 from flashmm.benchmark.truth import adjust_per_contrast
 from flashmm.cells.counts import read_genes
+from flashmm.cells.summary import Data
 from flashmm.design.columns import CellDesign, cell_design
 from flashmm.design.contrasts import Contrast, resolve_contrasts
 from flashmm.kernels.rotation import independent_columns
 from flashmm.kernels.tails import chi2_tail, normal_tail
 from flashmm.kernels.threads import single_blas_thread
 from flashmm.names import listed
-from flashmm.options import DesignError, InputError, Status, note
+from flashmm.options import DesignError, InputError, Status, checked, note
 
 __all__ = ["MixedLMResult", "choose_genes", "fit_mixedlm"]
 
@@ -105,8 +106,9 @@ class MixedLMResult:
         )
 
 
+@checked
 def fit_mixedlm(
-    data: Any,
+    data: Data,
     genes: Iterable[str],
     fixed: str,
     random: str | Sequence[str] | None = None,

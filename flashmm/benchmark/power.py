@@ -21,8 +21,9 @@ from flashmm.benchmark.truth import (
     keys_of_tests,
     prepare_tests,
     refuse_unassigned,
+    require_columns,
 )
-from flashmm.options import InputError
+from flashmm.options import InputError, checked
 
 
 def power_metrics(tests: pd.DataFrame, levels: Sequence[float]) -> Iterator[dict[str, Any]]:
@@ -74,6 +75,7 @@ def _roc_at(effects: np.ndarray, null: np.ndarray, fpr: float) -> float:
     return float(low + (high - low) * share)
 
 
+@checked
 def power_gains(
     table: pd.DataFrame,
     other: pd.DataFrame,
@@ -109,6 +111,8 @@ def power_gains(
         As for `evaluate`; or no test is in both.
     """
     levels = valid_levels(levels, "levels")
+    for part, name in ((table, "table"), (other, "other")):
+        require_columns(part, ["gene", "contrast"], name)
     if (cell_type in table) != (cell_type in other):
         table, other = (
             _by_cell_type(part, truth, contrast_map, cell_type) for part in (table, other)

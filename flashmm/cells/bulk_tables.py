@@ -11,7 +11,7 @@ import pandas as pd
 from flashmm.cells.sheet import Sheet, matched, read_sheet
 from flashmm.cells.transforms import is_counts
 from flashmm.names import listed
-from flashmm.options import InputError, note
+from flashmm.options import InputError, checked, note
 from flashmm.storage.files import PathLike
 
 LAYOUTS = ("auto", "wide", "long")
@@ -34,6 +34,7 @@ _SAID = {
 }
 
 
+@checked
 def read_bulk(
     table: pd.DataFrame | PathLike,
     obs: Sheet | None = None,
@@ -83,7 +84,7 @@ def read_bulk(
             f"{name} is no table of samples, but a file of cells, which flashmm.de (`flashmm de`) "
             "analyses."
         )
-    frame = read_sheet(table, "table")
+    frame = read_sheet(table)
     is_long = layout == "long" or (layout == "auto" and _is_long(frame))
     known_samples = None if obs is None else read_sheet(obs)
     wide, left_out = (_spread(frame, name), []) if is_long else _wide(frame, known_samples)

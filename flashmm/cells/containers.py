@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from os import PathLike
 from typing import Any
 
 import pandas as pd
@@ -19,6 +20,8 @@ CONTAINERS: tuple[type[Container], ...] = (InMemory, ZarrStore, TenxFolder, Tenx
 
 def opened(data: Any, layer: str | None) -> AbstractContextManager[Container]:
     """Open what cells are in; an InputError where it is of no kind that is known."""
+    if "\0" in str(data if isinstance(data, str | PathLike) else ""):
+        raise InputError(f"{str(data)!r} is no path: it holds a character of the number 0.")
     for kind in CONTAINERS:
         if kind.takes(data):
             return kind.opened(data, layer)

@@ -21,12 +21,13 @@ from flashmm.cells.groups import GroupStatistics, moment_name
 from flashmm.cells.size_factors import CELL_TYPE, LIBSIZE, RECORD, checked_factors, size_factors
 from flashmm.formulas import Factor, call_name, plain_name, read_covariate
 from flashmm.names import listed
-from flashmm.options import FormulaError, InputError
+from flashmm.options import FormulaError, InputError, checked
 from flashmm.storage.workspace import zeros
 
 _LOGARITHMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"log": np.log, "log2": np.log2}
 
 
+@checked
 def with_size_factors(
     groups: GroupStatistics, factors: pd.Series | Sequence[float] | np.ndarray
 ) -> GroupStatistics:

@@ -31,7 +31,7 @@ from flashmm.cells.moments import moment_name as moment_name
 from flashmm.cells.moments import moment_names as moment_names
 from flashmm.cells.moments import moved_moments, moved_sums
 from flashmm.names import listed
-from flashmm.options import InputError, note
+from flashmm.options import InputError, checked, note
 from flashmm.shown import Shown
 from flashmm.storage.workspace import zeros
 
@@ -286,6 +286,7 @@ def regrouped(groups: GroupStatistics, by: Sequence[str]) -> GroupStatistics:
     return merge([replace(groups, by=tuple(by), obs=groups.obs.drop(columns=others))])
 
 
+@checked
 def merge(parts: Iterable[GroupStatistics], genes: str = "same") -> GroupStatistics:
     """Add the statistics of several files, shards or sites.
 

@@ -16,7 +16,7 @@ from flashmm.cells.gene_names import GeneNames
 from flashmm.cells.looks import COUNTED, Values
 from flashmm.cells.sheet import Sheet
 from flashmm.names import did_you_mean, listed
-from flashmm.options import InputError
+from flashmm.options import InputError, checked
 from flashmm.shown import Shown
 from flashmm.storage.files import PathLike
 
@@ -159,6 +159,7 @@ class DataCheck(Shown):
         )
 
 
+@checked
 def check(
     data: ad.AnnData | PathLike,
     *,

@@ -10,10 +10,11 @@ from scipy import sparse
 from flashmm.cells.counts import CellMatrix, open_counts
 from flashmm.cells.gene_names import GeneNames
 from flashmm.cells.sheet import Sheet
-from flashmm.options import note
+from flashmm.options import checked, note
 from flashmm.storage.files import PathLike
 
 
+@checked
 def read_cells(
     data: ad.AnnData | PathLike,
     *,

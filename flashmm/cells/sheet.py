@@ -78,7 +78,7 @@ def check_one_sheet(obs: Sheet | Sequence[Sheet] | None, cell_names: Sequence[An
         )
 
 
-def read_sheet(sheet: Sheet, argument: str = "obs") -> pd.DataFrame:
+def read_sheet(sheet: Sheet) -> pd.DataFrame:
     """A sheet as a frame; a path is that of a table of text (TSV, CSV, `.gz`) or of Parquet.
 
     Messages call it by the name of its argument.
@@ -90,11 +90,6 @@ def read_sheet(sheet: Sheet, argument: str = "obs") -> pd.DataFrame:
     """
     if isinstance(sheet, pd.DataFrame):
         return sheet
-    if not isinstance(sheet, str | Path) and not hasattr(sheet, "__fspath__"):
-        raise InputError(
-            f"{argument} is a {type(sheet).__name__}; give a DataFrame or the path of a TSV or CSV "
-            "file."
-        )
     path = Path(sheet)
     with reading(path):
         if path.suffix == ".parquet":
@@ -128,6 +123,8 @@ def matched(sheet: Sheet, cell_names: Any, name: str, what: str = "cells") -> Ma
     """
     said = "obs" if isinstance(sheet, pd.DataFrame) else f"obs='{sheet}'"
     table = read_sheet(sheet)
+    if not len(table):
+        raise InputError(f"{said} has no rows: give it a row for each of the {what} of {name}.")
     cells = pd.Index([text(cell) for cell in cell_names])
     names, column = _names(table, cells)
     there = cells.isin(names)

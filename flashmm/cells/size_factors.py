@@ -16,7 +16,7 @@ import pandas as pd
 from flashmm.cells.groups import GroupStatistics, moment_name
 from flashmm.kernels.composition import expected_genes, tmm_factors
 from flashmm.names import did_you_mean, listed
-from flashmm.options import InputError, note
+from flashmm.options import InputError, checked, note
 
 LIBSIZE = "libsize"
 CELL_TYPE = "cell_type"
@@ -45,6 +45,7 @@ METHODS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 }
 
 
+@checked
 def size_factors(
     groups: GroupStatistics,
     within: str | None = None,

@@ -41,7 +41,7 @@ from flashmm.cells.transforms import TRANSFORMS, Transform, check_libsize, find_
 from flashmm.cells.withheld import check_minimum, without_small_groups
 from flashmm.kernels.group_sums import MOST_CELLS
 from flashmm.names import listed
-from flashmm.options import InputError, note
+from flashmm.options import InputError, checked, note
 from flashmm.storage.aside import digest_aside
 from flashmm.storage.files import (
     PathLike,
@@ -171,6 +171,7 @@ class _Input:
             self.libsize[self.kept] = sizes
 
 
+@checked
 def summarise(
     data: Data | Sequence[Data],
     by: str | Sequence[str],

@@ -22,8 +22,6 @@ def check_minimum(minimum_cells: int | None, whole: bool = True) -> None:
     """
     if minimum_cells is None:
         return
-    if isinstance(minimum_cells, bool) or not isinstance(minimum_cells, int | np.integer):
-        raise InputError(f"minimum_cells={minimum_cells!r} is no whole number of cells.")
     if minimum_cells < 1:
         raise InputError(f"minimum_cells={minimum_cells} is below 1.")
     if not whole:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from flashmm.design.columns import GroupDesign, group_design
 from flashmm.design.products import cross, gram, layers, weighted
 from flashmm.design.statistics import GroupSource, ModelFormula, SummaryStatistics
 from flashmm.kernels.rotation import constant_of
-from flashmm.options import note
+from flashmm.options import checked, note
 
 # Without an intercept a constant that is taken from y is no model of y any more.
 NO_CONSTANT = (
@@ -25,12 +26,13 @@ NO_CONSTANT = (
 )
 
 
+@checked
 def summary_statistics(
     groups: GroupStatistics,
     fixed: str,
     random: str | Sequence[str] | None = None,
     size_factors: str | pd.Series | Sequence[float] | np.ndarray | None = None,
-    reference: Mapping[str, str] | None = None,
+    reference: Mapping[str, Any] | None = None,
 ) -> SummaryStatistics:
     """Make the statistics of a model from groups of cells, without the cells.
 
@@ -124,5 +126,5 @@ def _terms(random: str | Sequence[str] | None) -> tuple[str, ...] | None:
     return (random,) if isinstance(random, str) else None if random is None else tuple(random)
 
 
-def _pairs(reference: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:
+def _pairs(reference: Mapping[str, Any] | None) -> tuple[tuple[str, str], ...]:
     return tuple((column, str(level)) for column, level in (reference or {}).items())

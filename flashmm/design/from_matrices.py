@@ -18,12 +18,13 @@ from flashmm.design.statistics import SummaryStatistics
 from flashmm.kernels.random_covariance import find_pairs
 from flashmm.kernels.rotation import constant_of
 from flashmm.names import listed
-from flashmm.options import InputError, note
+from flashmm.options import InputError, checked, note
 
 # Bytes of Y that are turned into float64 at a time.
 _BLOCK_BYTES = 64 * 2**20
 
 
+@checked
 def summary_statistics_from_matrices(
     Y: Any,
     X: Any,

@@ -14,7 +14,7 @@ from flashmm.inference.replication import cells_as_replicates, few_subjects
 from flashmm.inference.screening import on_kept_columns
 from flashmm.inference.shared_variance import one_variance
 from flashmm.inference.slopes import numbers_as_slopes
-from flashmm.options import note
+from flashmm.options import checked, note
 
 # Part of the genes with a component at zero that is said, and genes that this needs.
 MOSTLY_ZERO = 0.8
@@ -23,6 +23,7 @@ MIN_GENES = 20
 COLLINEAR = 0.9
 
 
+@checked
 def advise(fit: ModelFit, contrasts: Any = None) -> tuple[str, ...]:
     """Say what in a model threatens its tests; every sentence is also a `FlashmmWarning`.
 

@@ -13,7 +13,7 @@ from flashmm.design.statistics import SummaryStatistics
 from flashmm.inference.tidy import tidy
 from flashmm.kernels.random_covariance import RandomCovariance
 from flashmm.lmm import LMMFit
-from flashmm.options import InputError
+from flashmm.options import InputError, checked
 from flashmm.shown import Shown
 
 
@@ -97,8 +97,9 @@ class VarianceExplained(Shown):
         )
 
 
+@checked
 def variance_explained(
-    fit: LMMFit, terms: Mapping[str, Sequence[str]] | None = None
+    fit: LMMFit, terms: Mapping[str, str | Sequence[str]] | None = None
 ) -> VarianceExplained:
     """Divide the variance of the cells among the parts of the model.
 

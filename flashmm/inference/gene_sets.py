@@ -15,7 +15,7 @@ from flashmm.kernels import gene_sets as kernel
 from flashmm.kernels.tails import t_tail
 from flashmm.lmm import LMMFit
 from flashmm.names import listed
-from flashmm.options import InputError, is_number
+from flashmm.options import InputError, checked, is_number
 from flashmm.within import FitsWithin
 
 # What most sets of co-regulated genes have between subjects (limma's preset).
@@ -24,6 +24,7 @@ CORRELATION = 0.01
 TOO_FEW = "too_few_genes"
 
 
+@checked
 def gene_set_tests(
     table: TestTable,
     sets: Mapping[str, Collection[str]],
@@ -89,11 +90,8 @@ def gene_set_tests(
 def _check(
     table: TestTable, sets: Mapping[str, Collection[str]], correlation: float | str, min_genes: int
 ) -> None:
-    if not isinstance(sets, Mapping) or not sets:
+    if not sets:
         raise InputError("sets is a mapping of names to genes with at least one set.")
-    for name, genes in sets.items():
-        if isinstance(genes, str) or not isinstance(genes, Collection):
-            raise InputError(f"sets: {name!r} holds {genes!r}; give a list of genes.")
     if (table.df_num > 1).any():
         raise InputError("Joint tests have no direction: give a table of single contrasts.")
     if table.alternative != "two-sided":

@@ -15,7 +15,7 @@ from flashmm.inference.tidy import tidy
 from flashmm.kernels.heterogeneity import Heterogeneity, welch_heterogeneity
 from flashmm.kernels.tails import f_tail
 from flashmm.lmm import LMMFit
-from flashmm.options import InputError, Status
+from flashmm.options import InputError, Status, checked
 from flashmm.shown import Shown
 
 COLUMNS = (
@@ -76,6 +76,7 @@ class HeterogeneityTable(Shown):
         return pd.DataFrame(tidy(self.genes, {"effect": self.effects}, columns))
 
 
+@checked
 def heterogeneity(table: TestTable) -> HeterogeneityTable:
     """Test whether an effect differs between the levels of a factor, such as cell types.
 
@@ -108,10 +109,6 @@ def heterogeneity(table: TestTable) -> HeterogeneityTable:
     average over the genes; `statistic` and `df_num` belong to it. A correlation makes no p-value
     smaller, because that of single genes is not known.
     """
-    if not isinstance(table, TestTable):
-        raise InputError(
-            f"table is a {type(table).__name__}; give the tests of contrast_tests or de."
-        )
     if (table.df_num > 1).any():
         raise InputError("Joint tests have no effect to compare: give a table of single contrasts.")
     if table.within is not None:

@@ -23,13 +23,14 @@ from flashmm.inference.table import TestTable
 from flashmm.inference.testing import contrast_tests
 from flashmm.kernels.tails import t_tail
 from flashmm.lmm import LMMFit, hold, refit
-from flashmm.options import DesignError, InputError, Status
+from flashmm.options import DesignError, InputError, Status, checked
 from flashmm.shown import Shown
 
 # Genes of an influence table that nobody has chosen.
 TOP_GENES = 20
 
 
+@checked
 def jackknife(
     fit: LMMFit, contrasts: Any = None, refit: bool = False, alternative: str = "two-sided"
 ) -> TestTable:
@@ -161,6 +162,7 @@ class InfluenceTable(Shown):
         )
 
 
+@checked
 def influence(
     fit: LMMFit,
     contrasts: Any = None,

@@ -13,12 +13,13 @@ from flashmm.inference.model_fit import ModelFit
 from flashmm.inference.table import TestTable
 from flashmm.inference.testing import contrast_tests
 from flashmm.kernels import studentized_range
-from flashmm.options import InputError
+from flashmm.options import InputError, checked
 from flashmm.within import FitsWithin
 
 ADJUSTMENTS = ("tukey", "holm", "none")
 
 
+@checked
 def pairwise(
     fit: ModelFit | FitsWithin,
     column: str,

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,7 @@ from flashmm.inference.permuted_labels import FEWEST, Permutation, plan_permutat
 from flashmm.inference.plan import check_alternative
 from flashmm.inference.tidy import tidy
 from flashmm.lmm import LMMFit
-from flashmm.options import InputError, is_number, note
+from flashmm.options import InputError, check_seed, checked, is_number, note
 from flashmm.shown import Shown
 
 NULLS = ("contrast", "factor")
@@ -117,6 +116,7 @@ class PermutationTable(Shown):
         )
 
 
+@checked
 def permutation_tests(
     model: SummaryStatistics | LMMFit,
     contrasts: Any = None,
@@ -246,8 +246,7 @@ def _check_numbers(n_permutations: int, seed: int) -> None:
             f"n_permutations must be a whole number from {FEWEST - 1} on, or no p-value could "
             f"reach 0.05; found {n_permutations!r}."
         )
-    if not (isinstance(seed, Integral) and seed >= 0):
-        raise InputError(f"seed must be a whole number from 0 on; found {seed!r}.")
+    check_seed(seed)
 
 
 def _note_few(permutation: Permutation, alternative: str) -> tuple[str, ...]:

@@ -151,11 +151,6 @@ def plan_permutation(
     InputError
         As `permutation_tests`.
     """
-    if not isinstance(model, SummaryStatistics | LMMFit):
-        raise InputError(
-            "permutation_tests takes SummaryStatistics or a fit of fit_lmm; found "
-            f"{type(model).__name__}."
-        )
     stats = model.stats if isinstance(model, LMMFit) else model
     groups, design = require_groups(stats, "A permutation")
     if stats.model is None:

@@ -11,7 +11,7 @@ from flashmm.inference.table import TestTable
 from flashmm.kernels import empirical_bayes as kernels
 from flashmm.kernels.engine import take
 from flashmm.names import did_you_mean, listed
-from flashmm.options import InputError
+from flashmm.options import InputError, checked
 from flashmm.within import FitsWithin
 
 #: How columns of variance ratios begin; the name of the component follows.
@@ -46,6 +46,7 @@ def priors_of(table: TestTable) -> dict[str, VarianceRatioPrior]:
     return found
 
 
+@checked
 def posterior_of(
     fit: ModelFit | FitsWithin, table: TestTable, gene: str, level: str | None = None
 ) -> pd.DataFrame:

@@ -20,7 +20,7 @@ from flashmm.kernels.mixture_power import mixture_power
 from flashmm.kernels.t_power import t_power
 from flashmm.lmm import LMMFit
 from flashmm.names import listed
-from flashmm.options import FlashmmError, InputError, is_number, note
+from flashmm.options import FlashmmError, InputError, checked, is_number, note
 from flashmm.shown import Shown
 from flashmm.within import FitsWithin
 
@@ -84,6 +84,7 @@ class PowerTable(Shown):
         """The column with what is to be found: `log2_fc`, or `effect`."""
         return "log2_fc" if "log2_fc" in self.frame else "effect"
 
+    @checked
     def needed(self, power: float = USUAL) -> pd.DataFrame:
         """The fewest subjects of the table with a mean power.
 
@@ -139,13 +140,14 @@ class _Asked:
     changed: float = 0.1
 
 
+@checked
 def power(
     pilot: TestTable | LMMFit | FitsWithin,
     contrast: Any = None,
     *,
     log2_fc: float | Sequence[float] = (0.5, 1.0),
     effect: float | Sequence[float] | None = None,
-    subjects: int | Sequence[int] = SUBJECTS,
+    subjects: float | Sequence[float] = SUBJECTS,
     cells: float | Sequence[float] | None = None,
     cells_cv: float | None = None,
     paired: bool | None = None,

@@ -15,7 +15,7 @@ from flashmm.inference.plan import TestPlan, Tests
 from flashmm.inference.screening import Screened
 from flashmm.inference.tidy import tidy
 from flashmm.names import did_you_mean, listed
-from flashmm.options import InputError, is_number
+from flashmm.options import InputError, checked, is_number
 from flashmm.shown import Shown, attached
 from flashmm.within import FitsWithin
 
@@ -154,6 +154,7 @@ class TestTable(Shown):
         """Names of the contrasts."""
         return tuple(contrast.name for contrast in self.contrasts)
 
+    @checked
     def to_frame(
         self,
         names: str = "flashmm",
@@ -203,6 +204,7 @@ class TestTable(Shown):
             frame = frame.assign(**columns, adj_p_global=adjusted)
         return frame if names == "flashmm" else frame.rename(columns=_pertpy_names(details))
 
+    @checked
     def found(self, fdr: float = 0.05) -> pd.Index:
         """The genes found: those with an adjusted p-value up to `fdr` in any of the tests."""
         if not (is_number(fdr) and 0 < fdr < 1):
@@ -211,6 +213,7 @@ class TestTable(Shown):
             hits: np.ndarray = np.any(self.adj_p_value <= fdr, axis=1)
         return self.genes[hits]
 
+    @checked
     def top(
         self,
         n: int = 10,

@@ -17,13 +17,14 @@ from flashmm.inference.screening import screen
 from flashmm.inference.table import TestTable
 from flashmm.inference.within import join_levels
 from flashmm.names import listed
-from flashmm.options import FormulaError, InputError, Status, note
+from flashmm.options import FormulaError, InputError, Status, checked, note
 from flashmm.within import FitsWithin
 
 # What tests of one model per level take where nothing is asked for.
 DEFAULT_WITHIN = "empirical-bayes"
 
 
+@checked
 def contrast_tests(
     fit: ModelFit | FitsWithin,
     contrasts: Any = None,
@@ -97,10 +98,6 @@ def contrast_tests(
         ddf = ddf or (DEFAULT_WITHIN if fit.options.method == "REML" else None)
         asked = {"alternative": alternative, "level": level, "lfc": lfc, "moderate": moderate}
         return _tests_within(fit, contrasts, ddf, asked, prior)
-    if not hasattr(fit, "test_blocks"):
-        raise InputError(
-            f"fit is a {type(fit).__name__}; give the fits of fit_lmm, fit_within or another model."
-        )
     method = ddf_method(ddf, fit.options.method)
     plan = TestPlan(alternative, level, lfc, moderate, _prior_of(prior))
     method.check(fit, plan)

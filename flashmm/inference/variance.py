@@ -23,7 +23,7 @@ from flashmm.inference.variance_plan import VariancePlan
 from flashmm.kernels import variance_tests as kernels
 from flashmm.kernels.threads import single_blas_thread
 from flashmm.lmm import LMMFit
-from flashmm.options import InputError, Status
+from flashmm.options import InputError, Status, check_seed, checked
 from flashmm.shown import Shown
 
 
@@ -133,6 +133,7 @@ class VarianceTable(Shown):
         )
 
 
+@checked
 def variance_tests(
     fit: LMMFit,
     components: Sequence[str] | str | None = None,
@@ -193,6 +194,7 @@ def variance_tests(
     plan = VariancePlan.of(fit, components, tests, intervals, level)
     if n_simulations < 100:
         raise InputError(f"n_simulations must be at least 100; found {n_simulations}.")
+    check_seed(seed)
     rows = _rows_of(fit, genes)
     wanted = np.isin(np.arange(fit.n_genes), rows) & fit.fitted
     with single_blas_thread():

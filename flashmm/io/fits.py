@@ -21,7 +21,7 @@ from flashmm.design.from_groups import summary_statistics
 from flashmm.io.groups import gene_names, groups_identity, read_groups
 from flashmm.lmm import LMMFit, prepare
 from flashmm.names import listed
-from flashmm.options import FitOptions, InputError
+from flashmm.options import FitOptions, InputError, checked
 from flashmm.storage.digests import ContentDigest
 from flashmm.storage.files import PathLike, atomic_path, package_version, reading, unchanged
 from flashmm.storage.hdf5 import hdf5_file, require_bounded
@@ -41,6 +41,7 @@ _OBS = ("status", "loglik", "n_iter", "decrement")
 _OBSM = ("coef", "theta", "fisher_information")
 
 
+@checked
 def write_fit(fit: LMMFit | FitsWithin, path: PathLike, groups_path: PathLike) -> None:
     """Write a fit as an AnnData whose obs are the genes (`.h5ad`).
 
@@ -144,6 +145,7 @@ def _relative(groups_path: Path, path: Path) -> str:
     return os.path.relpath(groups_path.resolve(), path.resolve().parent)
 
 
+@checked
 def read_fit(path: PathLike, groups_path: PathLike | None = None) -> LMMFit | FitsWithin:
     """Read what `write_fit` wrote, and rebuild the statistics from the groups file that it names.
 
@@ -280,6 +282,7 @@ def _gene_range(genes: pd.Index, source: Path, path: PathLike) -> tuple[int, int
     return int(places[0]), int(places[-1]) + 1
 
 
+@checked
 def join_fits(paths: Iterable[PathLike], path: PathLike) -> None:
     """Join fits of ranges of genes, each written by `write_fit`, to one file of all genes.
 

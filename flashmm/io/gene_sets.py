@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from flashmm.options import InputError
+from flashmm.options import InputError, checked
 from flashmm.storage.files import PathLike, reading
 
 
+@checked
 def read_gmt(path: PathLike) -> dict[str, tuple[str, ...]]:
     """Read gene sets from a GMT file, as the Molecular Signatures Database has them.
 

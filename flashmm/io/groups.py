@@ -17,7 +17,7 @@ from flashmm.cells.groups import GroupStatistics, merge_headers, moment_name, mo
 from flashmm.cells.size_factors import GENES, size_factors
 from flashmm.cells.withheld import without_small_groups
 from flashmm.names import listed
-from flashmm.options import InputError
+from flashmm.options import InputError, checked
 from flashmm.storage.chunks import write_gzip
 from flashmm.storage.digests import ContentDigest, column_checksums
 from flashmm.storage.files import PathLike, atomic_path, reading, unchanged
@@ -29,6 +29,7 @@ _DIGEST, _CHECKSUMS, _ORIGIN = "digest", "checksums", "origin"
 _COVARIATE_ORIGIN = "covariate_origin"
 
 
+@checked
 def write_groups(
     groups: GroupStatistics, path: PathLike, *, minimum_cells: int | None = None
 ) -> None:
@@ -104,6 +105,7 @@ def _digest(recipe: Mapping[str, Any], header: GroupStatistics, checksums: np.nd
     return digest.hexdigest()
 
 
+@checked
 def read_groups(path: PathLike, genes: tuple[int, int] | None = None) -> GroupStatistics:
     """Read what `write_groups` wrote.
 
@@ -132,6 +134,7 @@ def read_groups(path: PathLike, genes: tuple[int, int] | None = None) -> GroupSt
     return read
 
 
+@checked
 def read_size_factors(
     path: PathLike,
     within: str | None = None,
@@ -169,6 +172,7 @@ def read_size_factors(
     return size_factors(header, within, method, samples)
 
 
+@checked
 def merge_files(paths: Iterable[PathLike], genes: str = "same") -> GroupStatistics:
     """Merge files that `write_groups` wrote, reading one after another.
 

@@ -9,10 +9,11 @@ import pandas as pd
 
 from flashmm.kinship.data import KinshipFactor, kinship_factor
 from flashmm.names import listed
-from flashmm.options import InputError
+from flashmm.options import InputError, checked
 from flashmm.storage.files import PathLike, reading
 
 
+@checked
 def read_kinship_file(path: PathLike, kind: str = "kinship") -> pd.DataFrame | KinshipFactor:
     """Read what says how related individuals are.
 

@@ -11,12 +11,14 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import parquet
 
+from flashmm.options import checked
 from flashmm.storage.files import PathLike, atomic_path, package_version, reading
 
 # Key of the metadata of a Parquet schema.
 _PROVENANCE = b"flashmm"
 
 
+@checked
 def write_table(
     frame: pd.DataFrame,
     path: PathLike,
@@ -60,6 +62,7 @@ def write_text(frame: pd.DataFrame, path: PathLike, header: bool = True) -> None
         )
 
 
+@checked
 def read_provenance(path: PathLike) -> dict[str, Any]:
     """Read what made a Parquet table that `write_table` wrote."""
     with reading(path):
@@ -67,6 +70,7 @@ def read_provenance(path: PathLike) -> dict[str, Any]:
     return dict(json.loads(metadata.get(_PROVENANCE, b"{}")))
 
 
+@checked
 def read_table(path: PathLike) -> pd.DataFrame:
     """Read a Parquet table that `write_table` wrote."""
     with reading(path):

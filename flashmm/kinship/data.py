@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from flashmm.names import first_of
-from flashmm.options import InputError, note
+from flashmm.options import InputError, checked, note
 from flashmm.shown import Shown
 
 # Largest asymmetry, relative to the largest diagonal element, that is taken as rounding.
@@ -46,6 +46,7 @@ class KinshipFactor(Shown):
         return self.G @ self.G.T
 
 
+@checked
 def kinship_factor(genotypes: Any) -> KinshipFactor:
     """Factor of the realised kinship of genotypes, without forming individuals × individuals.
 
@@ -93,6 +94,7 @@ def kinship_factor(genotypes: Any) -> KinshipFactor:
     return KinshipFactor(G, table.index, tuple(notes))
 
 
+@checked
 def kinship_root(K: Any) -> KinshipFactor:
     """Root G of a kinship matrix, K = GG', for models that take a factor.
 

@@ -19,7 +19,7 @@ from flashmm.kernels.threads import single_blas_thread
 from flashmm.kinship.data import as_numbers
 from flashmm.kinship.rotation import KinshipBlock, KinshipRotation
 from flashmm.lmm import FITTED
-from flashmm.options import FitOptions, InputError, Status
+from flashmm.options import FitOptions, InputError, Status, checked
 from flashmm.shown import Shown
 
 COMPONENTS = ("kinship", "residual")
@@ -223,6 +223,7 @@ class KinshipFit(Shown):
         rotated = self.rotation.status == Status.OK
         return rotated & ~np.isin(self.status, without)
 
+    @checked
     def confidence_interval(self, level: float = 0.95) -> np.ndarray:
         """Profile-likelihood interval of h².
 
@@ -251,6 +252,7 @@ class KinshipFit(Shown):
             full[part.index] = part.engine.interval(h, u, part.data.t, drop, self.options.max_iter)
         return full
 
+    @checked
     def profile_frame(self, traits: Sequence[str] | None = None, points: int = 201) -> pd.DataFrame:
         """Log-likelihood over h² as a tidy table, for `flashmm.plots.heritability_plot`.
 
@@ -269,8 +271,10 @@ class KinshipFit(Shown):
         Raises
         ------
         InputError
-            A trait that is not there or was not fitted.
+            A trait that is not there or was not fitted, or no points.
         """
+        if points < 1:
+            raise InputError(f"points must be a whole number from 1 on; found {points!r}.")
         names = list(self.traits[self.fitted][:6]) if traits is None else list(traits)
         known = self.traits[self.fitted]
         unknown = [name for name in names if name not in known]
@@ -287,6 +291,7 @@ class KinshipFit(Shown):
             }
         )
 
+    @checked
     def to_frame(self, level: float = 0.95) -> pd.DataFrame:
         """One row per trait: h2 with standard error and interval, variances, likelihood, status."""
         interval = self.confidence_interval(level)

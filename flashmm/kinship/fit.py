@@ -15,12 +15,13 @@ from flashmm.kinship.data import as_numbers
 from flashmm.kinship.estimates import KinshipFit, chunks, likelihood_constant
 from flashmm.kinship.rotation import KinshipBlock, KinshipRotation
 from flashmm.lmm import NOTHING_LEFT
-from flashmm.options import FitOptions, InputError, Status, note
+from flashmm.options import FitOptions, InputError, Status, checked, note
 
 # Residual sum of squares relative to y'y below which the projection left rounding only.
 ROUNDING = 1e-20
 
 
+@checked
 def fit_kinship_lmm(
     rotation: KinshipRotation,
     method: str = "REML",
@@ -62,11 +63,6 @@ def fit_kinship_lmm(
     cell is refined by Newton steps. h² = 1 is a maximum like any other where K has full rank
     outside X.
     """
-    if not isinstance(rotation, KinshipRotation):
-        raise InputError(
-            "fit_kinship_lmm takes what rotate_by_kinship returns; found "
-            f"{type(rotation).__name__}."
-        )
     options = FitOptions(method, max_iter=max_iter, tol=tol)
     held = None if h2 is None else _held(h2, rotation.n_traits)
     results = _Results.empty(rotation)

@@ -27,7 +27,7 @@ from flashmm.kinship.data import (
     scale_of,
 )
 from flashmm.names import first_of
-from flashmm.options import DesignError, InputError, Status, note
+from flashmm.options import DesignError, InputError, Status, checked, note
 from flashmm.shown import Shown
 
 # Patterns of missing values above which the cost of rotating each is said.
@@ -150,6 +150,7 @@ class KinshipSource:
         return rotate_matrix(self.values if everyone else self.values[np.ix_(rows, rows)], X)
 
 
+@checked
 def rotate_by_kinship(
     K: Any, Y: Any, X: Any = None, *, G: Any = None, scale: bool = False
 ) -> KinshipRotation:

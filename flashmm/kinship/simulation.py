@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from flashmm.kinship.data import as_numbers, kinship_factor
-from flashmm.options import InputError
+from flashmm.options import InputError, check_seed, checked
 from flashmm.shown import Shown
 
 
@@ -38,6 +38,7 @@ class KinshipSimulation(Shown):
     h2: pd.Series
 
 
+@checked
 def simulate_kinship_traits(
     n: int = 500,
     n_traits: int = 100,
@@ -83,6 +84,7 @@ def simulate_kinship_traits(
             "n must be at least 4 and n_traits, n_markers and family_size at least 1; found "
             f"n={n}, n_traits={n_traits}, n_markers={n_markers}, family_size={family_size}."
         )
+    check_seed(seed)
     rng = np.random.default_rng(seed)
     individuals = pd.Index([f"I{i + 1:0{len(str(n))}d}" for i in range(n)], dtype=object)
     traits = pd.Index([f"T{i + 1:0{len(str(n_traits))}d}" for i in range(n_traits)], dtype=object)

@@ -15,7 +15,7 @@ from flashmm.kernels.kronecker_search import climb
 from flashmm.kernels.threads import single_blas_thread
 from flashmm.multitrait.model import TraitModel, build_model
 from flashmm.multitrait.scan import scan
-from flashmm.options import InputError, Status
+from flashmm.options import InputError, Status, checked
 from flashmm.shown import Shown
 
 # Eigenvalue of a covariance, relative to the largest, that is rounding and not its own.
@@ -209,6 +209,7 @@ class MultiTraitFit(Shown):
         )
 
 
+@checked
 def fit_multitrait_lmm(
     Y: Any,
     X: Any,

@@ -10,12 +10,13 @@ import pandas as pd
 from flashmm.inference.table import TestTable
 from flashmm.io.tables import write_table, write_text
 from flashmm.notebook.rows import has_groups
-from flashmm.options import InputError
+from flashmm.options import InputError, checked
 from flashmm.storage.files import PathLike
 
 KEY = "flashmm"
 
 
+@checked
 def to_anndata(table: TestTable, adata: ad.AnnData, key: str = KEY) -> ad.AnnData:
     """Put the tests into `varm` and `uns` of an AnnData with these genes, in place.
 
@@ -68,6 +69,7 @@ def _writable(frame: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
+@checked
 def write(table: TestTable, path: PathLike) -> None:
     """Write the tests with intervals and details, as the ending of the path says.
 

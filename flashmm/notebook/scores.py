@@ -11,12 +11,13 @@ import pandas as pd
 from flashmm.inference.table import TestTable
 from flashmm.io.tables import write_text
 from flashmm.kernels.gene_sets import normal_scores
-from flashmm.options import InputError
+from flashmm.options import InputError, checked
 from flashmm.storage.files import PathLike
 
 KINDS = ("z", "t", "estimate")
 
 
+@checked
 def scores(table: TestTable, kind: str = "z", missing: float | None = 0.0) -> pd.DataFrame:
     """Matrix of tests × genes, as decoupler takes it (`mat`).
 
@@ -66,6 +67,7 @@ def _names(table: TestTable) -> list[str]:
     return [f"{a}, {b}" for a, b in zip(table.levels, table.contrast_names, strict=True)]
 
 
+@checked
 def write_ranks(table: TestTable, folder: PathLike, kind: str = "z") -> list[Path]:
     """Write a ranked list of genes for each test, ``.rnk``, as fgsea and GSEA read them.
 
@@ -91,6 +93,8 @@ def write_ranks(table: TestTable, folder: PathLike, kind: str = "z") -> list[Pat
     files = [re.sub(r"[^\w.+-]+", "_", str(name)).strip("_") + ".rnk" for name in frame.index]
     if len(set(files)) < len(files):
         raise InputError(f"Two tests would be written to the same file: {sorted(files)}.")
+    if target.exists() and not target.is_dir():
+        raise InputError(f"folder: '{target}' is a file; give the name of a folder.")
     target.mkdir(parents=True, exist_ok=True)
     written = []
     for file, (_, row) in zip(files, frame.iterrows(), strict=True):

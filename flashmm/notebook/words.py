@@ -13,7 +13,7 @@ from flashmm.inference.influence import influence
 from flashmm.inference.replication import FEW_DF, replicating_df
 from flashmm.inference.table import TestTable
 from flashmm.notebook.rows import fits_of, has_groups, rows_of_gene
-from flashmm.options import FlashmmError, FlashmmWarning, Status
+from flashmm.options import FlashmmError, FlashmmWarning, Status, checked
 
 
 class Explanation(str):
@@ -25,6 +25,7 @@ class Explanation(str):
         return str(self)
 
 
+@checked
 def explain(table: TestTable, gene: str) -> Explanation:
     """Say what was found for a gene: estimate, interval, who carries it, status, in words.
 

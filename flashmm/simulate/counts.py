@@ -19,10 +19,10 @@ effects.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,14 @@ from scipy import sparse
 from tqdm.auto import tqdm
 
 from flashmm.kernels.threads import workers
+from flashmm.options import checked
 from flashmm.shown import Shown
 from flashmm.simulate.plan import BLOCK_CELLS, Plan, make_plan
 from flashmm.simulate.seeds import Seed
 from flashmm.simulate.spec import SimulationSpec, require_distribution
 from flashmm.simulate.values import check_whole, plain
 from flashmm.simulate.writer import in_order, write_cells
-from flashmm.storage.files import file_digest, package_version
+from flashmm.storage.files import PathLike, file_digest, package_version
 from flashmm.storage.workspace import require_disk
 
 BYTES_PER_COUNT, BYTES_PER_CELL = 2.0, 50.0  # of a file, compressed: what is needed at least
@@ -85,11 +86,12 @@ class Simulation(Shown):
     path: Path | None = None
 
 
+@checked
 def simulate_counts(
     spec: SimulationSpec,
     seed: Seed,
     *,
-    path: str | PathLike[str] | None = None,
+    path: PathLike | None = None,
     chunk_cells: int = 4_096,
     threads: int = 2,
     progress: bool | None = None,
@@ -185,7 +187,7 @@ def _self_description(plan: Plan) -> dict[str, Any]:
 
 def _provenance(plan: Plan) -> dict[str, Any]:
     reference = plan.spec.reference
-    digest = file_digest(reference) if isinstance(reference, str | PathLike) else None
+    digest = file_digest(reference) if isinstance(reference, str | os.PathLike) else None
     types = dict(zip(plan.spec.cell_types, plan.background.types, strict=False))
     return {
         "flashmm": package_version(),

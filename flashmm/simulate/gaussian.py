@@ -10,6 +10,7 @@ import pandas as pd
 from flashmm.cells.groups import N_CELLS, GroupStatistics, group_rows
 from flashmm.kernels.gaussian_groups import draw_group_sums
 from flashmm.kernels.negative_binomial import Floats, Integers
+from flashmm.options import checked
 from flashmm.shown import Shown
 from flashmm.simulate.genes import DEFAULT_GENES
 from flashmm.simulate.seeds import GeneStream, Seed, Streams
@@ -61,6 +62,7 @@ class GaussianSimulation(Shown):
     notes: tuple[str, ...] = ()
 
 
+@checked
 def simulate_gaussian_groups(spec: SimulationSpec, seed: Seed) -> GaussianSimulation:
     """Simulate normal values of cells as the sums over groups that a mixed model is fitted from.
 

@@ -29,7 +29,7 @@ from flashmm.kinship.data import KinshipFactor
 from flashmm.kinship.fit import KinshipFit, fit_kinship_lmm
 from flashmm.kinship.rotation import rotate_by_kinship
 from flashmm.names import did_you_mean, listed
-from flashmm.options import DesignError, InputError, Status, note
+from flashmm.options import DesignError, InputError, Status, checked, note
 from flashmm.subject_level.models import heritability_table
 
 # Residual variance, relative to the mean square, below which it is rounding only.
@@ -37,6 +37,7 @@ NOTHING = 1e-20
 SAMPLE = "sample"
 
 
+@checked
 def bulk_tests(
     bulk: ad.AnnData,
     formula: str,
@@ -44,7 +45,7 @@ def bulk_tests(
     *,
     individual: str | None = None,
     kinship: pd.DataFrame | KinshipFactor | None = None,
-    reference: Mapping[str, str] | None = None,
+    reference: Mapping[str, Any] | None = None,
     moderate: bool = True,
     level: float = 0.95,
 ) -> TestTable:
@@ -85,7 +86,8 @@ def bulk_tests(
     bulk = _with_reference(bulk, reference)
     if kinship is not None:
         fit, coefficient_columns = _kinship_fit(bulk, kinship, formula, individual, "REML")
-        asked = contrasts or [c for c in fit.coefficients if c != "Intercept"] or None
+        others = [c for c in fit.coefficients if c != "Intercept"] or None
+        asked = others if contrasts is None else contrasts
         resolved = resolve_contrasts(asked, fit.coefficients, coefficient_columns)
         return contrast_tests(fit, {c.name: c.matrix.T for c in resolved}, level=level)
     if bulk.obs[individual].duplicated().any():
@@ -107,6 +109,7 @@ def bulk_tests(
     return _least_squares(bulk, formula, contrasts, moderate, level, said)
 
 
+@checked
 def heritability(
     bulk: ad.AnnData,
     kinship: pd.DataFrame | KinshipFactor | None,
@@ -183,7 +186,7 @@ def _repeated(obs: pd.DataFrame) -> str:
     return ""
 
 
-def _with_reference(bulk: ad.AnnData, reference: Mapping[str, str] | None) -> ad.AnnData:
+def _with_reference(bulk: ad.AnnData, reference: Mapping[str, Any] | None) -> ad.AnnData:
     """The same samples with other first levels."""
     if not reference:
         return bulk
@@ -267,7 +270,8 @@ def _least_squares(
     """Tests of single contrasts by the t distribution."""
     design = fixed_design(bulk.obs, formula, "samples")
     names = tuple(map(str, design.X.columns))
-    asked = contrasts or [name for name in names if name != "Intercept"] or None
+    others = [name for name in names if name != "Intercept"] or None
+    asked = others if contrasts is None else contrasts
     resolved = contrasts_of(asked, names, design.coefficient_columns, None)
     joint = [c.name for c in resolved if len(c.matrix) > 1]
     if joint:

@@ -16,8 +16,8 @@ import scipy.sparse as sp
 
 from flashmm.cells.groups import N_CELLS, GroupStatistics
 from flashmm.design.columns import FixedDesign, fixed_design, formula_columns
-from flashmm.names import listed
-from flashmm.options import DesignError, InputError, note
+from flashmm.names import did_you_mean, listed
+from flashmm.options import DesignError, InputError, checked, note
 from flashmm.shown import Shown
 
 
@@ -62,8 +62,17 @@ class SubjectMeans(Shown):
         """Names of the traits, as text."""
         return self.n_cells.columns
 
+    @checked
     def of_gene(self, gene: str) -> pd.DataFrame:
-        """Means of one gene, subjects × traits."""
+        """Means of one gene, subjects × traits.
+
+        Raises
+        ------
+        InputError
+            There is no such gene.
+        """
+        if gene not in self.genes:
+            raise InputError(f"there is no gene {gene!r}{did_you_mean(gene, self.genes)}")
         values = self.values[:, :, self.genes.get_loc(gene)]
         return pd.DataFrame(values, index=self.subjects, columns=self.traits)
 
@@ -80,6 +89,7 @@ class SubjectMeans(Shown):
             self.notes,
         )
 
+    @checked
     def column(self, name: str) -> pd.Series:
         """A column that says one thing of each subject.
 
@@ -114,6 +124,7 @@ class SubjectMeans(Shown):
             self.column(name)
         return fixed_design(self.obs, formula, "subjects")
 
+    @checked
     def most_variable(self, n: int) -> list[str]:
         """Return the `n` genes whose means differ most between subjects, averaged over traits."""
         counted = np.isfinite(self.values[:, :, :1]).sum(0) > 1
@@ -125,6 +136,7 @@ class SubjectMeans(Shown):
         return [str(name) for name in self.genes[chosen]]
 
 
+@checked
 def subject_means(
     groups: GroupStatistics,
     subject: str = "subject",

@@ -25,7 +25,15 @@ from flashmm.kinship.fit import KinshipFit, fit_kinship_lmm
 from flashmm.kinship.rotation import rotate_by_kinship
 from flashmm.multitrait.fit import MultiTraitFit, fit_multitrait_lmm
 from flashmm.names import did_you_mean, listed
-from flashmm.options import DesignError, FlashmmError, FlashmmWarning, InputError, Status, note
+from flashmm.options import (
+    DesignError,
+    FlashmmError,
+    FlashmmWarning,
+    InputError,
+    Status,
+    checked,
+    note,
+)
 from flashmm.subject_level.means import SubjectMeans
 
 # Genes and cell types whose likelihood profiles are kept for a figure.
@@ -56,6 +64,7 @@ class SubjectKinship:
     notes: tuple[str, ...]
 
 
+@checked
 def kinship_by_trait(
     means: SubjectMeans,
     K: pd.DataFrame | KinshipFactor,
@@ -156,7 +165,8 @@ def _tests(
     contrasts: str | Sequence[str] | None,
 ) -> pd.DataFrame:
     """Tests of the covariates, led by the cell type; no rows where there are none."""
-    chosen = contrasts or [name for name in fit.coefficients if name != INTERCEPT]
+    others = [name for name in fit.coefficients if name != INTERCEPT]
+    chosen = others if contrasts is None else contrasts
     if not chosen:
         return pd.DataFrame({n: [] for n in ("cell_type", "gene", "contrast", *frame_columns())})
     resolved = resolve_contrasts(chosen, fit.coefficients, design.coefficient_columns)
@@ -203,6 +213,7 @@ def indicators(column: pd.Series) -> KinshipFactor:
     return KinshipFactor(table.to_numpy(), pd.Index(column.index, dtype=object))
 
 
+@checked
 def multitrait_by_gene(
     means: SubjectMeans,
     K: pd.DataFrame | KinshipFactor,
@@ -240,6 +251,8 @@ def multitrait_by_gene(
     FlashmmError
         Inputs that do not fit each other, or no gene can be fitted.
     """
+    if not genes:
+        raise InputError("genes is an empty list: give the name of at least one gene.")
     unknown = [gene for gene in genes if gene not in means.genes]
     if unknown:
         hint = did_you_mean(unknown[0], map(str, means.genes))

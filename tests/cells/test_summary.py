@@ -775,7 +775,7 @@ def test_ranges_that_are_not_there(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"shard=\(.*number of cells, 80"):
             summarise(adata, BY, shard=wrong)
     for options in ({"cells": (1, 2, 3)}, {"shard": "ab"}, {"shard": 2}):
-        with pytest.raises(InputError, match="is not two whole numbers"):
+        with pytest.raises(InputError, match="must be 2 whole numbers"):
             summarise(adata, BY, **options)
     with pytest.raises(InputError, match="give one of them"):
         summarise(adata, BY, cells=(0, 5), shard=(1, 2))

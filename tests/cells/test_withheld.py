@@ -70,8 +70,8 @@ def test_sites_that_withhold_and_merge_equal_the_groups_that_all_would_give():
     ("asked", "said"),
     [
         ({"minimum_cells": 0}, "below 1"),
-        ({"minimum_cells": 2.5}, "no whole number"),
-        ({"minimum_cells": True}, "no whole number"),
+        ({"minimum_cells": 2.5}, "must be a whole number"),
+        ({"minimum_cells": True}, "must be a whole number"),
         ({"minimum_cells": 99}, "no group has so many cells, the largest has 10"),
         ({"minimum_cells": 5, "shard": (1, 2)}, "Merge the ranges first"),
     ],

@@ -167,7 +167,7 @@ def test_one_level_has_no_difference(groups):
         ({"condition": "d"}, "no level 'd'"),
         ({"conditon": "a"}, "did you mean 'condition'"),
         ({"age": "30"}, "holds float64 values"),
-        ("ctrl", "maps columns to levels"),
+        ("ctrl", "reference must be a dictionary"),
     ],
 )
 def test_references_that_there_are_not(groups, reference, words):

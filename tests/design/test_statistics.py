@@ -309,7 +309,7 @@ OK = dict(Y=COUNTS, X=DESIGN, Z=LEVELS, component_sizes=[5, 8])
         (dict(component_sizes=[13, -1]), "whole numbers from 1"),
         (dict(component_sizes=[13, 0]), "component 2 has no columns and does not follow two"),
         (dict(component_sizes=[]), "whole numbers from 1"),
-        (dict(component_sizes=[6.5, 6.5]), "whole numbers from 1"),
+        (dict(component_sizes=[6.5, 6.5]), "a list of whole numbers"),
         (dict(block=0), "block is a number of cells"),
         (dict(coefficients=["a", "b", "a"]), r"coefficients occur more than once: 'a'"),
         (dict(X=pd.DataFrame(DESIGN, columns=["a", "b", "b"])), "coefficients occur more than"),

@@ -43,9 +43,9 @@ def test_a_one_sided_table_is_refused(table):
     ("sets", "options", "words"),
     [
         ({}, {}, "at least one set"),
-        ({"a": "gene1"}, {}, "'a' holds 'gene1'"),
-        ({"a": 3}, {}, "'a' holds 3; give a list of genes"),
-        ({"a": None}, {}, "'a' holds None"),
+        ({"a": "gene1"}, {}, "a dictionary of lists of texts; found .'a': 'gene1'."),
+        ({"a": 3}, {}, "a dictionary of lists of texts; found .'a': 3."),
+        ({"a": None}, {}, "found .'a': None."),
         ({"a": ["nothing"]}, {}, "none of their genes"),
         ({"a": ["gene1"]}, {"correlation": 1.0}, "correlation is from 0"),
         ({"a": ["gene1"]}, {"correlation": "camera"}, "found 'camera'"),

@@ -160,7 +160,7 @@ class TestMinimumEffect:
         for lfc in (-1, np.nan, np.inf, "0.1", None):
             with pytest.raises(fm.InputError, match="lfc"):
                 fm.contrast_tests(nested, lfc=lfc)
-        with pytest.raises(fm.InputError, match="moderate is True or False; found 'yes'"):
+        with pytest.raises(fm.InputError, match="moderate must be True or False; found 'yes'"):
             fm.contrast_tests(nested, moderate="yes")
         for option in ({"lfc": 1.0}, {"moderate": True}, {"alternative": "less"}):
             with pytest.raises(fm.InputError, match="Joint F tests"):

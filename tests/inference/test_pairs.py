@@ -145,7 +145,7 @@ def test_one_model_per_level():
 
 
 def test_what_is_refused(balanced):
-    with pytest.raises(fm.InputError, match="fit is a TestTable; give the fits"):
+    with pytest.raises(fm.InputError, match=r"a fit .*; found a TestTable"):
         fm.pairwise(fm.contrast_tests(balanced, "condition"), "condition")
     with pytest.raises(fm.InputError, match="tukey, holm, none"):
         fm.pairwise(balanced, "condition", adjust="dunnett")

@@ -491,7 +491,7 @@ class TestRefuses:
             fm.permutation_tests(stats)
 
     def test_other_objects(self):
-        with pytest.raises(fm.InputError, match="found DataFrame"):
+        with pytest.raises(fm.InputError, match="found a DataFrame"):
             fm.permutation_tests(pd.DataFrame())
 
     def test_kenward_roger_of_ml(self):

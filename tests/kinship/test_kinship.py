@@ -534,12 +534,15 @@ def test_options_are_checked():
     ml = fm.fit_kinship_lmm(rotation, "ML")
     for call, message in [
         (lambda: fm.fit_kinship_lmm(rotation, "MLE"), "method must be one of REML, ML"),
-        (lambda: fm.fit_kinship_lmm(K), "takes what rotate_by_kinship returns"),
+        (lambda: fm.fit_kinship_lmm(K), "a KinshipRotation .from rotate_by_kinship"),
         (lambda: fm.fit_kinship_lmm(rotation, h2=1.5), "h2 must lie between 0 and 1"),
         (lambda: fm.fit_kinship_lmm(rotation, h2=[0.5, 0.5]), r"one per trait \(5\)"),
         (lambda: fit.profile_loglik([0.5, 2]), "from 0 to 1"),
         (lambda: fit.profile_loglik("all"), "h2_grid: str holds no real numbers"),
-        (lambda: fm.fit_kinship_lmm(rotation, h2="high"), "h2: str holds no real numbers"),
+        (
+            lambda: fm.fit_kinship_lmm(rotation, h2="high"),
+            "h2 must be a number or a list of numbers",
+        ),
         (lambda: fit.profile_frame(["nobody"]), "'nobody' is not among the fitted traits"),
         (lambda: fit.confidence_interval(95), "level must lie between 0 and 1"),
         (lambda: fm.contrast_tests(ml, ddf="kenward-roger"), "defined for REML"),

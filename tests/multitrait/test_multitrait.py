@@ -279,7 +279,7 @@ BAD = {
     },
     "A holds values that are missing or infinite": {"A": lambda Y, X, G: np.full((3, 1), np.nan)},
     "rank is 4 and there are 3 traits": {"rank": lambda Y, X, G: 4},
-    "rank must be a whole number of at least 0; found 1.5": {"rank": lambda Y, X, G: 1.5},
+    "rank must be a whole number; found 1.5": {"rank": lambda Y, X, G: 1.5},
     "n_starts must be a whole number of at least 1": {"n_starts": lambda Y, X, G: 0},
     "seed must be a whole number": {"seed": lambda Y, X, G: "x"},
     "method must be one of REML, ML; found 'reml'": {"method": lambda Y, X, G: "reml"},

@@ -98,7 +98,7 @@ def test_tables_that_cannot_be_used(make, message: str) -> None:
 
 def test_long_tables_that_cannot_be_used() -> None:
     long = FPKM.rename_axis("gene").reset_index().melt("gene")
-    with pytest.raises(fm.InputError, match="table is a int; give a DataFrame or the path"):
+    with pytest.raises(fm.InputError, match="table must be a DataFrame or a path; found 3"):
         fm.read_bulk(3)
     with pytest.raises(fm.InputError, match="1 pairs of a gene and a sample more than once"):
         fm.read_bulk(pd.concat([long, long[:1]]), layout="long")
