@@ -16,7 +16,8 @@
 # make bench                        speed and memory, with docs/performance.md written anew; 15 minutes
 # make bench QUICK=1                small sizes, 2 minutes; SECTIONS="summarise peers" for some only
 # make fuzz                         3,000 random designs against a dense likelihood of other code, and
-#                                   docs/reliability.md written anew; an hour. DESIGNS=100 for some only
+#                                   docs/reliability.md written anew; an hour, and a killed run goes on.
+#                                   DESIGNS=100 for some only
 # make million                      a million cells x 20,000 genes, from simulation to tested table;
 #                                   FILES=10 reads ten files of them, a model per cell type (29 GB);
 #                                   FORMAT=zarr the same numbers from zarr too (as much again)

@@ -4,6 +4,8 @@ python benchmarks/fuzz.py                     # 3,000 designs from seed 0
 python benchmarks/fuzz.py --designs 100 --seed 7
 python benchmarks/fuzz.py --docs              # and write docs/reliability.md anew
 
+A run that was killed goes on where it stopped, as long as the code is the same.
+
 A design has 6 to 60 cells, one to three components (crossed, nested, a variance for each type,
 slopes, and in every eighth design correlated intercepts and slopes, `(1 + x | g)`), unequal groups,
 columns of X that are nearly or quite collinear, and responses with components at zero and far from
@@ -14,12 +16,16 @@ against `fuzz_reference`.
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import common
@@ -29,6 +35,7 @@ import reliability
 from fuzz_reference import Best, Dense, best_of_pair, best_optimum
 
 import flashmm as fm
+from flashmm.storage.files import atomic_path
 
 Array = np.ndarray
 
@@ -276,18 +283,34 @@ def compared(
 # ---- all of them ---------------------------------------------------------------------------------
 
 
-def rows_of(seed: int) -> list[dict[str, Any]]:
-    """All rows of one design."""
-    return list(check(random_design(seed), seed))
+def rows_of(seed: int, parts: Path | None = None) -> list[dict[str, Any]]:
+    """All rows of one design; those of a folder of parts are read, others are added to it."""
+    if parts is None:
+        return list(check(random_design(seed), seed))
+    part = parts / f"{seed}.json"
+    if not part.exists():
+        part.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(part) as unfinished:
+            unfinished.write_text(json.dumps(rows_of(seed), default=float))
+    rows: list[dict[str, Any]] = json.loads(part.read_text())
+    return rows
 
 
-def run(seeds: Sequence[int], jobs: int = 1) -> pd.DataFrame:
+def run(seeds: Sequence[int], jobs: int = 1, parts: Path | None = None) -> pd.DataFrame:
     """All rows of many designs, in processes side by side."""
+    made = partial(rows_of, parts=parts)
     if jobs == 1:
-        return pd.DataFrame(row for seed in seeds for row in rows_of(seed))
+        return pd.DataFrame(row for seed in seeds for row in made(seed))
     with get_context("spawn").Pool(jobs) as pool:
-        found = pool.imap(rows_of, seeds, chunksize=10)
+        found = pool.imap(made, seeds, chunksize=10)
         return pd.DataFrame(row for rows in found for row in rows)
+
+
+def parts_of_this_code() -> Path:
+    """Where rows are kept, so that a run that was killed goes on; other code has another folder."""
+    ours = [*(common.ROOT / "flashmm").rglob("*.py"), *common.HERE.glob("fuzz*.py")]
+    content = b"".join(path.read_bytes() for path in sorted(ours))
+    return common.RESULTS / "fuzz" / hashlib.sha256(content).hexdigest()[:12]
 
 
 def failures(rows: pd.DataFrame) -> pd.DataFrame:
@@ -362,7 +385,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--docs", action="store_true", help="write docs/reliability.md anew")
     options = parser.parse_args()
-    rows = run(range(options.seed, options.seed + options.designs), options.jobs)
+    seeds = range(options.seed, options.seed + options.designs)
+    rows = run(seeds, options.jobs, parts_of_this_code())
     print(summary(rows))
     failed = failures(rows)
     if len(failed):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import wraps
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,31 @@ def test_fits_are_the_best_maxima_of_a_dense_likelihood(fuzz):
     assert fits.below.notna().sum() > 12
     failed = fuzz.failures(rows)
     assert failed.empty, failed.to_string()
+
+
+def test_designs_that_are_done_are_not_done_again(fuzz, tmp_path, monkeypatch):
+    whole = fuzz.run([2, 3])
+    monkeypatch.setattr(fuzz, "check", checked_once(fuzz.check, stop_before=3))
+    with pytest.raises(KeyboardInterrupt):
+        fuzz.run([2, 3], parts=tmp_path / "parts")
+    monkeypatch.setattr(fuzz, "check", checked_once(fuzz.check.__wrapped__))
+    resumed = fuzz.run([2, 3], parts=tmp_path / "parts")
+    assert fuzz.check.seeds == [3]
+    assert fuzz.summary(resumed) == fuzz.summary(whole)
+
+
+def checked_once(check, stop_before=None):
+    """The checks of a design, with the seeds that were asked for."""
+
+    @wraps(check)
+    def recorded(design, seed):
+        if seed == stop_before:
+            raise KeyboardInterrupt
+        recorded.seeds.append(seed)
+        return check(design, seed)
+
+    recorded.seeds = []
+    return recorded
 
 
 @pytest.mark.parametrize("seed", [1441, 1520])
