@@ -79,6 +79,10 @@ def finished(tmp_path_factory) -> Workflow:
 
 @pytest.fixture
 def counts() -> ad.AnnData:
+    return made_counts()
+
+
+def made_counts() -> ad.AnnData:
     """Counts of four subjects in both conditions and one cell type with a comma in its name."""
     rng = np.random.default_rng(3)
     n = 160
