@@ -1,22 +1,20 @@
-"""What runs of Snakemake and their jobs do first, done once: `snakemake_runs` forks from it.
-
-Figures of their reports are small and not laid out; how figures look is what `tests/plots` asks.
-"""
+"""What runs of Snakemake and their jobs do first, done once: `snakemake_runs` forks from it."""
 
 from __future__ import annotations
 
 from importlib import import_module
 
+import pytest
 import smart_open  # noqa: F401
 import snakemake.iocontainers
 import snakemake.report.html_reporter  # noqa: F401
+from coarse_figures import draw_coarsely
 from numba.core.registry import cpu_target
 from snakemake.cli import get_argument_parser
 
 import flashmm.workflow.jobs
 import flashmm.workflow.plan  # noqa: F401
 from flashmm import plots
-from flashmm.plots import style
 from flashmm.storage.provenance import PACKAGE, source_digest
 
 for step in (PACKAGE / "workflow" / "steps").glob("[a-z]*.py"):
@@ -28,5 +26,4 @@ get_argument_parser()  # finds the plugins
 cpu_target.typing_context.refresh()
 cpu_target.target_context.refresh()
 
-style.PNG_DPI = 30
-style.STYLE["figure.constrained_layout.use"] = False
+draw_coarsely(pytest.MonkeyPatch())
