@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from importlib import import_module
 
 import pytest
@@ -27,3 +28,5 @@ cpu_target.typing_context.refresh()
 cpu_target.target_context.refresh()
 
 draw_coarsely(pytest.MonkeyPatch())
+gc.collect()
+gc.freeze()  # the memory of modules stays shared
