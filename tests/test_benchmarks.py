@@ -23,19 +23,15 @@ def reading(common, seconds, peak_mb=0.0):
     return common.Reading(seconds, seconds, peak_mb, 0.0, {})
 
 
-def test_a_step_is_timed_in_its_own_process(module):
+def test_a_step_is_timed_in_its_own_process_and_says_that_it_failed(module):
     common = module("common")
     with common.step("multiply", n=60) as left, common.step("multiply", n=50) as right:
         took = common.rounds(2, left=(left, ""), right=(right, ""))
+        with pytest.raises(RuntimeError, match="exit 1"):
+            left.call("no such call")
     assert set(took) == {"left", "right"}
     assert all(0 < each.seconds < common.LONG for each in took.values())
     assert all(each.peak_mb >= each.start_mb > 10 for each in took.values())
-
-
-def test_a_step_that_fails_says_so(module):
-    common = module("common")
-    with common.step("multiply", n=5) as process, pytest.raises(RuntimeError, match="exit 1"):
-        process.call("no such call")
 
 
 def test_targets_are_met_or_missed(module, capsys):

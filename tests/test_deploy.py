@@ -132,9 +132,8 @@ UPSTREAM = """
 rule counts:
     output:
         "data/cells.h5ad",
-    run:
-        import os
-        os.rename("made.h5ad", output[0])
+    shell:
+        "mv made.h5ad {output}"
 """
 PREFIXED = """
 rule wanted:

@@ -35,33 +35,37 @@ def test_a_name_that_is_not_there_is_an_error():
     assert not hasattr(flashmm, "_nothing")
 
 
-@pytest.mark.parametrize(
-    ("code", "absent"),
-    [
-        ("import flashmm", SLOW | {"numpy", "pandas"}),
-        ("import flashmm.io.tables", SLOW),
-        ("import flashmm.benchmark.evaluation", SLOW),
-        ("import flashmm.cells.summary, flashmm.io.groups", UNUSED),
-        ("import flashmm.inference.testing, flashmm.io.fits", UNUSED),
-        ("import flashmm.benchmark.methods", UNUSED),
-    ],
-)
-def test_slow_libraries_wait_until_they_are_used(code, absent):
-    code += f"; import sys; print(*sorted({absent!r} & set(sys.modules)))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.split() == []
+# What is imported one after another, and what is not there then.
+STAGES = [
+    ("flashmm", SLOW | {"numpy", "pandas"}),
+    ("flashmm.io.tables", SLOW),
+    ("flashmm.benchmark.evaluation", SLOW),
+    ("flashmm.cells.summary, flashmm.io.groups", UNUSED),
+    ("flashmm.inference.testing, flashmm.io.fits", UNUSED),
+    ("flashmm.benchmark.methods", UNUSED),
+]
+MODULES = """
+import flashmm.de, flashmm.inference.influence, flashmm
+print(flashmm.de.__qualname__, flashmm.inference.influence.__qualname__)
+print(flashmm.plots.volcano.__name__)
+"""
 
 
-def test_a_module_does_not_take_the_place_of_its_function():
-    code = (
-        "import flashmm.de, flashmm.inference.influence\n"
-        "import flashmm\n"
-        "print(flashmm.de.__qualname__, flashmm.inference.influence.__qualname__)\n"
-        "print(flashmm.plots.volcano.__name__)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.split() == ["de", "influence", "flashmm.plots.volcano"]
+@pytest.fixture(scope="module")
+def printed() -> list[str]:
+    """What a new process says: the libraries that each stage has imported, and then names."""
+    lines = ["import sys"]
+    for modules, absent in STAGES:
+        lines += [f"import {modules}", f"print(*sorted({absent!r} & set(sys.modules)))"]
+    command = [sys.executable, "-c", "\n".join(lines) + MODULES]
+    done = subprocess.run(command, cwd=PACKAGE.parent, capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("stage", range(len(STAGES)), ids=[modules for modules, _ in STAGES])
+def test_slow_libraries_wait_until_they_are_used(printed, stage):
+    assert printed[stage] == ""
+
+
+def test_a_module_does_not_take_the_place_of_its_function(printed):
+    assert printed[len(STAGES) :] == ["de influence", "flashmm.plots.volcano"]

@@ -15,6 +15,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from flashmm import plots
 from flashmm.report import accuracy, agreement, comparison, costs, genes, overview
 from flashmm.report import page as blocks
 from flashmm.report.inputs import Inputs, said_by
@@ -116,6 +117,8 @@ def _made(contents: Sequence[Content], inputs: Inputs, processes: int) -> list[B
     """The blocks of all sections, which do not need each other."""
     if processes == 1 or sys.platform != "linux":  # elsewhere there is no safe fork
         return [list(content()) for content in contents]
+    for name in plots.__all__:  # imported here once, and not by each process
+        getattr(plots, name)
     # what the sections need is there in a fork; files that are open are opened anew
     _forked[:] = contents
     try:

@@ -58,6 +58,7 @@ def source_digest(script: str | Path | None = None) -> str:
     return digest.hexdigest()[:12]
 
 
+@cache
 def _name(path: Path) -> str:
     return (path.relative_to(PACKAGE) if PACKAGE in path.parents else Path(path.name)).as_posix()
 

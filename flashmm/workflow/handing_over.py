@@ -52,6 +52,9 @@ def offer_worker(is_main: bool) -> None:
     """
     if os.environ.get(VARIABLE) == "off":
         return
+    address = Address.of_environment()
+    if is_main and address is not None and address.run == os.getpid():
+        return  # of an earlier run in this process, or one that it has started itself
     os.environ.pop(VARIABLE, None)
     # elsewhere there is no way to know that a process has ended, or no safe fork
     if is_main and sys.platform == "linux" and hasattr(os, "pidfd_open"):

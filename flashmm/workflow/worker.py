@@ -122,6 +122,10 @@ def _prepare(request: dict[str, Any]) -> None:
         import_module("snakemake.iocontainers")
         import_module("flashmm.workflow.jobs")
         import_module(f"flashmm.workflow.steps.{request['step']}")
+        # what numba does before the first compiled function of a process
+        target = import_module("numba.core.registry").cpu_target
+        target.typing_context.refresh()
+        target.target_context.refresh()
     gc.collect()
     gc.freeze()  # the memory of modules stays shared
 

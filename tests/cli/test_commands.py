@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 from cell_containers import study, write_10x
+from coarse_figures import draw_coarsely
 from typer.testing import CliRunner
 
 import flashmm as fm
@@ -111,7 +112,8 @@ def test_de_ends_in_the_tables_of_the_function(folder):
 
 
 @pytest.mark.slow  # the figures of a page
-def test_report_of_the_folder_of_de_is_a_page(folder):
+def test_report_of_the_folder_of_de_is_a_page(folder, monkeypatch):
+    draw_coarsely(monkeypatch)
     run("de", folder / "cells.h5ad", "-o", folder / "paged")
     run("report", folder / "paged", "--title", "Genes <b> of a study")
     page = (folder / "paged" / "report.html").read_text()

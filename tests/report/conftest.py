@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from coarse_figures import draw_coarsely
+from pages import typed_inputs
 
-from flashmm.plots import style
+from flashmm.report import write_report
 
 
 @pytest.fixture(scope="module", autouse=True)
 def coarse_figures() -> Iterator[None]:
-    """Figures of pages are small and not laid out; how figures look is what tests/plots asks."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(style, "PNG_DPI", 30)
-        patch.setitem(style.STYLE, "figure.constrained_layout.use", False)
+        draw_coarsely(patch)
         yield
+
+
+@pytest.fixture(scope="session")
+def typed_page(tmp_path_factory) -> Path:
+    """A report of models per cell type, made from files."""
+    folder = tmp_path_factory.mktemp("typed")
+    with pytest.MonkeyPatch.context() as patch:
+        draw_coarsely(patch)
+        write_report(folder / "report.html", typed_inputs(folder))
+    return folder / "report.html"

@@ -9,20 +9,20 @@ from pathlib import Path
 
 import pytest
 from browser import browser, require_browser
-from pages import AWKWARD, HOSTILE, METHODS, benchmark_inputs, typed_inputs
+from pages import AWKWARD, HOSTILE, METHODS, benchmark_inputs
 
 from flashmm.report import write_report
 
 
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory) -> dict[str, Path]:
+def pages(tmp_path_factory, request) -> dict[str, Path]:
     require_browser()
-    made = {}
-    for name, inputs_of in (("analysis", typed_inputs), ("benchmark", benchmark_inputs)):
-        folder = tmp_path_factory.mktemp(name)
-        made[name] = folder / "report.html"
-        write_report(made[name], inputs_of(folder))
-    return made
+    folder = tmp_path_factory.mktemp("benchmark")
+    write_report(folder / "report.html", benchmark_inputs(folder))
+    return {
+        "analysis": request.getfixturevalue("typed_page"),
+        "benchmark": folder / "report.html",
+    }
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from pages import HOSTILE, counts, typed_inputs
+from pages import HOSTILE, counts
 
 from flashmm.cells.summary import summarise
 from flashmm.design.from_groups import summary_statistics
@@ -237,11 +237,8 @@ def test_numbers_with_errors(value, error, text):
 
 
 @pytest.fixture(scope="module")
-def typed(tmp_path_factory) -> str:
-    """A report of models per cell type, made from files."""
-    folder = tmp_path_factory.mktemp("typed")
-    write_report(folder / "report.html", typed_inputs(folder))
-    return (folder / "report.html").read_text()
+def typed(typed_page) -> str:
+    return typed_page.read_text()
 
 
 def test_models_per_cell_type_have_rows_and_figures_of_their_own(typed):

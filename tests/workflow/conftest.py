@@ -41,8 +41,7 @@ class Workflow:
         """Rule to number of jobs that a dry run plans."""
         done = self.run(config, "--dry-run")
         assert done.returncode == 0, done.stdout
-        lines = re.findall(r"^(\w+) +(\d+)$", done.stdout, re.MULTILINE)
-        return {rule: int(jobs) for rule, jobs in lines if rule not in ("default", "total")}
+        return jobs_in(done.stdout)
 
     def files(self, pattern: str) -> dict[str, bytes]:
         """Path to content of the files that match."""
@@ -50,6 +49,12 @@ class Workflow:
             str(path.relative_to(self.folder)): path.read_bytes()
             for path in sorted(self.folder.glob(pattern))
         }
+
+
+def jobs_in(printed: str) -> dict[str, int]:
+    """Rule to number of jobs, as Snakemake prints them before it does them."""
+    lines = re.findall(r"^(\w+) +(\d+)$", printed, re.MULTILINE)
+    return {rule: int(jobs) for rule, jobs in lines if rule not in ("default", "total")}
 
 
 @pytest.fixture
@@ -74,6 +79,10 @@ def finished(tmp_path_factory) -> Workflow:
 
 @pytest.fixture
 def counts() -> ad.AnnData:
+    return made_counts()
+
+
+def made_counts() -> ad.AnnData:
     """Counts of four subjects in both conditions and one cell type with a comma in its name."""
     rng = np.random.default_rng(3)
     n = 160

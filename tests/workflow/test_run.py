@@ -13,8 +13,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from .conftest import ROOT, TEST_CONFIG
+from .conftest import ROOT, TEST_CONFIG, Workflow, jobs_in, made_counts
 
+COUNTS = ("--config", "counts='my data/my counts.h5ad'")
 # one job fits and tests: fits are compared with MixedLM again
 AFTER_TESTS = {"fit": 4, "compare": 2, "evaluate": 2, "collect": 1, "report": 1}
 
@@ -108,7 +109,9 @@ def test_nothing_is_left_to_do(finished):
 
 def test_same_tables_whatever_the_cores_and_the_other_scenarios(finished, workflow, config):
     del config["benchmark"]["scenarios"]["flat"], config["benchmark"]["reference"]
-    done = workflow.run(config, "--cores", "1")
+    made = [f"tests/small-1/{method}.parquet" for method in config["methods"]]
+    targets = [f"results/{path}" for path in (*made, "evaluation/small-1/metrics.parquet")]
+    done = workflow.run(config, *targets, "--cores", "1")
     assert done.returncode == 0, done.stdout
     for kind in ("tests", "evaluation"):
         pattern = f"results/{kind}/small-1/**/*.parquet"
@@ -183,53 +186,61 @@ def test_another_title_writes_the_report_again(finished, config):
 # Real counts
 
 
-def test_analysis_of_counts(workflow, config, counts):
-    del config["benchmark"]
+@pytest.fixture(scope="module")
+def analysed(tmp_path_factory) -> Workflow:
+    """The shipped analysis of subjects with both conditions, and a joint model beside it."""
+    workflow = Workflow(tmp_path_factory.mktemp("analysed"))
+    counts, rng = made_counts(), np.random.default_rng(6)
+    named = np.where(rng.random(counts.n_obs) < 0.5, "B, naive", "Glioblastoma, WHO Grade IV")
+    counts.obs["cell_type"] = named
     path = workflow.folder / "my data" / "my counts.h5ad"
     path.parent.mkdir()
     counts.write_h5ad(path)
-    done = workflow.run(config, "--config", "counts='my data/my counts.h5ad'")
+    config = yaml.safe_load((ROOT / "config" / "analysis.yaml").read_text())
+    config["reference"] = {"condition": "treated"}
+    config["methods"]["joint"] = TEST_CONFIG["methods"]["subject"]
+    done = workflow.run(config, *COUNTS)
     assert done.returncode == 0, done.stdout
-    tests = pd.read_parquet(workflow.folder / "results/tests/my_counts/subject.parquet")
+    return workflow
+
+
+def test_a_joint_model_of_counts(analysed):
+    tests = pd.read_parquet(analysed.folder / "results/tests/my_counts/joint.parquet")
     assert tests["contrast"].unique().tolist() == [
-        "cell_type[Glioblastoma, WHO Grade IV]:condition[T.treated]"
+        "cell_type[B, naive]:condition[T.ctrl]",
+        "cell_type[Glioblastoma, WHO Grade IV]:condition[T.ctrl]",
     ]
     assert tests.loc[tests["p_value"].idxmin(), "gene"] == "<b>&up</b>"
-    page = (workflow.folder / "results/report.html").read_text()
-    assert "&lt;b&gt;&amp;up&lt;/b&gt;" in page and "<b>&up</b>" not in page
-    assert "Glioblastoma, WHO Grade IV" in page
 
 
-def test_analysis_with_a_model_per_cell_type(workflow, counts):
-    """The shipped analysis of subjects with both conditions; shards of genes give the same."""
-    rng = np.random.default_rng(6)
-    counts.obs["cell_type"] = np.where(rng.random(counts.n_obs) < 0.5, "B, naive", "T/NK")
-    counts.write_h5ad(workflow.folder / "cells.h5ad")
-    config = yaml.safe_load((ROOT / "config" / "analysis.yaml").read_text())
-    config |= {"counts": "cells.h5ad", "reference": {"condition": "treated"}}
-    done = workflow.run(config)
-    assert done.returncode == 0, done.stdout
-    place = workflow.folder / "results/tests/cells/within"
+def test_a_model_per_cell_type(analysed):
+    place = analysed.folder / "results/tests/my_counts/within"
     tests = pd.read_parquet(place.with_suffix(".parquet"))
     assert list(tests.columns[:3]) == ["gene", "cell_type", "contrast"]
-    assert set(tests["cell_type"]) == {"B, naive", "T/NK"}
-    assert (tests.groupby(["cell_type", "contrast"]).size() == counts.n_vars).all()
+    assert set(tests["cell_type"]) == {"B, naive", "Glioblastoma, WHO Grade IV"}
+    assert (tests.groupby(["cell_type", "contrast"]).size() == 12).all()
     first = tests.loc[tests.groupby("cell_type")["log10_p"].idxmin()]
     assert set(first["gene"]) == {"<b>&up</b>"}
     assert (first["estimate"] < 0).all()  # the treated cells are the reference
     notes = place.with_suffix(".notes.txt").read_text()
     assert "size factors, tmm-expressed within cell_type" in notes
-    page = (workflow.folder / "results/report.html").read_text()
+
+
+def test_names_of_counts_are_text_on_the_page(analysed):
+    page = (analysed.folder / "results/report.html").read_text()
+    assert "&lt;b&gt;&amp;up&lt;/b&gt;" in page and "<b>&up</b>" not in page
+    assert "Glioblastoma, WHO Grade IV" in page
     assert "one per cell_type" in page and "B, naive" in page
 
-    other = type(workflow)(workflow.folder / "shards")
-    other.folder.mkdir()
-    shutil.copy(workflow.folder / "cells.h5ad", other.folder)
-    target = "results/tests/cells/within.parquet"
-    done = other.run(config | {"shards": {"cells": 1, "genes": 3}}, target)
+
+def test_shards_of_genes_give_the_same(analysed):
+    config = yaml.safe_load((analysed.folder / "config.yaml").read_text())
+    target = "results/tests/my_counts/within.parquet"
+    whole = pd.read_parquet(analysed.folder / target)
+    done = analysed.run(config | {"shards": {"cells": 1, "genes": 2}}, target, *COUNTS)
     assert done.returncode == 0, done.stdout
-    sharded = pd.read_parquet(other.folder / target)
-    pd.testing.assert_frame_equal(sharded, tests, rtol=1e-6)
+    assert jobs_in(done.stdout) == {"fit_shard": 2, "join": 1, "test": 1}
+    pd.testing.assert_frame_equal(pd.read_parquet(analysed.folder / target), whole, rtol=1e-6)
 
 
 def test_bad_counts(workflow, config, counts):
@@ -259,6 +270,6 @@ def test_truncated_file(workflow, config, counts):
 def test_default_config_is_complete(workflow):
     """The shipped configs are valid, with their paths relative to the project."""
     shutil.copytree(ROOT / "config", workflow.folder / "config")
-    for name in ("config", "test", "heritability"):
+    for name in ("config", "heritability"):
         done = workflow.run({}, "--configfile", f"config/{name}.yaml", "--dry-run")
         assert done.returncode == 0, done.stdout

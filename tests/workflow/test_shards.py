@@ -22,17 +22,17 @@ from flashmm.io.tables import read_table
 from flashmm.lmm import fit_lmm
 from flashmm.options import FlashmmWarning
 
-from .conftest import ROOT
+from .conftest import ROOT, jobs_in
 
 TESTS = "results/tests/x/subject.parquet"
 
 
 @pytest.fixture
 def sharded(config):
-    """Two files of one data set, each in two shards, the genes in three."""
+    """Two files of one data set, each in two shards, and the genes too."""
     del config["benchmark"], config["methods"]["nested"]
     config["datasets"] = {"x": {"counts": ["a.h5ad", "b.h5ad"]}}
-    return config | {"shards": {"cells": 2, "genes": 3}}
+    return config | {"shards": {"cells": 2, "genes": 2}}
 
 
 @pytest.fixture
@@ -66,11 +66,10 @@ def test_an_interrupted_run_goes_on_by_shard(workflow, sharded, halves, tmp_path
     (done,) = workflow.folder.glob("results/shards/groups/x/*.h5ad")
     made = done.stat().st_mtime_ns
     assert workflow.run(sharded, "--unlock").returncode == 0
-    planned = workflow.planned(sharded)
-    assert (planned["summarise_shard"], planned["merge"], planned["fit_shard"]) == (3, 1, 3)
-
     resumed = workflow.run(sharded, TESTS)
     assert resumed.returncode == 0, resumed.stdout
+    jobs = jobs_in(resumed.stdout)
+    assert (jobs["summarise_shard"], jobs["merge"], jobs["fit_shard"]) == (3, 1, 2)
     assert done.stat().st_mtime_ns == made
     assert len(list(done.parent.iterdir())) == 4  # and nothing unfinished
 
@@ -94,7 +93,7 @@ def test_an_interrupted_run_goes_on_by_shard(workflow, sharded, halves, tmp_path
 
     parts = [read_measured(path) for path in other.folder.glob("results/benchmarks/fit/x/*/*.json")]
     joined = read_measured(other.folder / "results/benchmarks/fit/x/subject.json")
-    assert len(parts) == 3
+    assert len(parts) == 2
     assert joined["genes"] == 12 and joined["cells"] == 160
     assert joined["seconds"] == pytest.approx(sum(part["seconds"] for part in parts))
     assert joined["peak_memory_mib"] == max(part["peak_memory_mib"] for part in parts)
@@ -105,6 +104,7 @@ def read_measured(path) -> dict[str, float]:
 
 
 def test_a_shard_with_more_parts_than_genes(workflow, sharded, halves):
+    sharded["datasets"]["x"]["counts"] = "a.h5ad"
     done = workflow.run(sharded | {"shards": {"genes": 13}}, TESTS)
     assert "shards: genes is 13" in said(done) and "has 12 genes" in said(done)
 

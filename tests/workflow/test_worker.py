@@ -149,3 +149,11 @@ def test_no_worker_is_offered_where_none_is_wanted(monkeypatch):
     assert handing_over.VARIABLE not in os.environ
     handing_over.offer_worker(True)
     assert handing_over.Address.of_environment().run == os.getpid()
+
+
+def test_a_process_has_one_worker_for_all_its_runs(monkeypatch):
+    monkeypatch.setenv(handing_over.VARIABLE, f"flashmm-0-mine {os.getpid()}")
+    handing_over.offer_worker(True)
+    assert handing_over.Address.of_environment().name == "flashmm-0-mine"
+    handing_over.offer_worker(False)
+    assert handing_over.VARIABLE not in os.environ

@@ -1,0 +1,32 @@
+"""What runs of Snakemake and their jobs do first, done once: `snakemake_runs` forks from it."""
+
+from __future__ import annotations
+
+import gc
+from importlib import import_module
+
+import pytest
+import smart_open  # noqa: F401
+import snakemake.iocontainers
+import snakemake.report.html_reporter  # noqa: F401
+from coarse_figures import draw_coarsely
+from numba.core.registry import cpu_target
+from snakemake.cli import get_argument_parser
+
+import flashmm.workflow.jobs
+import flashmm.workflow.plan  # noqa: F401
+from flashmm import plots
+from flashmm.storage.provenance import PACKAGE, source_digest
+
+for step in (PACKAGE / "workflow" / "steps").glob("[a-z]*.py"):
+    import_module(f"flashmm.workflow.steps.{step.stem}")
+    source_digest(step)
+for name in plots.__all__:
+    getattr(plots, name)
+get_argument_parser()  # finds the plugins
+cpu_target.typing_context.refresh()
+cpu_target.target_context.refresh()
+
+draw_coarsely(pytest.MonkeyPatch())
+gc.collect()
+gc.freeze()  # the memory of modules stays shared
