@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import anndata as ad
@@ -636,16 +637,17 @@ def test_the_number_of_threads_changes_nothing(
 def test_values_added_in_two_threads_are_added_in_their_order(
     layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    adata = cells(300, 40)
-    adata.X = LAYOUTS[layout](adata.X)
-    adata.obs.loc[adata.obs_names[::7], "x"] = np.nan
-    expected = summarise(adata, BY, COVARIATES, missing="drop")
     for module in (running_sums, kernel_threads):
         monkeypatch.setattr(module, "thread_count", lambda: 2)
-    monkeypatch.setattr(running_sums, "WORTH_THREADS", 0)
-    path = stored(adata, tmp_path / "cells.h5ad")
-    for data in (adata, path):
-        for chunk_nnz in (1, 500, 10**6):
+    for size, pieces in (((50, 8), (1,)), ((300, 40), (500, 10**6))):
+        adata = cells(*size)
+        adata.X = LAYOUTS[layout](adata.X)
+        adata.obs.loc[adata.obs_names[::7], "x"] = np.nan
+        monkeypatch.setattr(running_sums, "WORTH_THREADS", np.inf)
+        expected = summarise(adata, BY, COVARIATES, missing="drop")
+        monkeypatch.setattr(running_sums, "WORTH_THREADS", 0)
+        path = stored(adata, tmp_path / "cells.h5ad")
+        for data, chunk_nnz in product((adata, path), pieces):
             again = summarise(data, BY, COVARIATES, missing="drop", chunk_nnz=chunk_nnz)
             assert_equal(again, expected)
 
