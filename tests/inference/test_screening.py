@@ -169,7 +169,7 @@ class TestOrderOfTerms:
             stats = fm.summary_statistics(groups_of(obs), "~ condition", random)
             assert subjects_of(stats).column == "subject"
             assert SubjectDesign.of(fm.fit_lmm(stats)).subjects.column == "subject"
-            shuffled = fm.permutation_tests(stats, factor="condition", n_permutations=20, seed=0)
+            shuffled = fm.permutation_tests(stats, factor="condition", n_permutations=19, seed=0)
             assert "subject" in shuffled.notes[0] if shuffled.notes else True
 
     def test_subjects_of_a_product_alone(self):
