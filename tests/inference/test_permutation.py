@@ -303,20 +303,20 @@ def test_fit_and_statistics_give_the_same():
 
 
 @cache
-def of_six_subjects():
-    cells = regrouped.simulate(8, subjects=6, kinds=2, genes=4)
-    with pytest.warns(fm.FlashmmWarning, match="20 distinct"):
+def of_seven_subjects():
+    cells = regrouped.simulate(8, subjects=7, treated=3, kinds=2, genes=4)
+    with pytest.warns(fm.FlashmmWarning, match="35 distinct"):
         return cells, fm.permutation_tests(statistics(cells), EFFECT)
 
 
 @settings(deadline=None, max_examples=3)
 @given(st.floats(-5, 5), st.randoms(use_true_random=False))
 def test_scale_and_order_do_not_matter(power, random):
-    cells, one = of_six_subjects()
+    cells, one = of_seven_subjects()
     order = list(range(len(cells.obs)))
     random.shuffle(order)
     obs, Y = cells.obs.iloc[order].reset_index(drop=True), cells.Y[order] * 10.0**power
-    with pytest.warns(fm.FlashmmWarning, match="20 distinct"):
+    with pytest.warns(fm.FlashmmWarning, match="35 distinct"):
         other = fm.permutation_tests(
             statistics(regrouped.Cells(obs, Y, regrouped.group(obs, Y))), EFFECT
         )
