@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.linalg import solve_triangular
 
 
 def covariance(Z_blocks: list[np.ndarray], theta: np.ndarray) -> np.ndarray:
     """V = Σ σ²_k Z_kZ_k' + σ² I, (n, n)."""
     n = len(Z_blocks[0])
-    return sum((s * Z @ Z.T for s, Z in zip(theta, Z_blocks, strict=False)), theta[-1] * np.eye(n))
+    parts = ((s * Z) @ Z.T for s, Z in zip(theta, Z_blocks, strict=False))
+    return sum(parts, theta[-1] * np.eye(n))
 
 
 def is_positive_definite(Z_blocks, gamma):
@@ -31,14 +33,16 @@ def gls(y, X, V):
 
 def loglik(y, X, V, reml: bool) -> float:
     """Log-likelihood at the generalised least squares estimate, with lme4's constants."""
-    beta, Phi = gls(y, X, V)
     L = np.linalg.cholesky(V)  # LinAlgError where V is not positive definite
-    z = np.linalg.solve(L, y - X @ beta)
+    white = solve_triangular(L, np.column_stack([X, y]), lower=True)
+    X, white_y = white[:, :-1], white[:, -1]
+    XtX = X.T @ X
+    z = white_y - X @ np.linalg.solve(XtX, X.T @ white_y)
     ml = -0.5 * (len(y) * np.log(2 * np.pi) + z @ z) - np.log(np.diag(L)).sum()
     if not reml:
         return float(ml)
     # REML: integrate β out with a flat prior
-    return float(ml + 0.5 * X.shape[1] * np.log(2 * np.pi) + 0.5 * np.linalg.slogdet(Phi)[1])
+    return float(ml + 0.5 * X.shape[1] * np.log(2 * np.pi) - 0.5 * np.linalg.slogdet(XtX)[1])
 
 
 def projection(X, V):

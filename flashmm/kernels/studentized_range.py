@@ -22,7 +22,8 @@ Array = np.ndarray
 
 # Table of log T: its end (T is of the order of 1e-300 there) and its step.
 LARGEST_RANGE, RANGE_STEP = 52.0, 0.02
-# Places z of the integral of T, beyond which φ is nothing, and their step.
+# How far places z of the integral of T reach beyond 0 and w/2, between which the integrand has its
+# peak, and their step.
 FURTHEST_NORMAL, NORMAL_STEP = 9.0, 0.05
 # Nodes of the integral over u, and how far they reach from the largest value: in widths of the
 # peak to both sides, and to the left, where the integrand falls as exp(νu), until it is e^-36.
@@ -39,7 +40,7 @@ PART = 4096
 def _log_range_tail(k: int) -> CubicSpline:
     """log T(w) of k means on [0, LARGEST_RANGE]."""
     w = np.arange(0.0, LARGEST_RANGE + RANGE_STEP, RANGE_STEP)
-    z = np.arange(-FURTHEST_NORMAL, LARGEST_RANGE + FURTHEST_NORMAL, NORMAL_STEP)
+    z = np.arange(-FURTHEST_NORMAL, LARGEST_RANGE / 2 + FURTHEST_NORMAL, NORMAL_STEP)
     log_below = special.log_ndtr(z)
     log_density = -0.5 * z**2 - 0.5 * np.log(2 * np.pi) + (k - 1) * log_below
     result = np.zeros(len(w))

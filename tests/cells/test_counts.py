@@ -83,8 +83,8 @@ def entries(source: CellMatrix, chunk_nnz: int) -> tuple[np.ndarray, list[Block]
 def test_blocks_hold_every_value_once(layout: str, place: str, tmp_path: Path) -> None:
     counts = counts_table()
     data, layer = placed(place, LAYOUTS[layout](counts), tmp_path)
-    for chunk_nnz in (1, 5, 17, 10**6):
-        with open_counts(data, layer) as source:
+    with open_counts(data, layer) as source:
+        for chunk_nnz in (1, 5, 17, 10**6):
             total, blocks = entries(source, chunk_nnz)
             np.testing.assert_array_equal(total, counts)
             assert list(source.genes) == [f"g{j}" for j in range(N_GENES)]

@@ -139,10 +139,10 @@ def test_group_names_must_differ() -> None:
         group_rows(keys)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
-    n_cells=st.integers(1, 60),
-    labels=st.lists(st.integers(0, 4), min_size=60, max_size=60),
+    n_cells=st.integers(1, 40),
+    labels=st.lists(st.integers(0, 3), min_size=40, max_size=40),
     seed=st.integers(0, 99),
 )
 @pytest.mark.filterwarnings("ignore::flashmm.options.FlashmmWarning")

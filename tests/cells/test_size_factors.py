@@ -188,7 +188,7 @@ def test_factors_of_a_file(path: Path | None, tmp_path: Path) -> None:
 # --------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 10**6), n_cells=st.integers(1, 80))
 def test_sums_are_those_of_cells_with_other_library_sizes(seed: int, n_cells: int) -> None:
     adata = cells(n_cells, n_genes=5, seed=seed)

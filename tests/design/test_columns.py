@@ -411,11 +411,9 @@ def same_span(left: np.ndarray, right: np.ndarray) -> bool:
     return bool(rank == np.linalg.matrix_rank(right) == both)
 
 
-@given(st.randoms(use_true_random=False), st.sampled_from(FORMULAS))
-@settings(max_examples=40, deadline=None)
-def test_order_of_cells_does_not_matter(random, formula):
-    order = list(range(len(CELLS)))
-    random.shuffle(order)
+@pytest.mark.parametrize("formula", FORMULAS)
+def test_order_of_cells_does_not_matter(formula):
+    order = np.random.default_rng(FORMULAS.index(formula)).permutation(len(CELLS))
     shuffled = cell_design(CELLS.iloc[order], formula, ["subject", "subject:cell_type"])
     plain = cell_design(CELLS, formula, ["subject", "subject:cell_type"])
     assert list(shuffled.X.columns) == list(plain.X.columns)
@@ -435,7 +433,7 @@ def test_recoding_of_levels_spans_the_same_columns(levels):
 
 
 @given(st.integers(0, 10_000))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_groups_of_any_cells(seed):
     cells = make_cells(seed, n=120)
     groups, codes, x = make_groups(cells)

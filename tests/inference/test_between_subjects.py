@@ -128,7 +128,7 @@ def test_a_covariate_that_is_constant_in_groups_counts():
     assert between(fit, ["condition", "dose"]) == [9 - 3, 9 - 3]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 10**6), m=st.integers(4, 9), types=st.integers(2, 3))
 def test_total_df_are_ranks_over_groups(seed, m, types):
     rng = np.random.default_rng(seed)
@@ -154,7 +154,7 @@ def test_echelon_form_depends_on_the_span(seed, r):
     assert len(one) == np.linalg.matrix_rank(rows)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
     m=st.integers(7, 11),

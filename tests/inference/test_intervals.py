@@ -146,7 +146,7 @@ class TestMinimumEffect:
         )
         assert table.lfc == 0.2
 
-    @settings(max_examples=20, deadline=None)
+    @settings(max_examples=8, deadline=None)
     @given(minimum=st.floats(0, 2))
     def test_one_sided(self, nested, minimum):
         less, greater = (

@@ -72,7 +72,7 @@ class TestOneSubject:
             assert (table.status[:, 1] == "too_few_subjects").all()
             assert np.isfinite(table.p_value[:, 0]).all()
 
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=12, deadline=None)
     @given(seed=st.integers(0, 10**6), m=st.integers(3, 6), types=st.integers(1, 3))
     @quiet
     def test_is_leaving_out_each_subject(self, seed, m, types):
@@ -169,7 +169,7 @@ class TestOrderOfTerms:
             stats = fm.summary_statistics(groups_of(obs), "~ condition", random)
             assert subjects_of(stats).column == "subject"
             assert SubjectDesign.of(fm.fit_lmm(stats)).subjects.column == "subject"
-            shuffled = fm.permutation_tests(stats, factor="condition", n_permutations=20, seed=0)
+            shuffled = fm.permutation_tests(stats, factor="condition", n_permutations=19, seed=0)
             assert "subject" in shuffled.notes[0] if shuffled.notes else True
 
     def test_subjects_of_a_product_alone(self):
@@ -227,23 +227,26 @@ class TestEstimable:
         assert (table.status[:, 1] == "not_estimable").all()
 
 
-@settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 10**6), which=st.integers(0, 5))
-@quiet
-def test_random_space_is_that_of_the_dense_columns(seed, which):
-    """Residuals and ranks against a dense least-squares fit on all columns of Z."""
-    rng = np.random.default_rng(seed)
-    obs = crossed(5, 3, paired=True, missing={(i, int(rng.integers(3))) for i in range(3)})
-    obs["lane"] = rng.choice(["L1", "L2", "L3"], len(obs))
-    obs["time"] = rng.normal(size=len(obs)).round(1)
-    random = [
+@pytest.mark.parametrize(
+    "random",
+    [
         ["subject"],
         ["subject", "subject:cell_type"],
         ["subject", "lane"],
         ["subject", "0 + cell_type || subject", "lane"],
         ["1 + time || subject", "lane"],
         ["subject:cell_type", "subject:condition", "lane"],
-    ][which]
+    ],
+)
+@settings(max_examples=3, deadline=None)
+@given(seed=st.integers(0, 10**6))
+@quiet
+def test_random_space_is_that_of_the_dense_columns(random, seed):
+    """Residuals and ranks against a dense least-squares fit on all columns of Z."""
+    rng = np.random.default_rng(seed)
+    obs = crossed(5, 3, paired=True, missing={(i, int(rng.integers(3))) for i in range(3)})
+    obs["lane"] = rng.choice(["L1", "L2", "L3"], len(obs))
+    obs["time"] = rng.normal(size=len(obs)).round(1)
     groups = groups_of(obs)
     stats = fm.summary_statistics(groups, "~ condition", random)
     Z = np.hstack([c.weights[0].toarray() for c in stats.design.random])

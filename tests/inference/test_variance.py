@@ -106,7 +106,7 @@ class TestLikelihoodRatio:
         assert np.isnan(table.to_frame()["sd"]).sum() >= negative.sum()
         assert table.notes
 
-    @settings(max_examples=10, deadline=None)
+    @settings(max_examples=6, deadline=None)
     @given(scale=st.floats(1e-6, 1e6), seed=st.integers(0, 20))
     def test_scale_of_the_values_does_not_matter(self, scale, seed):
         Y, X, Z = oracle.problem(seed, n=60, genes=3, components=2)
@@ -123,11 +123,11 @@ class TestProfile:
     def test_limits_are_where_the_dense_profile_meets_the_quantile(self, case):
         Y, X, Z, fit = case
         reml = fit.options.method == "REML"
-        table = fm.variance_tests(fit, tests=[], intervals="profile")
-        assert (table.status == fit.status[:, None]).all()
-        for g in (0, 3):
+        table = fm.variance_tests(fit, tests=[], intervals="profile", genes=fit.genes[[0, 3]])
+        assert (table.status == fit.status[[0, 3], None]).all()
+        for at, g in enumerate((0, 3)):
             for k in range(len(Z) + 1):
-                low, high = table.variance_profile[g, k]
+                low, high = table.variance_profile[at, k]
                 assert low <= fit.theta[g, k] < high
                 for limit in (low, high):
                     held = dense_maximum(Y[:, g], X, Z, fit.theta[g], reml, (k, limit))

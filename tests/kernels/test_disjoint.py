@@ -132,8 +132,8 @@ def test_the_domain_of_the_objective(name):
 
 def test_negative_components():
     Y, X, Z = by_kind(1, outer=False)
-    Y = np.random.default_rng(0).normal(size=(len(Y), 30))
-    fit = fm.fit_lmm(statistics(Y, X, Z), nonnegative=False, engine="eliminated")
+    Y = np.random.default_rng(0).normal(size=(len(Y), 12))
+    fit = fm.fit_lmm(statistics(Y, X, Z), nonnegative=False, engine="eliminated", max_iter=40)
     smallest = [np.linalg.eigvalsh(oracle.covariance(Z, theta))[0] for theta in fit.theta]
     definite = np.array(smallest) > 0
     found = fit.status != "not_converged"
@@ -148,10 +148,10 @@ def test_negative_components():
 
 
 def test_threads_and_blocks_do_not_change_a_bit():
-    stats = statistics(*by_kind(1, genes=70))
+    stats = statistics(*by_kind(1, genes=66))
     threads, fits = numba.get_num_threads(), []
     try:
-        for count, size in ((1, None), (threads, 17)):
+        for count, size in ((1, None), (threads, 40)):
             numba.set_num_threads(count)
             fits.append(fm.fit_lmm(stats, engine="eliminated", block_size=size))
     finally:

@@ -133,9 +133,10 @@ def smallest_eliminated(fit):
 
 def test_negative_components(problem):
     Y, X, Z = problem
-    noise = np.random.default_rng(0).normal(size=(len(Y), 20))
-    eliminated, dense = both(statistics(np.hstack([Y, noise]), X, Z), nonnegative=False)
+    noise = np.random.default_rng(0).normal(size=(len(Y), 8))
+    stats = statistics(np.hstack([Y, noise]), X, Z)
     # without bounds some likelihoods have no maximum
+    eliminated, dense = both(stats, nonnegative=False, max_iter=40)
     found = (eliminated.status != "not_converged") & (dense.status != "not_converged")
     assert (eliminated.status == dense.status)[found].all()
     smallest = [np.linalg.eigvalsh(oracle.covariance(Z, t))[0] for t in eliminated.theta]
@@ -240,10 +241,10 @@ def test_the_size_of_a_block_does_not_change_a_bit(name, monkeypatch):
     monkeypatch.setattr(elimination, "PART_LIMITS", (2, 5))
     monkeypatch.setattr(eliminated_groups, "FEWER", 0.0 if name == "few knots" else np.inf)
     Y, X, Z = crossed(1) if name == "few knots" else DESIGNS[name](1)
-    Y = np.hstack([Y[:, :4], Y[:, :4] + np.random.default_rng(0).normal(size=(len(Y), 4))])
+    Y = np.hstack([Y[:, :3], Y[:, :3] + np.random.default_rng(0).normal(size=(len(Y), 3))])
     whole, *others = (
         fm.fit_lmm(statistics(Y, X, Z), engine="eliminated", block_size=size)
-        for size in (None, 1, 3, Y.shape[1] - 1)
+        for size in (None, 1, Y.shape[1] - 1)
     )
     tested = fm.contrast_tests(whole)
     for fit in others:

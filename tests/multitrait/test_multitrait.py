@@ -119,7 +119,7 @@ def test_recovers_what_it_was_simulated_from():
 # ---- invariances -----------------------------------------------------------------------------
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(
     scales=st.lists(st.floats(-6, 6), min_size=3, max_size=3),
     shift=st.floats(-1e4, 1e4),
