@@ -23,6 +23,14 @@ settings.load_profile("suite")
 gc.disable()
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """A worker among others has one thread; tests of threads ask for more."""
+    if hasattr(config, "workerinput"):
+        import numba
+
+        numba.set_num_threads(1)
+
+
 def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
