@@ -356,5 +356,6 @@ def test_masked_values_are_not_read_as_if_they_were_there(name):
 )
 def test_options_that_are_no_such_numbers(option, value):
     Y, X, Z = oracle.problem(3, components=1)
-    with pytest.raises(fm.InputError, match=rf"^{option} is a .*number.*; found {value!r}"):
+    words = rf"^{option} (is|must be) a .*number.*; found {value!r}"
+    with pytest.raises(fm.InputError, match=words):
         fm.fit_lmm(statistics(Y, X, Z), **{option: value})
