@@ -31,7 +31,7 @@ def test_code_runs(document, tmp_path, monkeypatch, capsys):
     The counts are small, and permutations few.
     """
     # a prior of the variance ratios needs more genes
-    n_genes, n_cells = (90, 800) if document == "inference.md" else (20, 400)
+    n_genes, n_cells = (60, 500) if document == "inference.md" else (20, 400)
     spec = fm.SimulationSpec(n_genes=n_genes, n_cells=n_cells, n_subjects=10, n_cell_types=2)
     adata = fm.simulate_counts(spec, seed=1, path=tmp_path / "cells.h5ad").adata
     (tmp_path / "hallmark.gmt").write_text("\t".join(["some", "", *adata.var_names[:30]]))

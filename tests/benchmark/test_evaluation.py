@@ -195,7 +195,7 @@ def test_fdp_curve_passes_through_the_global_operating_point():
 p_values = st.lists(st.floats(1e-12, 1.0), min_size=8, max_size=40)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(p_values, st.floats(0.2, 5))
 def test_monotone_transforms_of_p_leave_the_ranking_metrics(p, power):
     # on a grid, so that distinct values stay distinct after the transform
@@ -207,7 +207,7 @@ def test_monotone_transforms_of_p_leave_the_ranking_metrics(p, power):
     pd.testing.assert_frame_equal(one.curves["roc"], other.curves["roc"])
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.integers(0, 2**31 - 1))
 def test_order_of_rows_does_not_matter(seed):
     table, truth = random_tests(seed, genes=20)
@@ -218,7 +218,7 @@ def test_order_of_rows_does_not_matter(seed):
     np.testing.assert_allclose(one.std_error, other.std_error)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(p_values)
 def test_rates_lie_between_zero_and_one(p):
     ev = evaluate(table_of(p), truth_of(f"g{i}" for i in range(0, len(p), 4)))
