@@ -5,10 +5,12 @@ from __future__ import annotations
 import gc
 from importlib import import_module
 
+import pyarrow.dataset  # noqa: F401
 import pytest
 import smart_open  # noqa: F401
 import snakemake.iocontainers
 import snakemake.report.html_reporter  # noqa: F401
+import statsmodels.regression.mixed_linear_model  # noqa: F401
 from coarse_figures import draw_coarsely
 from numba.core.registry import cpu_target
 from snakemake.cli import get_argument_parser
