@@ -16,7 +16,6 @@ against `fuzz_reference`.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import sys
@@ -36,6 +35,7 @@ from fuzz_reference import Best, Dense, best_of_pair, best_optimum
 
 import flashmm as fm
 from flashmm.storage.files import atomic_path
+from flashmm.storage.provenance import source_digest
 
 Array = np.ndarray
 
@@ -308,9 +308,7 @@ def run(seeds: Sequence[int], jobs: int = 1, parts: Path | None = None) -> pd.Da
 
 def parts_of_this_code() -> Path:
     """Where rows are kept, so that a run that was killed goes on; other code has another folder."""
-    ours = [*(common.ROOT / "flashmm").rglob("*.py"), *common.HERE.glob("fuzz*.py")]
-    content = b"".join(path.read_bytes() for path in sorted(ours))
-    return common.RESULTS / "fuzz" / hashlib.sha256(content).hexdigest()[:12]
+    return common.RESULTS / "fuzz" / source_digest(__file__)
 
 
 def failures(rows: pd.DataFrame) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import wraps
 from numbers import Integral, Real
+from reprlib import Repr
 from types import FrameType
 from typing import Any, ParamSpec, TypeGuard, TypeVar
 
@@ -245,6 +246,8 @@ class _Type:
     holds: tuple[tuple[_Type, ...], ...] = ()
 
 
+_REPR = Repr()  # stops early in what is long
+_REPR.maxstring = 60
 _TEXTS = {_Type("Sequence", ((_Type("str"),),))}
 
 
@@ -347,7 +350,7 @@ def _is_several(value: Any, wanted: _Type) -> bool:
 def _said(wanted: _Type) -> str:
     """A type in words."""
     name = wanted.name
-    if not wanted.holds or name == "PathLike":
+    if not wanted.holds:
         article = "an" if name.startswith(("A", "LMM")) else "a"
         maker = f" (from {_MAKERS[name]})" if name in _MAKERS else ""
         return _SAID.get(name, (f"{article} {name}{maker}", ""))[0]
@@ -368,5 +371,5 @@ def _plural(types: tuple[_Type, ...]) -> str:
 
 def _found(value: Any) -> str:
     """A value as it was given, where that is short, and its type."""
-    given, kind = repr(value), type(value).__name__
+    given, kind = _REPR.repr(value), type(value).__name__
     return f"{given} ({kind})" if len(given) <= 60 and "\n" not in given else f"a {kind}"

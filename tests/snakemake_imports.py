@@ -12,13 +12,13 @@ import snakemake.iocontainers
 import snakemake.report.html_reporter  # noqa: F401
 import statsmodels.regression.mixed_linear_model  # noqa: F401
 from coarse_figures import draw_coarsely
-from numba.core.registry import cpu_target
 from snakemake.cli import get_argument_parser
 
 import flashmm.workflow.jobs
 import flashmm.workflow.plan  # noqa: F401
 from flashmm import plots
 from flashmm.storage.provenance import PACKAGE, source_digest
+from flashmm.workflow.worker import make_numba_ready
 
 for step in (PACKAGE / "workflow" / "steps").glob("[a-z]*.py"):
     import_module(f"flashmm.workflow.steps.{step.stem}")
@@ -26,8 +26,7 @@ for step in (PACKAGE / "workflow" / "steps").glob("[a-z]*.py"):
 for name in plots.__all__:
     getattr(plots, name)
 get_argument_parser()  # finds the plugins
-cpu_target.typing_context.refresh()
-cpu_target.target_context.refresh()
+make_numba_ready()
 
 draw_coarsely(pytest.MonkeyPatch())
 gc.collect()

@@ -66,11 +66,15 @@ def test_public_functions_are_checked(name):
     assert hasattr(getattr(fm, name), "__wrapped__")
 
 
-def test_methods_are_checked_too():
+@pytest.fixture(scope="module")
+def stats() -> fm.SummaryStatistics:
     rng = np.random.default_rng(0)
-    stats = fm.summary_statistics_from_matrices(
+    return fm.summary_statistics_from_matrices(
         rng.normal(size=(12, 2)), np.ones((12, 1)), np.repeat(np.eye(4), 3, axis=0), [4]
     )
+
+
+def test_methods_are_checked_too(stats):
     table = fm.contrast_tests(fm.fit_lmm(stats), np.eye(1))
     for call, words in [
         (lambda: table.top("ten"), "n must be a whole number; found 'ten' (str)."),
@@ -139,6 +143,7 @@ def test_texts_arrive_as_a_list(several):
             "x must be a dictionary of lists of texts; found {'a': 5} (dict).",
         ),
         ("float", pd.DataFrame({"a": range(50)}), "x must be a number; found a DataFrame."),
+        ("str", list(range(10**6)), "x must be a text; found [0, 1, 2, 3, 4, 5, ...] (list)."),
         ("AnnData", "x", "x must be an AnnData; found 'x' (str)."),
     ],
 )
@@ -155,11 +160,7 @@ def test_calls_that_python_refuses_are_refused_as_ever():
         fm.fit_lmm()
 
 
-def test_options_that_reach_the_fit_by_name_are_checked_too(rows=12):
-    rng = np.random.default_rng(0)
-    stats = fm.summary_statistics_from_matrices(
-        rng.normal(size=(rows, 2)), np.ones((rows, 1)), np.repeat(np.eye(4), 3, axis=0), [4]
-    )
+def test_options_that_reach_the_fit_by_name_are_checked_too(stats):
     for option in ({"nonnegative": "no"}, {"tol": np.inf}, {"block_size": -1}, {"start": "x"}):
         with pytest.raises(fm.InputError, match=next(iter(option))):
             fm.fit_lmm(stats, **option)

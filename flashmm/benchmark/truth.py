@@ -197,7 +197,7 @@ def adjust_per_contrast(p: np.ndarray, contrast: pd.Series) -> np.ndarray:
         Adjusted p-values.
     """
     adjusted = np.full(len(p), np.nan)
-    for rows in pd.Series(contrast.to_numpy()).groupby(contrast.to_numpy()).indices.values():
+    for rows in contrast.groupby(contrast.to_numpy()).indices.values():
         adjusted[rows] = adjust_p_values(p[rows])
     return adjusted
 
@@ -283,7 +283,8 @@ def slices(
     if group:
         strata += [(str(name), part) for name, part in tests.groupby("group", sort=True)]
     family = ["level", "contrast"]
-    families: list[Any] = [] if pooled else list(tests.groupby(family, sort=False).indices)
+    found = tests[family].drop_duplicates().itertuples(index=False, name=None)
+    families: list[Any] = [] if pooled else list(found)
     for stratum, part in strata:
         yield {"group": stratum, "cell_type": ALL, "contrast": ALL}, part
         rows: dict[Any, Any] = part.groupby(family, sort=False).indices if families else {}

@@ -20,7 +20,7 @@ CONTAINERS: tuple[type[Container], ...] = (InMemory, ZarrStore, TenxFolder, Tenx
 
 def opened(data: Any, layer: str | None) -> AbstractContextManager[Container]:
     """Open what cells are in; an InputError where it is of no kind that is known."""
-    if "\0" in str(data if isinstance(data, str | PathLike) else ""):
+    if isinstance(data, str | PathLike) and "\0" in str(data):
         raise InputError(f"{str(data)!r} is no path: it holds a character of the number 0.")
     for kind in CONTAINERS:
         if kind.takes(data):

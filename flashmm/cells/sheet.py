@@ -81,8 +81,6 @@ def check_one_sheet(obs: Sheet | Sequence[Sheet] | None, cell_names: Sequence[An
 def read_sheet(sheet: Sheet) -> pd.DataFrame:
     """A sheet as a frame; a path is that of a table of text (TSV, CSV, `.gz`) or of Parquet.
 
-    Messages call it by the name of its argument.
-
     Raises
     ------
     InputError

@@ -122,12 +122,16 @@ def _prepare(request: dict[str, Any]) -> None:
         import_module("snakemake.iocontainers")
         import_module("flashmm.workflow.jobs")
         import_module(f"flashmm.workflow.steps.{request['step']}")
-        # what numba does before the first compiled function of a process
-        target = import_module("numba.core.registry").cpu_target
-        target.typing_context.refresh()
-        target.target_context.refresh()
+        make_numba_ready()
     gc.collect()
     gc.freeze()  # the memory of modules stays shared
+
+
+def make_numba_ready() -> None:
+    """Do what numba does before the first compiled function of a process."""
+    target = import_module("numba.core.registry").cpu_target
+    target.typing_context.refresh()
+    target.target_context.refresh()
 
 
 def _become(connection: socket.socket, request: dict[str, Any], streams: list[int]) -> NoReturn:

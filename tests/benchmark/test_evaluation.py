@@ -465,3 +465,11 @@ def test_pooled_metrics_are_those_of_all_contrasts():
     expected = full.metrics[full.metrics["contrast"] == "all"].reset_index(drop=True)
     pd.testing.assert_frame_equal(pooled.metrics, expected)
     assert pooled.curves == {}
+
+
+def test_contrasts_and_cell_types_come_in_the_order_of_the_table():
+    order = [("z", "q"), ("a", "b"), ("z", "a"), ("b", "a")]
+    tables = [table_of([0.1, 0.2], contrast, cell_type=name) for name, contrast in order]
+    metrics = evaluate(pd.concat(tables), truth_of([])).metrics.query("contrast != 'all'")
+    found = metrics[["cell_type", "contrast"]].drop_duplicates()
+    assert list(found.itertuples(index=False, name=None)) == order
