@@ -246,6 +246,7 @@ class _Type:
     holds: tuple[tuple[_Type, ...], ...] = ()
 
 
+_PLAIN = {type(None), bool, int, float, str, bytes, list, tuple, dict, set}
 _REPR = Repr()  # stops early in what is long
 _REPR.maxstring = 60
 _TEXTS = {_Type("Sequence", ((_Type("str"),),))}
@@ -370,6 +371,6 @@ def _plural(types: tuple[_Type, ...]) -> str:
 
 
 def _found(value: Any) -> str:
-    """A value as it was given, where that is short, and its type."""
-    given, kind = _REPR.repr(value), type(value).__name__
-    return f"{given} ({kind})" if len(given) <= 60 and "\n" not in given else f"a {kind}"
+    """A value of Python's own as it was given, shortened, and the type of any."""
+    kind = type(value)
+    return f"{_REPR.repr(value)} ({kind.__name__})" if kind in _PLAIN else f"a {kind.__name__}"
