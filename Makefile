@@ -59,7 +59,7 @@ by_uv() { $(PIP) install --quiet --disable-pip-version-check uv && \
   index=$$(said index-url) && cert=$$(said cert) && limits=$$(said constraint) && \
   env $${index:+UV_DEFAULT_INDEX="$$index"} $${cert:+SSL_CERT_FILE="$$cert"} \
     $${limits:+UV_CONSTRAINT="$$limits"} \
-    $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python $(LOCK) --editable '.[$(EXTRAS)]'; }; \
+    $(BIN)/uv pip install --quiet --python $(BIN)/python $(LOCK) --editable '.[$(EXTRAS)]'; }; \
 by_uv || { echo "Without uv the set-up takes some minutes."; \
   $(PIP) install --quiet --disable-pip-version-check $(LOCK) --editable '.[$(EXTRAS)]'; }
 endef
@@ -70,6 +70,8 @@ export COUNTS CONFIG
 export OMP_NUM_THREADS = 1
 export OPENBLAS_NUM_THREADS = 1
 export MKL_NUM_THREADS = 1
+# A run is many processes: what one of them has compiled the others take.
+export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: help report plan scenarios calibration test test-slurm lock lint site dist bench fuzz million clean
 .DELETE_ON_ERROR:

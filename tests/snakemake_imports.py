@@ -1,8 +1,12 @@
 """What runs of Snakemake and their jobs do first, done once: `snakemake_runs` forks from it."""
 
+# ruff: noqa: E402
 from __future__ import annotations
 
 import gc
+
+gc.disable()  # modules are no garbage, and many
+
 from importlib import import_module
 
 import pyarrow.dataset  # noqa: F401
@@ -31,3 +35,4 @@ make_numba_ready()
 draw_coarsely(pytest.MonkeyPatch())
 gc.collect()
 gc.freeze()  # the memory of modules stays shared
+gc.enable()

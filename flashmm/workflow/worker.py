@@ -57,6 +57,7 @@ def serve(name: str, run: int) -> int:
         except OSError:
             return 0
         listener.listen(256)
+        gc.disable()  # modules are no garbage, and many
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         ready: list[int] = []
         while end not in ready:
@@ -123,7 +124,6 @@ def _prepare(request: dict[str, Any]) -> None:
         import_module("flashmm.workflow.jobs")
         import_module(f"flashmm.workflow.steps.{request['step']}")
         make_numba_ready()
-    gc.collect()
     gc.freeze()  # the memory of modules stays shared
 
 
@@ -139,6 +139,7 @@ def _become(connection: socket.socket, request: dict[str, Any], streams: list[in
     code = 1
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        gc.enable()
         threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
         os.chdir(request["folder"])
         os.environ.clear()
