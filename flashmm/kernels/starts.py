@@ -7,16 +7,17 @@ objective on a grid, a point not above its neighbours, and the search goes down 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.linalg import eigh
 
 from flashmm.kernels.engine import Optimum, take
+from flashmm.kernels.rotation import RANK_TOLERANCE
 
 Array = np.ndarray
 
+# Elements of a matrix per point that are there at a time.
+PART_ELEMENTS = 2**17
 # Levels up to which grids are fine, and reach below zero where components may be negative.
 SEARCHED_LEVELS = 128
 # Points per axis of the shared grid, by the number of components (the last for all larger K).
@@ -118,46 +119,68 @@ def definite_grids(B: Array, fine: bool = False) -> list[Grid]:
     """
     rising = grid_axes([float(np.linalg.eigvalsh(Bk)[-1]) for Bk in B], fine)
     fractions = np.array(NEGATIVE_FRACTIONS[max(len(B) - 1 - fine, 0)])
+    domain = _Domain(B, [_root(Bk) for Bk in B])
     orders = [np.roll(np.arange(len(B)), -first) for first in range(len(B))]
     grids = []
     for number, order in enumerate(orders):
-        points = _definite_grid(B, order, rising, fractions)
+        points = domain.grid(order, rising, fractions)
         flat = points.reshape(-1, len(B))
         wanted = np.ones(len(flat), dtype=bool)
         for earlier in orders[:number]:
-            wanted &= ~_reached(B, flat, earlier)
+            wanted &= ~domain.reaches(flat, earlier)
         grids.append(Grid(points, wanted.reshape(points.shape[:-1])))
     return [grid for grid in grids if grid.wanted.any()]
 
 
-def _reached(B: Array, points: Array, order: Array) -> Array:
-    """Whether V stays positive definite as the components of a point come in, one by one."""
-    reached = np.ones(len(points), dtype=bool)
-    for depth in range(1, len(order)):
-        some = np.where(np.isin(np.arange(len(order)), order[:depth]), points, 0.0)
-        rows = np.flatnonzero(reached & (some < 0).any(1))
-        V = np.eye(B.shape[1]) + np.einsum("gk,krs->grs", some[rows], B)
-        reached[rows] = np.linalg.eigvalsh(V)[:, 0] > 0
-    return reached
+def _root(Bk: Array) -> Array:
+    """C with CC' = B_k and no column of zeros, (r, rank)."""
+    values, vectors = np.linalg.eigh(Bk)
+    some = values >= values[-1] * RANK_TOLERANCE
+    return vectors[:, some] * np.sqrt(values[some])
 
 
-def _definite_grid(B: Array, order: Array, rising: list[Array], fractions: Array) -> Array:
-    """The grid of one order of the components; its axes are in that order."""
-    K, points = len(B), len(fractions) + len(rising[0])
-    grid = np.zeros((*(points,) * K, K))
-    for depth, k in enumerate(order):
-        for index in product(range(points), repeat=depth):
-            before = grid[(*index, *(0,) * (K - depth))] * np.isin(range(K), order[:depth])
-            values = np.append(_definite_bound(B, before, k) * fractions, rising[k])
-            grid[(*index, Ellipsis, k)] = values.reshape(-1, *(1,) * (K - depth - 1))
-    return grid
+class _Domain(NamedTuple):
+    """Where V = I + Σ γ_k B_k is positive definite; `roots` are those of the B_k."""
 
+    B: Array
+    roots: list[Array]
 
-def _definite_bound(B: Array, gamma: Array, k: int) -> float:
-    """γ_k at which I + Σ γ_l B_l becomes singular; γ_k is zero in `gamma`, (K,)."""
-    others = np.eye(B.shape[1]) + np.einsum("k,krs->rs", gamma, B)
-    largest = eigh(B[k], others, eigvals_only=True, subset_by_index=[len(others) - 1] * 2)
-    return -1.0 / float(largest[0])
+    def bounds(self, gamma: Array, k: int) -> Array:
+        """γ_k at which V becomes singular; the others are `gamma` (points, K), γ_k is zero."""
+        distinct, number = np.unique(gamma, axis=0, return_inverse=True)
+        size = max(1, PART_ELEMENTS // self.B[0].size)
+        parts = np.array_split(distinct, -(-len(distinct) // size))
+        largest = np.concatenate([self._largest(part, self.roots[k]) for part in parts])
+        return -1.0 / largest[number.ravel()]
+
+    def _largest(self, gamma: Array, root: Array) -> Array:
+        """Largest eigenvalue of V⁻¹B_k, which is that of C_k'V⁻¹C_k, (points,)."""
+        V = np.eye(len(root)) + np.einsum("gk,krs->grs", gamma, self.B)
+        return np.linalg.eigvalsh(root.T @ np.linalg.solve(V, root[None]))[:, -1]
+
+    def grid(self, order: Array, rising: list[Array], fractions: Array) -> Array:
+        """The grid of one order of the components; its axes are in that order."""
+        K, points = len(self.B), len(fractions) + len(rising[0])
+        grid = np.zeros((*(points,) * K, K))
+        for depth, k in enumerate(order):
+            # of the axes that follow one point each: their components are zero so far
+            before = grid[(Ellipsis, *(0,) * (K - depth), slice(None))]
+            bounds = self.bounds(before.reshape(-1, K), k).reshape(before.shape[:-1])
+            values = np.empty((*bounds.shape, points))
+            values[..., : len(fractions)] = bounds[..., None] * fractions
+            values[..., len(fractions) :] = rising[k]
+            grid[..., k] = values.reshape(*values.shape, *(1,) * (K - depth - 1))
+        return grid
+
+    def reaches(self, points: Array, order: Array) -> Array:
+        """Whether V stays positive definite as all but the last component come in, one by one."""
+        reached, before = np.ones(len(points), dtype=bool), np.zeros_like(points)
+        for k in order[:-1]:
+            rows = np.flatnonzero(reached & (points[:, k] < 0))
+            if len(rows):
+                reached[rows] = points[rows, k] > self.bounds(before[rows], k)
+            before[:, k] = points[:, k]
+        return reached
 
 
 def valleys(f: Array) -> Starts:
