@@ -301,12 +301,14 @@ class EliminationEngine:
         sums = _in_panels(np.ascontiguousarray((groups.joins @ weighted).T))
         b_inner, squares = _in_panels(genes.xr + groups.sums(weighted)), sums**2
         f = np.empty((len(grid), len(genes.e)))
-        for k in range(len(grid)):
-            phi, N = system.weights.phi[:, [k]], system.inverse[k] * system.t[k]
-            b = b_inner - sums @ (phi * system.s[k])
-            Q = between - (squares @ phi)[:, :, 0] - ((b @ N) * b).sum(2)
-            Q = np.maximum(Q.ravel()[: len(genes.e)], genes.e)
-            f[k] = self.dof * np.log(Q) + system.log_det[k]
+        size = max(1, PART_ELEMENTS // (b_inner.size + squares.size))
+        for first in range(0, len(grid), size):
+            rows = slice(first, first + size)
+            phi, N = system.weights.phi[:, rows].T, system.inverse[rows] * system.t[rows, None]
+            b = b_inner - sums @ (phi[:, :, None] * system.s[rows])[:, None]
+            Q = between - (squares @ phi[:, None, :, None])[..., 0] - ((b @ N[:, None]) * b).sum(3)
+            Q = np.maximum(Q.reshape(len(phi), -1)[:, : len(genes.e)], genes.e)
+            f[rows] = self.dof * np.log(Q) + system.log_det[rows, None]
         return f
 
     @property
