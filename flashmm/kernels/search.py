@@ -366,8 +366,10 @@ def _newton_step(d: Derivatives, held: Array) -> tuple[Array, Array, Array]:
     scale = 1.0 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
     outer = scale[:, :, None] * scale[:, None, :]
     observed = _pin(d.observed, held) * outer
-    newton = np.linalg.eigvalsh(observed)[:, 0] > -FLAT
-    values, vectors = np.linalg.eigh(np.where(newton[:, None, None], observed, expected * outer))
+    values, vectors = np.linalg.eigh(observed)
+    newton = values[:, 0] > -FLAT
+    other = np.flatnonzero(~newton)
+    values[other], vectors[other] = np.linalg.eigh(expected[other] * outer[other])
     gradient = np.where(held, 0.0, d.gradient) * scale
     along = (vectors * gradient[:, :, None]).sum(1)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -43,12 +43,16 @@ def _log_range_tail(k: int) -> CubicSpline:
     z = np.arange(-FURTHEST_NORMAL, LARGEST_RANGE / 2 + FURTHEST_NORMAL, NORMAL_STEP)
     log_below = special.log_ndtr(z)
     log_density = -0.5 * z**2 - 0.5 * np.log(2 * np.pi) + (k - 1) * log_below
+    ends = np.searchsorted(z, w / 2 + FURTHEST_NORMAL)
     result = np.zeros(len(w))
-    for i, width in enumerate(w[1:], 1):
-        ratio = np.exp(special.log_ndtr(z - width) - log_below)
+    for i in range(1, len(w)):
+        some = slice(0, ends[i])
+        ratio = np.exp(special.log_ndtr(z[some] - w[i]) - log_below[some])
         with np.errstate(divide="ignore"):
             log_part = np.log(-np.expm1((k - 1) * np.log1p(-np.minimum(ratio, 1.0))))
-        result[i] = special.logsumexp(log_density + log_part)
+        values = log_density[some] + log_part
+        largest = values.max()
+        result[i] = largest + np.log(np.exp(values - largest).sum())
     result[1:] += np.log(k * NORMAL_STEP)
     return CubicSpline(w, np.minimum(result, 0.0))
 
