@@ -56,6 +56,12 @@ FILE_METHODS = {
 
 
 @cache
+def nodes(text: str) -> tuple[ast.AST, ...]:
+    """All nodes of a module's syntax tree; a text is parsed once, whatever is asked of it."""
+    return tuple(ast.walk(ast.parse(text)))
+
+
+@cache
 def imports(text: str, module: str, is_package: bool = False) -> tuple[tuple[str, str], ...]:
     """Dotted names that a module imports, at its top or anywhere else in it, with their aliases.
 
@@ -77,7 +83,7 @@ def imports(text: str, module: str, is_package: bool = False) -> tuple[tuple[str
 
 
 def _imports(text: str, module: str, is_package: bool) -> Iterator[tuple[str, str]]:
-    for node in ast.walk(ast.parse(text)):
+    for node in nodes(text):
         match node:
             case ast.Import(names=names):
                 for alias in names:
@@ -133,7 +139,7 @@ def file_access(text: str, module: str = "module", is_package: bool = False) -> 
     # `import a.b` gives the name a, `import a.b as c` the name c
     aliases |= {alias: alias for name, alias in known if name.partition(".")[0] == alias}
     found = {name for name, _ in known if _is_file_name(name)}
-    for node in ast.walk(ast.parse(text)):
+    for node in nodes(text):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
             # a name that is not imported is a builtin function or a value
             name = aliases.get(node.id, f"builtins.{node.id}")

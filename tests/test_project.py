@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.version import Version
-from source_code import cycle, file_access, imported_modules, imports
+from source_code import cycle, file_access, imported_modules, imports, nodes
 
 import flashmm
 from flashmm.shown import attached
@@ -93,7 +94,7 @@ def test_dependencies_are_those_that_the_package_imports():
     }  # of the workflow; snakemake needs the others
     found = set()
     for path in PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes(path.read_text()):
             if isinstance(node, ast.Import):
                 found |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level:
@@ -247,13 +248,11 @@ def texts() -> list[Path]:
     kinds = {".py", ".md", ".smk", ".yaml", ".yml", ".toml", ".tsv", ".rst", ".j2", ".cff", ""}
     skipped = {".git", ".venv", ".snakemake", "results", "logs", "__pycache__", ".hypothesis"}
     skipped |= {".mypy_cache", ".pytest_cache", ".ruff_cache", "site"}
-    return [
-        path
-        for path in ROOT.rglob("*")
-        if path.is_file()
-        and path.suffix in kinds
-        and not skipped & set(path.relative_to(ROOT).parts)
-    ]
+    found = []
+    for folder, folders, names in os.walk(ROOT):
+        folders[:] = set(folders) - skipped
+        found += [Path(folder, name) for name in set(names) - skipped]
+    return [path for path in found if path.is_file() and path.suffix in kinds]
 
 
 def test_no_path_of_a_machine_is_written_down():

@@ -105,4 +105,4 @@ def limit_threads(threads: int) -> None:
     """Let compiled code and BLAS of this process use so many threads from now on."""
     # as many as numba has begun with, at most
     numba.set_num_threads(min(threads, int(vars(numba.config)["NUMBA_NUM_THREADS"])))
-    _libraries().limit(limits=threads)
+    ThreadpoolController().limit(limits=threads)
