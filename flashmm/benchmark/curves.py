@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pandas as pd
 from scipy import special
@@ -21,19 +19,14 @@ def draw_curves(tests: pd.DataFrame, known: bool, typed: bool = False) -> dict[s
     makers = {"qq": _qq_curve, "p_histogram": _p_histogram}
     if known and tests["de"].any() and not tests["de"].all():
         makers |= {"roc": _roc_curve, "fdp_tpr": _fdp_tpr_curve}
-    return {name: _per_contrast(tests, make, typed) for name, make in makers.items()}
-
-
-def _per_contrast(
-    tests: pd.DataFrame, make: Callable[[pd.DataFrame], pd.DataFrame], typed: bool
-) -> pd.DataFrame:
-    parts = []
+    made: dict[str, list[pd.DataFrame]] = {name: [] for name in makers}
     for labels, part in slices(tests, None):
-        curve = make(part)
-        for name in ("contrast", *(["cell_type"] if typed else [])):
-            curve.insert(0, name, labels[name])
-        parts.append(curve)
-    return pd.concat(parts, ignore_index=True)
+        for name, make in makers.items():
+            curve = make(part)
+            for label in ("contrast", *(["cell_type"] if typed else [])):
+                curve.insert(0, label, labels[label])
+            made[name].append(curve)
+    return {name: pd.concat(parts, ignore_index=True) for name, parts in made.items()}
 
 
 def _qq_curve(tests: pd.DataFrame) -> pd.DataFrame:

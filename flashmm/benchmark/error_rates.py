@@ -27,7 +27,7 @@ def slice_metrics(
         yield from _discovery_metrics(tests, known, level)
     if known:
         yield metric_row("de_tests", tests["de"].sum(), n=len(tests))
-        yield from (_false_positive_rate(tests, level) for level in levels)
+        yield from _false_positive_rates(tests, levels)
         yield from _coverage_metrics(tests)
         yield from power_metrics(tests, levels)
         yield from _auc_metrics(tests)
@@ -43,7 +43,11 @@ def _count_metrics(tests: pd.DataFrame) -> Iterator[dict[str, Any]]:
 
 def null_p_values(tests: pd.DataFrame) -> np.ndarray:
     """P-values of null tests that have one (of all tests where the truth is not known)."""
-    return tests.loc[~tests["de"] & tests["p"].notna(), "p"].to_numpy()
+    return tests["p"].to_numpy()[_is_null(tests)]
+
+
+def _is_null(tests: pd.DataFrame) -> np.ndarray:
+    return ~tests["de"].to_numpy() & tests["p"].notna().to_numpy()
 
 
 def _lambda_gc(p: np.ndarray) -> dict[str, Any]:
@@ -58,11 +62,12 @@ def _lambda_gc(p: np.ndarray) -> dict[str, Any]:
     return metric_row("lambda_gc", float(value), se=float(se), n=p.size)
 
 
-def _false_positive_rate(tests: pd.DataFrame, level: float) -> dict[str, Any]:
-    null = tests[~tests["de"] & tests["p"].notna()]
-    rejected = (null["p"] <= level).to_numpy()
-    se = clustered_error(rejected, null["gene"].to_numpy())
-    return metric_row("fpr", mean(rejected), level=level, se=se, n=len(null))
+def _false_positive_rates(tests: pd.DataFrame, levels: Sequence[float]) -> Iterator[dict[str, Any]]:
+    p, gene = null_p_values(tests), tests["gene"].to_numpy()[_is_null(tests)]
+    for level in levels:
+        rejected = p <= level
+        se = clustered_error(rejected, gene)
+        yield metric_row("fpr", mean(rejected), level=level, se=se, n=len(p))
 
 
 def _coverage_metrics(tests: pd.DataFrame) -> Iterator[dict[str, Any]]:

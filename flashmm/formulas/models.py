@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from formulaic import Formula
 from formulaic.errors import FormulaicError
@@ -14,6 +15,8 @@ from flashmm.formulas.words import ELEMENTWISE, Words, refused
 from flashmm.options import FormulaError
 
 Term = tuple[Factor, ...]  # the empty term is the intercept
+
+_KEPT = 256  # texts that are read once; a model is asked for its terms again and again
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,8 @@ def _bar(words: list[tuple[str, str]], middle: int) -> _Bar:
     return _Bar(text, left, right, words[middle][1] == "||")
 
 
-def _terms(words: Words) -> list[Term]:
+@lru_cache(_KEPT)
+def _terms(words: Words) -> tuple[Term, ...]:
     """Terms of a formula in formulaic's order, the intercept first unless it is removed.
 
     formulaic sees a placeholder for each column and each call; equal ones share it.
@@ -107,7 +111,7 @@ def _terms(words: Words) -> list[Term]:
     except (FormulaicError, RecursionError, TypeError) as error:
         message = str(error).splitlines()[0]
         raise refused(words.text, f"text that is no formula ({message})") from error
-    return [tuple(factors[f.expr] for f in t.factors if f.expr != "1") for t in formula]
+    return tuple(tuple(factors[f.expr] for f in t.factors if f.expr != "1") for t in formula)
 
 
 def _leaves(node: ast.expr) -> list[ast.expr]:
@@ -146,7 +150,7 @@ def read_fixed(formula: str) -> list[Term]:
     words, bars = _split_bars(_one_sided(Words.of(formula)))
     if bars:
         raise FormulaError(f"formula {formula!r}: random terms have no place here.")
-    return _terms(words)
+    return list(_terms(words))
 
 
 def _random_item(text: str) -> list[RandomTerm]:
@@ -174,7 +178,7 @@ def _one_sided_item(words: Words) -> list[RandomTerm]:
 
 
 def _bar_terms(bar: _Bar) -> list[RandomTerm]:
-    slopes = tuple(_terms(bar.left))
+    slopes = _terms(bar.left)
     if not slopes:
         raise FormulaError(f"random term {bar.text!r}: nothing varies; write (1 | subject).")
     return [RandomTerm(bar.text, g.columns, slopes, bar.independent) for g in _groupings(bar.right)]
@@ -203,6 +207,7 @@ def _groupings(words: Words) -> list[RandomTerm]:
     return [RandomTerm(words.text, tuple(dict.fromkeys(names))) for names in columns(tree)]
 
 
+@lru_cache(_KEPT)
 def read_covariate(expr: str) -> tuple[Factor, ...]:
     """Read a covariate, a column or call or a product of them by `:`."""
     tree, _ = read_tree(Words.of(expr))

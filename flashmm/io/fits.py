@@ -18,7 +18,7 @@ from flashmm.cells.groups import GroupStatistics
 from flashmm.cells.reference import with_reference
 from flashmm.cells.size_factors import RECORD, recorded_factors
 from flashmm.design.from_groups import summary_statistics
-from flashmm.io.groups import gene_names, groups_identity, read_groups
+from flashmm.io.groups import gene_names, groups_identity, identity_and_genes, read_groups
 from flashmm.lmm import LMMFit, prepare
 from flashmm.names import listed
 from flashmm.options import FitOptions, InputError, checked
@@ -170,12 +170,13 @@ def read_fit(path: PathLike, groups_path: PathLike | None = None) -> LMMFit | Fi
     adata, recipe = _stored_fit(path)
     source = _groups_path(path, recipe) if groups_path is None else Path(groups_path)
     with unchanged(source):
-        if groups_identity(source) != recipe["groups_id"]:
+        identity, genes = identity_and_genes(source)
+        if identity != recipe["groups_id"]:
             raise InputError(
                 f"'{source}' is not the groups file that '{path}' was fitted from (its digest "
                 "differs). Fit again, or name the original with groups_path."
             )
-        groups = read_groups(source, _gene_range(adata.obs_names, source, path))
+        groups = read_groups(source, _gene_range(adata.obs_names, genes, source, path))
     factors = json.loads(recipe["size_factors"])
     if factors is not None and RECORD not in groups.provenance:
         groups = with_size_factors(groups, recorded_factors(factors))
@@ -272,9 +273,11 @@ def _groups_path(path: PathLike, recipe: Mapping[str, Any]) -> Path:
     return Path(path).parent / str(recipe["groups"])
 
 
-def _gene_range(genes: pd.Index, source: Path, path: PathLike) -> tuple[int, int]:
+def _gene_range(
+    genes: pd.Index, of_groups: pd.Index, source: Path, path: PathLike
+) -> tuple[int, int]:
     """Find the positions in the groups file of consecutive genes."""
-    places = gene_names(source).get_indexer(genes)
+    places = of_groups.get_indexer(genes)
     if (places < 0).any() or (np.diff(places) != 1).any():
         raise InputError(
             f"The genes of '{path}' are not consecutive genes of '{source}', as those of a fit are."

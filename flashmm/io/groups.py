@@ -213,9 +213,14 @@ def groups_identity(path: PathLike) -> str:
 
     Files of other groups have other digests, and whoever reads sums compares them with it.
     """
+    return identity_and_genes(path)[0]
+
+
+def identity_and_genes(path: PathLike) -> tuple[str, pd.Index]:
+    """Return the digest of what a file of groups holds (`groups_identity`), and its genes."""
     with hdf5_file(path) as file, reading(path):
-        _verified(file, path)
-        return str(ad.io.read_elem(file[f"uns/flashmm/{_DIGEST}"]))
+        header, _ = _verified(file, path)
+        return str(ad.io.read_elem(file[f"uns/flashmm/{_DIGEST}"])), header.genes
 
 
 def gene_names(path: PathLike) -> pd.Index:

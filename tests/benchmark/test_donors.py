@@ -246,7 +246,7 @@ R_SCRIPTS = Path(__file__).resolve().parents[2] / "workflow" / "methods"
 @pytest.fixture(scope="module")
 def edger() -> None:
     """R with edgeR, or the test is skipped."""
-    asked = ["Rscript", "--vanilla", "-e", "quit(status = !requireNamespace('edgeR'))"]
+    asked = ["Rscript", "--vanilla", "-e", "quit(status = !nzchar(system.file(package = 'edgeR')))"]
     if shutil.which("Rscript") is None or subprocess.run(asked, check=False).returncode:
         pytest.skip("R with edgeR is not installed")
 

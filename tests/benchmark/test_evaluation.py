@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -97,10 +99,16 @@ def test_lambda_is_one_for_uniform_and_follows_the_median(shift):
     assert ev.value("lambda_gc") == pytest.approx(1 + shift)
 
 
-def test_lambda_error_is_that_of_the_median():
+@cache
+def null_simulations():
+    """Uniform p-values of 400 genes in each of 120 contrasts."""
     rng = np.random.default_rng(3)
     table = pd.concat([table_of(rng.uniform(size=400), f"x{i}") for i in range(120)])
-    values = evaluate(table, truth_of([])).metrics.query("metric == 'lambda_gc'")
+    return evaluate(table, truth_of([]))
+
+
+def test_lambda_error_is_that_of_the_median():
+    values = null_simulations().metrics.query("metric == 'lambda_gc'")
     values = values[values.contrast != "all"]
     assert len(values) == 120
     assert values.value.std() == pytest.approx(values.std_error.iloc[0], rel=0.2)
@@ -340,13 +348,11 @@ def test_qq_expects_the_order_statistics_of_uniform_p_values():
 
 
 def test_qq_band_covers_each_order_statistic_in_95_of_100_simulations():
-    rng = np.random.default_rng(13)
-    table = pd.concat([table_of(rng.uniform(size=200), f"x{i}") for i in range(60)])
-    qq = evaluate(table, truth_of([])).curves["qq"]
+    qq = null_simulations().curves["qq"]
     qq = qq[qq.contrast != "all"]
     inside = qq.observed.between(qq.lower, qq.upper).groupby(qq.contrast).mean()
-    assert len(inside) == 60
-    assert np.mean(inside) == pytest.approx(0.95, abs=3 * np.std(inside) / np.sqrt(60))
+    assert len(inside) == 120
+    assert np.mean(inside) == pytest.approx(0.95, abs=3 * np.std(inside) / np.sqrt(120))
 
 
 def test_histogram_is_a_density():

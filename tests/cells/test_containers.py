@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tracemalloc
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import anndata as ad
@@ -35,9 +37,20 @@ def assert_same(found: fm.GroupStatistics, expected: fm.GroupStatistics = EXPECT
     pd.testing.assert_frame_equal(found.obs, expected.obs)
 
 
+@pytest.fixture(scope="module")
+def container(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], object]:
+    """The study in a container of a kind; each is written once."""
+
+    @cache
+    def of_kind(kind: str) -> object:
+        return {**WITH_OBS, **WITHOUT_OBS}[kind](CELLS, tmp_path_factory.mktemp("study"))
+
+    return of_kind
+
+
 @pytest.mark.parametrize("kind", WITH_OBS)
-def test_containers_with_a_table_of_cells(kind: str, tmp_path: Path) -> None:
-    data = WITH_OBS[kind](CELLS, tmp_path)
+def test_containers_with_a_table_of_cells(kind: str, container: Callable[[str], object]) -> None:
+    data = container(kind)
     layer = "raw" if kind == "raw" else None
     for chunk_nnz in (7, None):
         assert_same(groups_of(data, chunk_nnz=chunk_nnz, layer=layer))
@@ -49,15 +62,17 @@ def test_containers_with_a_table_of_cells(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", WITHOUT_OBS)
-def test_containers_with_a_sheet(kind: str, tmp_path: Path) -> None:
-    data = WITHOUT_OBS[kind](CELLS, tmp_path)
+def test_containers_with_a_sheet(kind: str, container: Callable[[str], object]) -> None:
+    data = container(kind)
     for chunk_nnz in (7, None):
         assert_same(groups_of(data, obs=CELLS.obs, chunk_nnz=chunk_nnz))
 
 
 @pytest.mark.parametrize("kind", ["zarr 3 csr", "zarr 2 dense", "old h5ad", "10x h5", "mtx.gz"])
-def test_shards_of_any_container_make_the_whole(kind: str, tmp_path: Path) -> None:
-    data = {**WITH_OBS, **WITHOUT_OBS}[kind](CELLS, tmp_path)
+def test_shards_of_any_container_make_the_whole(
+    kind: str, container: Callable[[str], object]
+) -> None:
+    data = container(kind)
     parts = [groups_of(data, obs=CELLS.obs, shard=(i, 3)) for i in (1, 2, 3)]
     whole = fm.merge(parts)
     np.testing.assert_array_equal(whole.counts, EXPECTED.counts)
@@ -157,8 +172,8 @@ def test_symbols_of_10x_that_come_twice(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["10x h5", "mtx.gz", "zarr 3 csc", "old h5ad"])
-def test_cells_of_any_container_in_memory(kind: str, tmp_path: Path) -> None:
-    data = {**WITH_OBS, **WITHOUT_OBS}[kind](CELLS, tmp_path)
+def test_cells_of_any_container_in_memory(kind: str, container: Callable[[str], object]) -> None:
+    data = container(kind)
     read = fm.read_cells(data, obs=CELLS.obs)
     np.testing.assert_array_equal(read.X.toarray(), CELLS.X.toarray())
     assert read.X.dtype == np.float32 and list(read.obs_names) == list(CELLS.obs_names)

@@ -48,13 +48,23 @@ def brute_force(cells, fixed, random, subjects, treated):
     return every[0], every
 
 
-@pytest.mark.parametrize("random", [["subject"], ["subject", "subject:kind"]], ids=["K1", "nested"])
-def test_enumeration_is_brute_force(random):
-    cells = regrouped.simulate(1, subjects=6, kinds=2, genes=4)
+@cache
+def of_six_subjects(random):
+    """Twelve genes, three of them with an effect: the table, and what brute force gives."""
+    cells = regrouped.simulate(2, subjects=6, kinds=2, genes=12)
+    cells.Y[(cells.obs["condition"] == "stim").to_numpy(), :3] += 4.0
+    cells = regrouped.Cells(cells.obs, cells.Y, regrouped.group(cells.obs, cells.Y))
     with pytest.warns(fm.FlashmmWarning, match="in 20 distinct ways: no permutation p-value"):
         table = fm.permutation_tests(statistics(cells, random=random), EFFECT, null="factor")
     with regrouped.advised(random):
-        observed, every = brute_force(cells, FIXED, random, 6, 3)
+        return table, *brute_force(cells, FIXED, random, 6, 3)
+
+
+@pytest.mark.parametrize(
+    "random", [("subject",), ("subject", "subject:kind")], ids=["K1", "nested"]
+)
+def test_enumeration_is_brute_force(random):
+    table, observed, every = of_six_subjects(random)
     assert table.enumerated and table.n_distinct == comb(6, 3)
     assert list(table.n_permutations) == [19]
     np.testing.assert_allclose(np.abs(table.statistic[:, 0]), observed, rtol=1e-6)
@@ -210,13 +220,7 @@ def test_contrast_that_is_all_of_the_fixed_effects():
 
 
 def test_fdr_is_its_definition():
-    cells = regrouped.simulate(2, subjects=6, kinds=2, genes=12)
-    cells.Y[(cells.obs["condition"] == "stim").to_numpy(), :3] += 4.0
-    cells = regrouped.Cells(cells.obs, cells.Y, regrouped.group(cells.obs, cells.Y))
-    with pytest.warns(fm.FlashmmWarning, match="20 distinct ways"):
-        table = fm.permutation_tests(statistics(cells), EFFECT, null="factor")
-    with regrouped.advised(["subject"]):
-        observed, every = brute_force(cells, FIXED, ["subject"], 6, 3)
+    table, observed, every = of_six_subjects(("subject",))
     rates = {}
     for t in observed:
         expected = (every >= t * (1 - 1e-6)).sum() / len(every)

@@ -32,15 +32,22 @@ def fit_of(groups: GroupStatistics, fixed: str = "~ x + condition", **options: s
     return fit_lmm(summary_statistics(groups, fixed, ["subject"]), **options)
 
 
-@pytest.fixture
-def shards(tmp_path: Path) -> list[Path]:
+@pytest.fixture(scope="module")
+def fitted_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Fits of three ranges of the genes of `groups.h5ad`, beside it."""
-    write_groups(summarise(cells(), BY, "x"), tmp_path / "groups.h5ad")
-    paths = [tmp_path / f"fit{i}.h5ad" for i in range(3)]
-    for path, genes in zip(paths, GENE_RANGES, strict=True):
-        groups = read_groups(tmp_path / "groups.h5ad", genes=genes)
-        write_fit(fit_of(groups), path, tmp_path / "groups.h5ad")
-    return paths
+    folder = tmp_path_factory.mktemp("fitted")
+    write_groups(summarise(cells(), BY, "x"), folder / "groups.h5ad")
+    for i, genes in enumerate(GENE_RANGES):
+        groups = read_groups(folder / "groups.h5ad", genes=genes)
+        write_fit(fit_of(groups), folder / f"fit{i}.h5ad", folder / "groups.h5ad")
+    return folder
+
+
+@pytest.fixture
+def shards(fitted_folder: Path, tmp_path: Path) -> list[Path]:
+    """The fits of `fitted_folder`, which a test may change, and `groups.h5ad` beside them."""
+    shutil.copytree(fitted_folder, tmp_path, dirs_exist_ok=True)
+    return [tmp_path / f"fit{i}.h5ad" for i in range(3)]
 
 
 def test_fits_of_ranges_join_to_that_of_all_genes(shards: list[Path], tmp_path: Path) -> None:
