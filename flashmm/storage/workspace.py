@@ -19,6 +19,8 @@ from flashmm.options import InputError, note
 MEMORY_VARIABLE = "FLASHMM_MEMORY_MB"
 # The rest is for the pass over the cells, for copies, and for the other jobs of the machine.
 MEMORY_SHARE = 0.5
+# Bytes up to which an array is made in memory without asking how much there is.
+SMALL = 16e6
 
 
 def zeros(shape: tuple[int, ...], what: str) -> np.ndarray:
@@ -40,7 +42,7 @@ def zeros(shape: tuple[int, ...], what: str) -> np.ndarray:
         Where neither memory nor disk has room.
     """
     size = 8 * math.prod(shape)
-    limit = memory_limit()
+    limit = memory_limit() if size > SMALL or os.environ.get(MEMORY_VARIABLE) else SMALL
     if size <= limit:
         return _fresh_memory(size).view(np.float64).reshape(shape)
     folder = tempfile.gettempdir()
