@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -146,14 +147,19 @@ class SummaryStatistics(Shown):
         """
         if self.products_YtZ is not None:
             return self.products_YtZ[start:stop]
-        groups, design = self.require_source()
+        groups, _ = self.require_source()
         block = np.zeros(
             (len(self.Z_levels), len(range(*slice(start, stop).indices(self.n_genes))))
         )
-        for k, weights in enumerate(layers(design.random)):
+        for k, weights in enumerate(self._layers):
             if weights is not None:
                 block += weights.T @ groups.cross_sum(k)[:, start:stop]
         return block.T
+
+    @cached_property
+    def _layers(self) -> list[sp.csr_array | None]:
+        """The matrices over groups that Z is made of (`products.layers`)."""
+        return layers(self.require_source()[1].random)
 
     def from_origin(self, values: np.ndarray) -> np.ndarray:
         """Values of the genes, (genes,), counted from zero instead of the `origin`."""

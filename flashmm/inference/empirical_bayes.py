@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,7 @@ from flashmm.inference.plan import T_TEST, Tails, TestPlan, Tests
 from flashmm.inference.screening import Screened
 from flashmm.inference.wald import Wald
 from flashmm.kernels import empirical_bayes as kernels
+from flashmm.kernels.empirical_bayes_points import Points
 from flashmm.kernels.empirical_bayes_tests import joint_tests, single_tests
 from flashmm.kernels.engine import take
 from flashmm.options import InputError, Status, note
@@ -142,8 +143,9 @@ def empirical_bayes_tests(plan: TestPlan, screened: Screened) -> Tests:
     with_prior = _prior(fit, components, usable, plan.prior)
     found = {name: np.full(screened.shape, np.nan) for name in _ARRAYS}
     for block in fit.test_blocks():
+        asked = _Asked.of(block, screened)
         for rows in _same_stratum(block, with_prior.stratum):
-            _test_genes(block, rows, plan, screened, with_prior, found)
+            _test_genes(asked, rows, plan, with_prior, found)
     failures = {Status.ZERO_VARIANCE: _without_variance(found, screened, usable)}
     return Tests(
         estimate=found["estimate"],
@@ -321,30 +323,64 @@ def _same_stratum(block: FittedBlock, stratum: np.ndarray) -> Iterator[np.ndarra
         yield np.flatnonzero(own == one)
 
 
+class _Asked(NamedTuple):
+    """What is tested of the genes of a block, which share a design.
+
+    Attributes
+    ----------
+    model, genes : Points and its form of the genes
+        `FittedBlock.shared_points`.
+    number : (block,) int array
+        Numbers of the genes.
+    single : (tests,) int array
+        Numbers of the contrasts of one row.
+    columns : (kept, tests) array
+        These contrasts in the orthonormal basis of the design.
+    joint : dict
+        Number of each contrast of several rows to its (kept, rows) columns.
+    """
+
+    model: Points
+    genes: Any
+    number: np.ndarray
+    single: np.ndarray
+    columns: np.ndarray
+    joint: dict[int, np.ndarray]
+
+    @classmethod
+    def of(cls, block: FittedBlock, screened: Screened) -> _Asked:
+        here = screened.testable & _estimable(block, screened)
+        bases = [contrast.basis for contrast in screened.contrasts]
+        single = np.flatnonzero(here & (screened.df_num <= 1))
+        rows = np.vstack([bases[j] for j in single]) if len(single) else bases[0][:0]
+        joint = np.flatnonzero(here & (screened.df_num > 1))
+        return cls(
+            *block.shared_points(),
+            block.index,
+            single,
+            block.contrast_columns(rows),
+            {int(j): block.contrast_columns(bases[j]) for j in joint},
+        )
+
+
 def _test_genes(
-    block: FittedBlock,
+    asked: _Asked,
     rows: np.ndarray,
     plan: TestPlan,
-    screened: Screened,
     prior: VarianceRatioPrior,
     found: dict[str, np.ndarray],
 ) -> None:
     """Write the tests of some genes of one stratum."""
-    model, whole = block.shared_points()
-    genes, index = take(whole, rows), block.index[rows]
+    model, genes, index = asked.model, take(asked.genes, rows), asked.number[rows]
     weights = prior.weights[prior.stratum[index[0]]]
     used = weights > 0
     points = prior.points[used]
     posterior, _ = kernels.posterior(model.log_likelihood(points, genes), weights[used])
-    here = screened.testable & _estimable(block, screened)
-    single = np.flatnonzero(here & (screened.df_num <= 1))
-    if len(single):
-        basis = np.vstack([screened.contrasts[j].basis for j in single])
-        columns = block.contrast_columns(basis)
+    if len(asked.single):
         tests = single_tests(
             model,
             genes,
-            columns,
+            asked.columns,
             points,
             posterior,
             alternative=plan.alternative,
@@ -352,9 +388,8 @@ def _test_genes(
             minimum=plan.lfc,
         )
         for name in _ARRAYS:
-            found[name][np.ix_(index, single)] = getattr(tests, name)
-    for j in np.flatnonzero(here & (screened.df_num > 1)):
-        columns = block.contrast_columns(screened.contrasts[j].basis)
+            found[name][np.ix_(index, asked.single)] = getattr(tests, name)
+    for j, columns in asked.joint.items():
         joint = joint_tests(model, genes, columns, points, posterior)
         for name in ("statistic", "p_value", "log10_p"):
             found[name][index, j] = getattr(joint, name)

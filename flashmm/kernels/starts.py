@@ -164,7 +164,8 @@ class _Domain(NamedTuple):
         grid = np.zeros((*(points,) * K, K))
         for depth, k in enumerate(order):
             # of the axes that follow one point each: their components are zero so far
-            before = grid[(Ellipsis, *(0,) * (K - depth), slice(None))]
+            one: tuple[Any, ...] = (Ellipsis, *(0,) * (K - depth), slice(None))
+            before = grid[one]
             bounds = self.bounds(before.reshape(-1, K), k).reshape(before.shape[:-1])
             values = np.empty((*bounds.shape, points))
             values[..., : len(fractions)] = bounds[..., None] * fractions
