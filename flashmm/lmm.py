@@ -265,29 +265,28 @@ class FittedGenes:
         """Variance components, (block, K + 1)."""
         return self.fit.theta[self.index]
 
+    @property
+    def data(self) -> Any:
+        """The genes in the engine's form."""
+        whole = self.fit.model.responses(self.fit.stats, *self.bounds)
+        return take(whole, self.index - self.bounds[0])
+
     def observed_information(self) -> np.ndarray:
         """Observed information of theta, (block, K + 1, K + 1)."""
-        model, fit = self.fit.model, self.fit
-        genes = take(model.responses(fit.stats, *self.bounds), self.index - self.bounds[0])
-        return model.engine.information(self.gamma, self.theta[:, -1], genes)[1]
+        return self.fit.model.engine.information(self.gamma, self.theta[:, -1], self.data)[1]
 
     def score(self) -> np.ndarray:
         """Gradient of the log-likelihood in theta, (block, K + 1)."""
-        model, fit = self.fit.model, self.fit
-        genes = take(model.responses(fit.stats, *self.bounds), self.index - self.bounds[0])
-        return model.engine.score(self.gamma, self.theta[:, -1], genes)
+        return self.fit.model.engine.score(self.gamma, self.theta[:, -1], self.data)
 
     def expected_information(self, theta: np.ndarray) -> np.ndarray:
         """Expected information at other components, (block, K + 1, K + 1)."""
-        model, fit = self.fit.model, self.fit
-        genes = take(model.responses(fit.stats, *self.bounds), self.index - self.bounds[0])
-        return model.engine.information(theta[:, :-1] / theta[:, -1:], theta[:, -1], genes)[0]
+        gamma, variance = theta[:, :-1] / theta[:, -1:], theta[:, -1]
+        return self.fit.model.engine.information(gamma, variance, self.data)[0]
 
-    def shared_points(self) -> tuple[Points, Any]:
-        """The design at ratios of components that genes share, and the genes as it takes them."""
-        model = self.fit.model
-        genes = take(model.responses(self.fit.stats, *self.bounds), self.index - self.bounds[0])
-        return points_of(model.engine), genes
+    def shared_points(self) -> Points:
+        """The design at ratios of components that genes share."""
+        return points_of(self.fit.model.engine)
 
     def contrast_columns(self, rows: np.ndarray) -> np.ndarray:
         """Contrasts (C, p) in the orthonormal basis of the design, (kept, C)."""

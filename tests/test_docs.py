@@ -9,7 +9,6 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
-from coarse_figures import draw_coarsely
 
 import flashmm as fm
 
@@ -29,9 +28,8 @@ SCRIPTS = [path for path in sorted((DOCS / "notebooks").glob("*.py")) if path.na
 def test_code_runs(document, tmp_path, monkeypatch, capsys):
     """The blocks of a document run one after another, as its reader would run them.
 
-    The counts are small, permutations few, and figures coarse.
+    The counts are small, and permutations few.
     """
-    draw_coarsely(monkeypatch)
     # a prior of the variance ratios needs more genes
     n_genes, n_cells = (60, 500) if document == "inference.md" else (20, 400)
     spec = fm.SimulationSpec(n_genes=n_genes, n_cells=n_cells, n_subjects=10, n_cell_types=2)
@@ -50,7 +48,6 @@ def test_code_runs(document, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_notebooks_run(script, tmp_path, monkeypatch, capsys):
     """The cells of a notebook, on fewer cells and genes than it shows."""
-    draw_coarsely(monkeypatch)
     text = script.read_text()
     for size, number in {"n_genes": 60, "n_de_genes": 12, "n_cells": 800}.items():
         text = re.sub(rf"\b{size}=\d+", f"{size}={number}", text)

@@ -63,7 +63,8 @@ def _lambda_gc(p: np.ndarray) -> dict[str, Any]:
 
 
 def _false_positive_rates(tests: pd.DataFrame, levels: Sequence[float]) -> Iterator[dict[str, Any]]:
-    p, gene = null_p_values(tests), tests["gene"].to_numpy()[_is_null(tests)]
+    null = _is_null(tests)
+    p, gene = tests["p"].to_numpy()[null], tests["gene"].to_numpy()[null]
     for level in levels:
         rejected = p <= level
         se = clustered_error(rejected, gene)

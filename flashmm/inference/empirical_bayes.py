@@ -301,7 +301,7 @@ def _mean_by_intercept(stats: SummaryStatistics) -> np.ndarray:
 def _grid(fit: ModelFit, usable: np.ndarray) -> np.ndarray:
     """Shared points of γ: as fine and as wide as the best informed block of genes needs."""
     gamma = fit.theta[usable, :-1] / fit.theta[usable, -1:]
-    models = [block.shared_points()[0] for block in fit.test_blocks()]
+    models = [block.shared_points() for block in fit.test_blocks()]
     scale = np.max([model.scale for model in models], axis=0)
     levels = np.max([model.levels for model in models], axis=0)
     return kernels.shared_grid(scale, levels, gamma)
@@ -311,8 +311,7 @@ def _log_likelihood(fit: ModelFit, points: np.ndarray) -> np.ndarray:
     """Restricted log-likelihood of the genes at every point, (genes, points)."""
     loglik = np.full((len(fit.genes), len(points)), np.nan)
     for block in fit.test_blocks():
-        model, genes = block.shared_points()
-        loglik[block.index] = model.log_likelihood(points, genes)
+        loglik[block.index] = block.shared_points().log_likelihood(points, block.data)
     return loglik
 
 
@@ -328,8 +327,8 @@ class _Asked(NamedTuple):
 
     Attributes
     ----------
-    model, genes : Points and its form of the genes
-        `FittedBlock.shared_points`.
+    model, genes : Points and the genes that it takes
+        `FittedBlock.shared_points` and `data`.
     number : (block,) int array
         Numbers of the genes.
     single : (tests,) int array
@@ -355,7 +354,8 @@ class _Asked(NamedTuple):
         rows = np.vstack([bases[j] for j in single]) if len(single) else bases[0][:0]
         joint = np.flatnonzero(here & (screened.df_num > 1))
         return cls(
-            *block.shared_points(),
+            block.shared_points(),
+            block.data,
             block.index,
             single,
             block.contrast_columns(rows),

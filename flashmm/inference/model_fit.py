@@ -40,14 +40,18 @@ class FittedBlock(Protocol):
     def theta(self) -> np.ndarray:
         """Variance components, (block, k)."""
 
+    @property
+    def data(self) -> Any:
+        """The genes in the form of their engine, made when it is asked for."""
+
     def observed_information(self) -> np.ndarray:
         """Observed information of θ, (block, k, k)."""
 
     def expected_information(self, theta: np.ndarray) -> np.ndarray:
         """Expected information at other components (block, k), as (block, k, k)."""
 
-    def shared_points(self) -> tuple[Points, Any]:
-        """The design at ratios of components that genes share, and the genes as it takes them."""
+    def shared_points(self) -> Points:
+        """The design at ratios of components that genes share; it takes `data`."""
 
     def contrast_columns(self, rows: np.ndarray) -> np.ndarray:
         """Contrasts (C, p) in the basis of these genes, (kept coefficients, C)."""

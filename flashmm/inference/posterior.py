@@ -113,6 +113,5 @@ def _log_likelihood(fit: ModelFit, points: np.ndarray, place: int) -> np.ndarray
     for block in fit.test_blocks():
         row = np.flatnonzero(block.index == place)
         if len(row):
-            model, genes = block.shared_points()
-            return model.log_likelihood(points, take(genes, row))[0]
+            return block.shared_points().log_likelihood(points, take(block.data, row))[0]
     return None

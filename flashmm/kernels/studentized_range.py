@@ -50,9 +50,7 @@ def _log_range_tail(k: int) -> CubicSpline:
         ratio = np.exp(special.log_ndtr(z[some] - w[i]) - log_below[some])
         with np.errstate(divide="ignore"):
             log_part = np.log(-np.expm1((k - 1) * np.log1p(-np.minimum(ratio, 1.0))))
-        values = log_density[some] + log_part
-        largest = values.max()
-        result[i] = largest + np.log(np.exp(values - largest).sum())
+        result[i] = np.logaddexp.reduce(log_density[some] + log_part)
     result[1:] += np.log(k * NORMAL_STEP)
     return CubicSpline(w, np.minimum(result, 0.0))
 

@@ -361,9 +361,9 @@ class FittedTraits:
         """Expected information at other components, (block, 2, 2)."""
         return self.engine.information(theta, self.data)[0]
 
-    def shared_points(self) -> tuple[Points, KinshipTraits]:
-        """The design at ratios σ²_g/σ²_e that traits share, and the traits."""
-        return DiagonalPoints.of_kinship(self.block.design), self.data
+    def shared_points(self) -> Points:
+        """The design at ratios σ²_g/σ²_e that traits share."""
+        return DiagonalPoints.of_kinship(self.block.design)
 
     def contrast_columns(self, rows: np.ndarray) -> np.ndarray:
         """Contrasts (C, p) of the kept coefficients, (kept, C)."""
