@@ -9,8 +9,8 @@ from graphlib import CycleError, TopologicalSorter
 
 # Modules for which the only use is a file.
 FILE_MODULES = {
-    *("bz2", "dbm", "fileinput", "glob", "gzip", "h5py", "isal", "joblib", "lzma", "mmap"),
-    *("pickle", "pyarrow", "shelve", "shutil", "sqlite3", "tables", "tarfile", "tempfile"),
+    *("bz2", "dbm", "deflate", "fileinput", "glob", "gzip", "h5py", "isal", "joblib", "lzma"),
+    *("mmap", "pickle", "pyarrow", "shelve", "shutil", "sqlite3", "tables", "tarfile", "tempfile"),
     *("zarr", "zipfile", "scipy.io", "flashmm.io", "flashmm.storage.chunks"),
 }
 # Functions that open, read, write or move files, of modules with other uses too.

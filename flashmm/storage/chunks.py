@@ -1,7 +1,7 @@
 """Slices of HDF5 datasets, read ahead of their use; gzip chunks are inflated side by side.
 
 HDF5 inflates the chunks of a file one after another. Here they are taken from the file as they are
-and inflated by isal, which lets go of the interpreter's lock, in threads that work while the
+and inflated by libdeflate, which lets go of the interpreter's lock, in threads that work while the
 caller computes. Datasets without filters are read from the open file without HDF5, which keeps
 other threads waiting. Those with other filters than gzip and shuffle are read by h5py, in the same
 way as arrays in memory. Tables are read by rows.
@@ -18,12 +18,13 @@ from functools import partial
 from itertools import chain, pairwise, product
 from typing import Any, TypeAlias, TypeVar
 
+import deflate
 import h5py
 import numpy as np
 from isal import isal_zlib
-from isal.igzip_lib import IsalError
 
 from flashmm.kernels.threads import thread_count
+from flashmm.storage.hdf5 import inflates_beyond
 from flashmm.storage.workspace import page_aligned
 
 THREADS = 2
@@ -183,8 +184,10 @@ class GzipReader:
         size = self.size
         skipped, packed = self._id.read_direct_chunk(corner)
         try:
-            plain = b"" if skipped else _inflate(packed, size)
-        except IsalError:  # type: ignore[misc]  # declared as a value
+            plain = b"" if skipped else deflate.zlib_decompress(packed, size)
+        except deflate.DeflateError:
+            if inflates_beyond(packed, size):
+                raise OSError(f"a chunk of {size} bytes holds more") from None
             skipped = True
         if skipped:  # stored without the filter; or damaged, of which h5py says more
             return self.dataset[tuple(map(slice, corner, np.add(corner, self.chunks)))]
@@ -209,15 +212,6 @@ class GzipTableReader(GzipReader):
                 tile = self._inflated((top, left))[a - top : b - top, :n]
                 out[a - start : b - start, left : left + n] = tile
         return out
-
-
-def _inflate(packed: bytes, size: int) -> bytes:
-    """Inflate a chunk; of one that holds more than it should, no more than that is made."""
-    stream = isal_zlib.decompressobj(15)
-    plain = stream.decompress(packed, size)
-    if not stream.eof and stream.decompress(stream.unconsumed_tail, 1):
-        raise OSError(f"a chunk of {size} bytes holds more")
-    return bytes(plain)
 
 
 def _room(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
