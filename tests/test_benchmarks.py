@@ -15,7 +15,7 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 def module(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     yield importlib.import_module
-    for name in ("common", "curves", "scaling"):
+    for name in ("common", "curves", "reliability", "scaling"):
         sys.modules.pop(name, None)
 
 
@@ -91,3 +91,16 @@ def test_seconds_decide_nothing_on_a_busy_machine(module):
         table.add("s", "what", "size", reading(common, 1.0), "other", reading(common, 1.0), limit)
     assert [row.met for row in table.rows] == ["machine busy", "met", "MISSED"]
     assert table.verdict().startswith("1 of 3 targets met, 1 not judged on a busy machine; missed")
+
+
+def test_tests_of_reliability_are_there(module):
+    reliability = module("reliability")
+    for test in (test for tests in reliability.TRIED.values() for test in tests):
+        path, _, name = test.partition("::")
+        source = (BENCHMARKS.parent / path).read_text()
+        assert not name or f"def {name}(" in source, test
+
+
+def test_reliability_refuses_tests_that_are_not_there(module):
+    with pytest.raises(RuntimeError, match="no_such_test"):
+        module("reliability").outcome(("tests/test_fuzz.py::no_such_test",))
