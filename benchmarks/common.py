@@ -24,7 +24,10 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 RESULTS = HERE / "results"
-LIBRARIES = ("numpy", "scipy", "pandas", "anndata", "h5py", "deflate", "numba", "statsmodels")
+LIBRARIES = (
+    *("numpy", "scipy", "pandas", "anndata", "h5py", "deflate", "isal"),  # isal writes
+    *("numba", "statsmodels"),
+)
 LONG = 20.0  # seconds after which a call is not repeated
 R_VERSIONS = """cat(R.version$version.string)
 for (p in c("lme4", "FLASHMM", "edgeR")) if (requireNamespace(p, quietly = TRUE))
